@@ -1,0 +1,66 @@
+"""Takes what went wrong, gives an exception with a message, the command that fixes it and an exit code."""
+
+from __future__ import annotations
+
+
+class AvatarError(Exception):
+    """A mistake or a condition that the user can mend.
+
+    ``message`` names the thing and reads "got X, expected Y"; ``hint`` is the command or the change that fixes it.
+    ``exit_code`` is what the command line ends with (the table is in the README).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AvatarError):
+    """A setting or a combination of settings that can't work."""
+
+    exit_code = 2
+
+
+class PartialFailure(AvatarError):
+    """Some items of a batch failed, the others are done."""
+
+    exit_code = 3
+
+
+class InputFileError(AvatarError):
+    """A picture, recording or data file that can't be used."""
+
+    exit_code = 4
+
+
+class WeightsError(AvatarError):
+    """Weights that are missing, damaged or of another network."""
+
+    exit_code = 5
+
+
+class BusyError(AvatarError):
+    """The render folder is held by another process."""
+
+    exit_code = 6
+
+
+class ChangedError(AvatarError):
+    """Inputs, weights or settings changed since the render began."""
+
+    exit_code = 7
+
+
+class DeviceError(AvatarError):
+    """No such device, not enough memory on it, or a full disk."""
+
+    exit_code = 8
+
+
+class QualityError(AvatarError):
+    """A measured quality is below what was asked for."""
+
+    exit_code = 9

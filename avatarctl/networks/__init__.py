@@ -1,0 +1,1 @@
+"""Takes released weights and conditions, gives the networks of StableAvatar."""

@@ -1,0 +1,550 @@
+"""Takes weights under released names or ours, gives networks; strict both ways: nothing missing, left over or filled in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    UMT5Config,
+    UMT5EncoderModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
+
+from avatarctl.errors import UsageError, WeightsError
+from avatarctl.networks import dims as sizes
+from avatarctl.networks import names as naming
+from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
+from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.networks.weight_files import Stored, open_weights
+
+Source = str | Path | Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
+Shapes = Mapping[str, tuple[int, ...]]
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Network:
+    """How one kind of network is built, named and recognised."""
+
+    kind: str
+    dims: type[Dims]
+    build: Callable[[Any], nn.Module]
+    names: Callable[[Dims], naming.Rename]
+    # Released shapes -> dims, where they can be read off; raises KeyError when a telling name is missing.
+    infer: Callable[[Shapes], Dims]
+    # Names that the released files carry and the network does not use.
+    unused: str = r"(?!)"
+    # What other programs put before our names.
+    prefix: str = ""
+
+
+# -- Building: sizes to empty networks ------------------------------------------------------------------------------
+
+
+def build_transformer(dims: TransformerDims) -> StableAvatarTransformer3DModel:
+    """Build the StableAvatar transformer of these sizes."""
+    return StableAvatarTransformer3DModel.from_dims(dims)
+
+
+def build_vae(dims: VaeDims) -> AutoencoderKLWan:
+    """Build the Wan VAE of these sizes."""
+    return AutoencoderKLWan(
+        base_dim=dims.base_dim,
+        z_dim=dims.z_dim,
+        dim_mult=list(dims.dim_mult),
+        num_res_blocks=dims.num_res_blocks,
+        temperal_downsample=list(dims.temporal_downsample),
+        latents_mean=list(dims.mean),
+        latents_std=list(dims.std),
+        in_channels=dims.channels,
+        out_channels=dims.channels,
+        patch_size=dims.patch_size,
+        scale_factor_spatial=2 ** (len(dims.dim_mult) - 1) * (dims.patch_size or 1),
+        scale_factor_temporal=2 ** sum(dims.temporal_downsample),
+    )
+
+
+def build_text_encoder(dims: TextDims) -> UMT5EncoderModel:
+    """Build the umT5 encoder of these sizes."""
+    if dims.shared_pos:
+        raise UsageError("dims: got shared_pos, expected a position table per layer (umT5)")
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=dims.vocab,
+            d_model=dims.dim,
+            d_kv=dims.dim_attn // dims.heads,
+            d_ff=dims.dim_ffn,
+            num_layers=dims.layers,
+            num_heads=dims.heads,
+            relative_attention_num_buckets=dims.buckets,
+            layer_norm_epsilon=dims.eps,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_image_encoder(dims: ImageDims) -> CLIPVisionModel:
+    """Build the CLIP vision encoder of these sizes."""
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=dims.dim,
+            intermediate_size=int(dims.dim * dims.mlp_ratio),
+            num_hidden_layers=dims.layers,
+            num_attention_heads=dims.heads,
+            image_size=dims.image_size,
+            patch_size=dims.patch,
+            projection_dim=dims.out_dim,
+            hidden_act="gelu",
+        )
+    )
+
+
+def build_speech_encoder(dims: SpeechDims) -> Wav2Vec2Model:
+    """Build wav2vec 2.0 of these sizes; masking, which only its own training needs, is off."""
+    return Wav2Vec2Model(
+        Wav2Vec2Config(
+            **dims.to_json(),
+            num_feat_extract_layers=len(dims.conv_dim),
+            apply_spec_augment=False,
+            mask_time_prob=0.0,
+            mask_feature_prob=0.0,
+        )
+    )
+
+
+# -- Recognising: released shapes to sizes --------------------------------------------------------------------------
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return len({m[1] for name in shapes if (m := re.match(pattern, name))})
+
+
+def _infer_transformer(shapes: Shapes) -> TransformerDims:
+    dim, in_dim, *patch = shapes["patch_embedding.weight"]
+    if dim % 128:
+        raise WeightsError(
+            f"transformer: got width {dim}, from which the number of heads can't be told", "pass dims with `heads`"
+        )
+    adapter_in = "vocal_projector.proj_model.proj"
+    hidden = shapes[f"{adapter_in}_1.weight"][0] if f"{adapter_in}_1.weight" in shapes else None
+    return TransformerDims(
+        dim=dim,
+        heads=dim // 128,  # both released layouts have heads of 128
+        layers=_count(shapes, r"blocks\.(\d+)\."),
+        ffn=shapes["blocks.0.ffn.0.weight"][0],
+        text=shapes["text_embedding.0.weight"][1],
+        text_len=512,
+        clip=shapes["img_emb.proj.1.weight"][0],
+        w2v=shapes[f"{adapter_in}_1.weight" if hidden else f"{adapter_in}.weight"][1],
+        freq_dim=shapes["time_embedding.0.weight"][1],
+        in_dim=in_dim,
+        out_dim=shapes["head.head.weight"][0] // (patch[0] * patch[1] * patch[2]),
+        patch=(patch[0], patch[1], patch[2]),
+        vocal_hidden=hidden,
+    )
+
+
+def _infer_vae(shapes: Shapes) -> VaeDims:
+    return sizes.WAN_VAE.with_(base_dim=shapes["decoder.head.0.gamma"][0], z_dim=shapes["conv2.weight"][0])
+
+
+def _infer_text(shapes: Shapes) -> TextDims:
+    buckets, heads = shapes["blocks.0.pos_embedding.embedding.weight"]
+    vocab, dim = shapes["token_embedding.weight"]
+    return TextDims(
+        vocab=vocab,
+        dim=dim,
+        dim_attn=shapes["blocks.0.attn.q.weight"][0],
+        dim_ffn=shapes["blocks.0.ffn.fc1.weight"][0],
+        heads=heads,
+        layers=_count(shapes, r"blocks\.(\d+)\."),
+        buckets=buckets,
+    )
+
+
+def _infer_image(shapes: Shapes) -> ImageDims:
+    dim, _, patch, _ = shapes["visual.patch_embedding.weight"]
+    if dim != sizes.CLIP_VIT_H14.dim:
+        raise WeightsError(
+            f"image encoder: got width {dim}, from which the number of heads can't be told", "pass dims with `heads`"
+        )
+    return sizes.CLIP_VIT_H14.with_(layers=_count(shapes, r"visual\.transformer\.(\d+)\."), patch=patch)
+
+
+def _infer_speech(shapes: Shapes) -> SpeechDims:
+    return sizes.WAV2VEC2_BASE.with_(num_hidden_layers=_count(shapes, r"encoder\.layers\.(\d+)\."))
+
+
+TRANSFORMER = Network("transformer", TransformerDims, build_transformer, naming.transformer_names, _infer_transformer)
+VAE = Network("vae", VaeDims, build_vae, naming.vae_names, _infer_vae)
+TEXT_ENCODER = Network("text encoder", TextDims, build_text_encoder, naming.umt5_names, _infer_text)
+IMAGE_ENCODER = Network(
+    "image encoder",
+    ImageDims,
+    build_image_encoder,
+    naming.clip_names,
+    _infer_image,
+    # The text half of the CLIP file, and the projection into the space shared with it.
+    unused=r"(visual\.head|log_scale|textual\..*)$",
+)
+SPEECH_ENCODER = Network(
+    "speech encoder",
+    SpeechDims,
+    build_speech_encoder,
+    naming.wav2vec_names,
+    _infer_speech,
+    # Heads for transcription and pre-training, and the embedding that masks spans in training.
+    unused=r"(lm_head|quantizer|project_q|project_hid)\..*|masked_spec_embed$",
+    prefix="wav2vec2.",
+)
+NETWORKS = (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, SPEECH_ENCODER)
+
+# What a set of names looks like, most telling first.
+_LOOKS = (
+    (r"vocal_projector\.", "a StableAvatar transformer"),
+    (r".*lora_(down|A|up|B)\b", "a LoRA, not a whole network"),
+    (r"blocks\.0\.cross_attn\.k_img\.", "Wan image-to-video weights: no audio adapter"),
+    (r"blocks\.0\.self_attn\.", "Wan text-to-video weights: no audio adapter"),
+    (r"condition_embedder\.image_embedder\.", "a Wan image-to-video transformer of diffusers: no audio adapter"),
+    (r"condition_embedder\.", "a Wan text-to-video transformer of diffusers: no audio adapter"),
+    (r"(encoder\.downsamples|decoder\.upsamples)\.", "a Wan VAE"),
+    (r"(encoder\.down_blocks|decoder\.up_blocks)\.", "a VAE of diffusers"),
+    (r"visual\.transformer\.", "Wan's CLIP image encoder"),
+    (r"(vision_model\.)?encoder\.layers\.0\.self_attn\.", "a CLIP image encoder of transformers"),
+    (r"blocks\.0\.pos_embedding\.", "Wan's umT5 text encoder"),
+    (r"encoder\.block\.0\.layer\.", "a T5 text encoder of transformers"),
+    (r"(wav2vec2\.)?feature_extractor\.conv_layers\.", "wav2vec 2.0"),
+    (r"(model\.)?(transformer|diffusion_model|module|model)\.", "weights of a wrapped training model"),
+)
+
+
+def looks_like(names: Mapping[str, Any]) -> str:
+    """Say in words what network the names belong to."""
+    for pattern, words in _LOOKS:
+        if any(re.match(pattern, name) for name in names):
+            return words
+    return f"unknown weights ({', '.join(list(names)[:3])} …)"
+
+
+# -- Loading --------------------------------------------------------------------------------------------------------
+
+
+def name_map(network: Network, dims: Dims) -> dict[str, list[str]]:
+    """Give released name -> our names (one; three where the released file has q, k and v in one) at these sizes."""
+    with init_empty_weights(include_buffers=False):
+        model = network.build(dims)
+    return _names_of(model, network, dims)
+
+
+def _names_of(model: nn.Module, network: Network, dims: Dims) -> dict[str, list[str]]:
+    rename = network.names(dims)
+    tied = _tied_names(model)
+    found: dict[str, list[str]] = {}
+    for ours in model.state_dict():
+        if ours not in tied:
+            found.setdefault(rename(ours), []).append(ours)
+    # q, k, v in that order, whatever the order of definition in the module.
+    return {released: sorted(ours, key=_qkv_order) for released, ours in found.items()}
+
+
+def _qkv_order(name: str) -> int:
+    return next((i for i, part in enumerate((".q_proj.", ".k_proj.", ".v_proj.")) if part in name), 0)
+
+
+def _tied_names(model: nn.Module) -> dict[str, str]:
+    """Give the names that share another one's weight (umT5's embedding stands in its state dict twice)."""
+    return {"encoder.embed_tokens.weight": "shared.weight"} if isinstance(model, UMT5EncoderModel) else {}
+
+
+def load_network(
+    network: Network,
+    source: Source,
+    dims: Dims | Mapping[str, Any] | None,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> nn.Module:
+    """Build a network and fill it from ``source``: released names or ours, every one of them exactly once.
+
+    ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. Raises
+    ``WeightsError`` with the names that are missing, left over or of another shape.
+    """
+    stored = open_weights(source)
+    tensors = _rename_stored(network, stored)
+    try:
+        found = network.dims.parse(dims) if dims is not None else _find_dims(network, stored, tensors)
+    except KeyError as error:
+        raise _foreign(network, stored, tensors, [str(error.args[0])]) from error
+    with init_empty_weights(include_buffers=False):
+        model = network.build(found)
+    state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device))
+    # Every name was checked; assign puts the tensors in the place of the empty ones without another copy.
+    model.load_state_dict(state, strict=True, assign=True)
+    if isinstance(model, UMT5EncoderModel):
+        model.tie_weights()
+    return model.to(device).eval()
+
+
+def _rename_stored(network: Network, stored: Stored) -> dict[str, str]:
+    """Give usable name -> stored name: other programs' prefixes and newer weight-norm names made equal."""
+    rename = naming.wav2vec_names(sizes.WAV2VEC2_BASE) if network is SPEECH_ENCODER else str
+    names = {rename(name.removeprefix(network.prefix)): name for name in stored.tensors}
+    return {name: origin for name, origin in names.items() if not re.match(network.unused, name)}
+
+
+def _find_dims(network: Network, stored: Stored, tensors: Mapping[str, str]) -> Dims:
+    if "dims" in stored.metadata:
+        if stored.metadata.get("network", network.kind) != network.kind:
+            raise WeightsError(f"{stored.source}: got a {stored.metadata['network']}, expected a {network.kind}")
+        return network.dims.parse(json.loads(stored.metadata["dims"]))
+    if stored.config is not None and (found := _dims_of_config(network, stored.config)):
+        return found
+    return network.infer({name: tuple(stored.tensors[origin].shape) for name, origin in tensors.items()})
+
+
+def _dims_of_config(network: Network, config: Mapping[str, Any]) -> Dims | None:
+    """Read sizes from the config.json that diffusers and transformers write beside weights."""
+    if network is SPEECH_ENCODER:
+        names = SpeechDims.__dataclass_fields__
+        return SpeechDims.parse({name: config[name] for name in names if name in config})
+    if network is TRANSFORMER and config.get("_class_name") == StableAvatarTransformer3DModel.__name__:
+        with init_empty_weights(include_buffers=False):
+            return StableAvatarTransformer3DModel.from_config(dict(config)).dims
+    if network is VAE and config.get("_class_name") == AutoencoderKLWan.__name__:
+        return dims_of(_build_empty(AutoencoderKLWan.from_config, dict(config)))
+    return None
+
+
+def _build_empty(build: Callable[[Any], Model], argument: Any) -> Model:
+    with init_empty_weights(include_buffers=False):
+        return build(argument)
+
+
+def _state_for(
+    model: nn.Module,
+    network: Network,
+    dims: Dims,
+    stored: Stored,
+    tensors: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Give the model's state dict from the stored tensors, each one checked and cast."""
+    expected = model.state_dict()
+    names = _names_of(model, network, dims)
+    if not set(tensors) & set(names) and set(tensors) & set(expected):
+        # Ours: one name each, except those that are tied and stored once.
+        names = {ours: [ours] for ours in expected if ours not in _tied_names(model) or ours in tensors}
+    missing, left_over = sorted(set(names) - set(tensors)), sorted(set(tensors) - set(names))
+    if missing or left_over:
+        raise _foreign(network, stored, tensors, missing, left_over)
+
+    keep_float32 = getattr(model, "_keep_in_fp32_modules", None) or []
+    state: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, ours in names.items():
+        tensor = stored.tensors[tensors[name]]
+        for target, part in zip(ours, tensor.chunk(len(ours)) if len(ours) > 1 else [tensor], strict=True):
+            shape = expected[target].shape
+            # Released CLIP has axes of length one around its class and position embeddings; nothing else may differ.
+            if part.shape != shape and tuple(n for n in part.shape if n > 1) != tuple(n for n in shape if n > 1):
+                wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
+                continue
+            keep = dtype in HALF and any(piece in target.split(".") for piece in keep_float32)
+            state[target] = part.reshape(shape).to(device, torch.float32 if keep else dtype)
+    if wrong:
+        raise WeightsError(
+            f"{stored.source}: got {len(wrong)} weights of another shape: {_list(wrong)}",
+            f"these are {looks_like(tensors)}; pass the dims that they were made with",
+        )
+    for name, same in _tied_names(model).items():
+        state.setdefault(name, state[same])
+    return state
+
+
+def _foreign(
+    network: Network,
+    stored: Stored,
+    tensors: Mapping[str, str],
+    missing: list[str],
+    left_over: list[str] | None = None,
+) -> WeightsError:
+    parts = [f"{stored.source}: expected a {network.kind}, but these are {looks_like(tensors)}"]
+    if missing:
+        parts.append(f"missing {len(missing)}: {_list(missing)}")
+    if left_over:
+        parts.append(f"left over {len(left_over)}: {_list(left_over)}")
+    return WeightsError("; ".join(parts), "run `avatarctl fetch` for the released weights, or name the right file")
+
+
+def _list(items: list[str], most: int = 12) -> str:
+    return ", ".join(items[:most]) + (f" … and {len(items) - most} more" if len(items) > most else "")
+
+
+def load_transformer(
+    path_or_state_dict: Source,
+    dims: TransformerDims | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> StableAvatarTransformer3DModel:
+    """Load the StableAvatar transformer (1.3B, 14B or any other size) from released names or ours.
+
+    In half precision, time embedding, modulation tables and norms stay in float32, as in the released network.
+    """
+    model = load_network(TRANSFORMER, path_or_state_dict, dims, dtype, device)
+    assert isinstance(model, StableAvatarTransformer3DModel)
+    return model
+
+
+def load_vae(
+    path_or_state_dict: Source,
+    dims: VaeDims | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> AutoencoderKLWan:
+    """Load the Wan VAE (``Wan2.1_VAE.pth``, or a diffusers folder). Encode and decode with ``networks.vae``."""
+    return load_network(VAE, path_or_state_dict, dims, dtype, device)
+
+
+def load_text_encoder(
+    path_or_state_dict: Source,
+    dims: TextDims | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> UMT5EncoderModel:
+    """Load the umT5 encoder (``models_t5_umt5-xxl-enc-bf16.pth``). Its tokenizer: :func:`load_tokenizer`."""
+    return load_network(TEXT_ENCODER, path_or_state_dict, dims, dtype, device)
+
+
+def load_image_encoder(
+    path_or_state_dict: Source,
+    dims: ImageDims | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> CLIPVisionModel:
+    """Load the CLIP vision encoder; the text half that the released file also holds is not read."""
+    return load_network(IMAGE_ENCODER, path_or_state_dict, dims, dtype, device)
+
+
+def load_speech_encoder(
+    path_or_state_dict: Source,
+    dims: SpeechDims | Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Wav2Vec2Model:
+    """Load wav2vec 2.0 (a folder such as ``wav2vec2-base-960h``, or a file with the names of ``Wav2Vec2Model``)."""
+    return load_network(SPEECH_ENCODER, path_or_state_dict, dims, dtype, device)
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load the umT5 tokenizer from its folder (``google/umt5-xxl`` of the released weights); never from the network."""
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "spiece.model")):
+        raise WeightsError(
+            f"{folder}: got no tokenizer.json or spiece.model, expected a tokenizer folder", "run `avatarctl fetch`"
+        )
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+# -- Saving ---------------------------------------------------------------------------------------------------------
+
+
+def dims_of(model: nn.Module) -> Dims:
+    """Give the sizes of a loaded network."""
+    c = model.config
+    if isinstance(model, StableAvatarTransformer3DModel):
+        return model.dims
+    if isinstance(model, AutoencoderKLWan):
+        return VaeDims(
+            base_dim=c.base_dim,
+            z_dim=c.z_dim,
+            mean=tuple(c.latents_mean),
+            std=tuple(c.latents_std),
+            dim_mult=tuple(c.dim_mult),
+            num_res_blocks=c.num_res_blocks,
+            temporal_downsample=tuple(c.temperal_downsample),
+            patch_size=c.patch_size,
+            channels=c.in_channels,
+        )
+    if isinstance(model, UMT5EncoderModel):
+        return TextDims(
+            vocab=c.vocab_size,
+            dim=c.d_model,
+            dim_attn=c.d_kv * c.num_heads,
+            dim_ffn=c.d_ff,
+            heads=c.num_heads,
+            layers=c.num_layers,
+            buckets=c.relative_attention_num_buckets,
+            eps=c.layer_norm_epsilon,
+        )
+    if isinstance(model, CLIPVisionModel):
+        return ImageDims(
+            dim=c.hidden_size,
+            heads=c.num_attention_heads,
+            layers=c.num_hidden_layers,
+            out_dim=c.projection_dim,
+            image_size=c.image_size,
+            patch=c.patch_size,
+            mlp_ratio=c.intermediate_size / c.hidden_size,
+        )
+    if isinstance(model, Wav2Vec2Model):
+        return SpeechDims.parse({name: getattr(c, name) for name in SpeechDims.__dataclass_fields__})
+    raise UsageError(f"save: got {type(model).__name__}, expected one of {', '.join(n.kind for n in NETWORKS)}")
+
+
+def released_state(model: nn.Module) -> dict[str, Tensor]:
+    """Give the model's weights under released names."""
+    dims = dims_of(model)
+    state = model.state_dict()
+    names = _names_of(model, _network_of(dims), dims)
+    return {
+        released: torch.cat([state[name] for name in ours]) if len(ours) > 1 else state[ours[0]]
+        for released, ours in names.items()
+    }
+
+
+def _network_of(dims: Dims) -> Network:
+    return next(network for network in NETWORKS if network.dims is type(dims))
+
+
+def save_weights(model: nn.Module, path: str | Path, names: Literal["released", "ours"] = "released") -> Path:
+    """Write a network as one safetensors file with its dimensions in the metadata; the file appears whole or not at all.
+
+    Released CLIP's ``visual.head`` and text half are not part of the network and so not written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: got the ending '{path.suffix}', expected .safetensors")
+    dims = dims_of(model)
+    tied = _tied_names(model)
+    state = released_state(model) if names == "released" else model.state_dict()
+    state = {name: tensor.detach().contiguous() for name, tensor in state.items() if name not in tied}
+    metadata = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
