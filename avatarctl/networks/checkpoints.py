@@ -349,8 +349,8 @@ def _state_for(
     """Give the model's state dict from the stored tensors, each one checked and cast."""
     expected = model.state_dict()
     names = _names_of(model, network, dims)
-    if not set(tensors) & set(names) and set(tensors) & set(expected):
-        # Ours: one name each, except those that are tied and stored once.
+    if len(set(tensors) & set(expected)) > len(set(tensors) & set(names)):
+        # Mostly our names: one each, except those that are tied and stored once.
         names = {ours: [ours] for ours in expected if ours not in _tied_names(model) or ours in tensors}
     missing, left_over = sorted(set(names) - set(tensors)), sorted(set(tensors) - set(names))
     if missing or left_over:
@@ -368,7 +368,7 @@ def _state_for(
                 wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
                 continue
             keep = dtype in HALF and any(piece in target.split(".") for piece in keep_float32)
-            state[target] = part.reshape(shape).to(device, torch.float32 if keep else dtype)
+            state[target] = _aligned(part.reshape(shape).to(device, torch.float32 if keep else dtype))
     if wrong:
         raise WeightsError(
             f"{stored.source}: got {len(wrong)} weights of another shape: {_list(wrong)}",
@@ -377,6 +377,11 @@ def _state_for(
     for name, same in _tied_names(model).items():
         state.setdefault(name, state[same])
     return state
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Copy a tensor that lies unaligned in its mapped file: kernels would round its last bits differently elsewhere."""
+    return tensor.clone() if tensor.device.type == "cpu" and tensor.data_ptr() % 64 else tensor
 
 
 def _foreign(

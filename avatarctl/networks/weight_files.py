@@ -116,15 +116,22 @@ def _open_sharded(index: Path) -> Stored:
 
 
 def _open_torch(path: Path) -> Mapping[str, Tensor]:
+    with path.open("rb") as file:
+        begin = file.read(4)
+    archive = begin == b"PK\x03\x04"
+    if archive and not zipfile.is_zipfile(path):
+        raise WeightsError(f"{path}: got a truncated checkpoint ({path.stat().st_size} bytes, without its end)", HINT)
+    if not archive and begin[:1] != b"\x80":
+        raise WeightsError(f"{path}: got a file that is not a torch checkpoint (it begins with {begin!r})", HINT)
     try:
         # Only zip archives can be mapped; files of torch before 1.6 are read whole.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: got a file that is not a plain checkpoint, or is truncated ({str(error).splitlines()[0]})",
             "only tensors are read, never code: convert it to safetensors, or fetch it again",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path}: got a damaged or truncated checkpoint ({first})", HINT) from error
     return _unwrap(loaded, str(path))

@@ -1,0 +1,95 @@
+"""Takes sizes, placement and picture size, gives the bytes that a render needs on the device: a calculation, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avatarctl.networks.dims import TransformerDims
+
+# Parameters of the released networks beside the transformer, counted from their names and shapes.
+PARAMETERS = {"vae": 126_892_531, "text encoder": 5_680_910_336, "image encoder": 630_766_080, "speech encoder": 94_370_944}
+# The VAE's widest activations, in float32 values per output pixel of one latent frame (4 pictures): two blocks of 192
+# and 96 channels in flight, their causal caches of two frames, and the workspace of a 3x3x3 convolution.
+VAE_VALUES_PER_PIXEL = 4 * (192 + 3 * 96) + 2 * (192 + 5 * 96)
+CUDA_CONTEXT_BYTES = 600 << 20
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on the device: ``weights`` that stay, ``activations`` of one pass, ``decoding`` by the VAE, and their ``peak``."""
+
+    weights: int
+    activations: int
+    decoding: int
+    peak: int
+
+
+def transformer_parameters(dims: TransformerDims) -> int:
+    """Count the transformer's parameters from its sizes alone."""
+    d, f, adapter = dims.dim, dims.ffn, dims.vocal_hidden
+    linear = d * d + d
+    block = 12 * linear + 2 * d * f + f + d + 5 * d + 2 * d + 6 * d
+    patch = dims.patch[0] * dims.patch[1] * dims.patch[2]
+    speech = dims.w2v * (adapter or d) + 2 * (adapter or d) + (adapter * d + 2 * d if adapter else 0)
+    adapter_block = 4 * linear + 2 * d + 2 * d + 4 * d * d + 3 * d + 6 * d
+    embedders = (
+        dims.in_dim * patch * d + d
+        + dims.text * d + d + linear
+        + dims.freq_dim * d + d + linear + 6 * linear
+        + 2 * dims.clip + dims.clip * dims.clip + dims.clip + dims.clip * d + d + 2 * d
+    )  # fmt: skip
+    head = d * dims.out_dim * patch + dims.out_dim * patch + 2 * d
+    return dims.layers * block + speech + 2 * adapter_block + linear + 2 * d + embedders + head
+
+
+def latent_tokens(dims: TransformerDims, width: int, height: int, window: int) -> int:
+    """Count the tokens of a window of ``window`` latent frames at ``width`` x ``height`` pixels."""
+    return window // dims.patch[0] * (height // (8 * dims.patch[1])) * (width // (8 * dims.patch[2]))
+
+
+def pass_bytes(dims: TransformerDims, tokens: int, value_bytes: int) -> int:
+    """Bytes of one pass without gradients, by its widest moments.
+
+    In the feed-forward: residual, its float32 copy and modulated norm, and the hidden layer before and after the
+    activation. In self-attention: residual and norm, query, key, value, their rotated copies in float32, and the output.
+    """
+    d = dims.dim
+    rotary = 2 * (d // dims.heads) * 4
+    feed_forward = d * (value_bytes + 4 + 4 + value_bytes) + 2 * dims.ffn * value_bytes
+    attention = d * (value_bytes + 4 + 4 * value_bytes + 2 * 4 + value_bytes)
+    return tokens * (max(feed_forward, attention) + rotary)
+
+
+def estimate(
+    dims: TransformerDims,
+    width: int,
+    height: int,
+    window: int = 21,
+    memory: str = "full",
+    value_bytes: int = 2,
+    weight_bytes: int | None = None,
+    on_gpu: bool = True,
+) -> MemoryEstimate:
+    """Estimate the device memory of a render: weights that stay in this memory mode, one pass, decoding, and the peak.
+
+    ``value_bytes`` 4 for float32, 2 for half precision; ``weight_bytes`` 1 for float8 storage (default: as the values).
+    Text and image encoders are gone before the first pass. Every number is calculated; none was measured.
+    """
+    weights = transformer_parameters(dims) * (weight_bytes or value_bytes)
+    others = 4 * (PARAMETERS["vae"] + PARAMETERS["speech encoder"])
+    activations = pass_bytes(dims, latent_tokens(dims, width, height, window), value_bytes)
+    decoding = VAE_VALUES_PER_PIXEL * width * height * 4
+    context = CUDA_CONTEXT_BYTES if on_gpu else 0
+    if memory == "full":
+        stay = weights + others
+        peak = stay + max(activations, decoding)
+    elif memory == "model":
+        stay = 0
+        peak = max(weights + activations, others + decoding)
+    else:
+        # One group of layers computes while the next one arrives; sequential has a single layer at a time.
+        groups = 2 if memory == "group" else 1
+        share = weights // dims.layers if memory == "group" else dims.dim * dims.ffn * (weight_bytes or value_bytes)
+        stay = groups * share
+        peak = max(stay + activations, others + decoding)
+    return MemoryEstimate(stay, activations, decoding, peak + context)
