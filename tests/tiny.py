@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from avatarctl.networks.checkpoints import build_transformer
-from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.checkpoints import build_transformer, build_vae
+from avatarctl.networks.dims import WAN_VAE, TransformerDims
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 
 TINY = TransformerDims(
@@ -45,3 +45,13 @@ def tiny_inputs(dims: TransformerDims = TINY, seed: int = 1, batch: int = 1) -> 
         "condition": draw(batch, dims.in_dim - dims.out_dim, FRAMES, ROWS, COLUMNS),
         "audio_states": draw(batch, 41, dims.w2v),
     }
+
+
+def tiny_vae(folded: bool = False, seed: int = 0) -> torch.nn.Module:
+    """Give a Wan VAE 8 channels wide: the released layout, or three levels with pixels folded two by two."""
+    dims = WAN_VAE.with_(base_dim=8)
+    if folded:
+        dims = dims.with_(dim_mult=(1, 2, 4), temporal_downsample=(True, True), patch_size=2, channels=12)
+    model = build_vae(dims).eval()
+    randomise(model, seed)
+    return model.requires_grad_(False)

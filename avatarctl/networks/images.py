@@ -1,0 +1,80 @@
+"""Takes a picture file, gives its pixels at the size of the video: upright, on white, cropped or padded."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from avatarctl.errors import InputFileError
+
+PAD_COLOUR = (128, 128, 128)  # mid-grey: the value that the network knows as "nothing here"
+
+
+def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"] = "cover") -> Tensor:
+    """Give the picture ``image_CHW`` (3, height, width), float32 in [-1, 1].
+
+    EXIF orientation is honoured, transparency put on white. ``cover`` crops the middle to the aspect of the video, ``pad``
+    keeps all of it between mid-grey bars. A picture under half the size of the video warns. Resized by Pillow's bicubic.
+    Raises ``InputFileError`` for what isn't a whole, readable picture.
+    """
+    picture = read_image(path)
+    if picture.width * 2 < width or picture.height * 2 < height:
+        warnings.warn(
+            f"{path}: got a picture of {picture.width}x{picture.height}, under half of {width}x{height}: "
+            "the video will look soft",
+            stacklevel=2,
+        )
+    if fit == "pad":
+        picture = ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC, color=PAD_COLOUR)
+    else:
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    return pixels_of(picture)
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """Give an RGB picture as (3, H, W), float32 in [-1, 1]."""
+    array = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 255 * 2 - 1
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a picture upright, in RGB, transparency on white; raises ``InputFileError`` naming what is wrong with it."""
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputFileError(f"{path}: got an empty file, expected a picture", "copy it again")
+        with warnings.catch_warnings():
+            # A picture of a hundred million pixels is more likely an attack or an accident than a portrait.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                opened.load()
+                picture = ImageOps.exif_transpose(opened)
+    except FileNotFoundError as error:
+        raise InputFileError(f"{path}: got no such file, expected a picture", "check the path") from error
+    except IsADirectoryError as error:
+        raise InputFileError(f"{path}: got a folder, expected a picture", "give the path of one file") from error
+    except PermissionError as error:
+        hint = f"chmod u+r {shlex.quote(str(path))}, or run as its owner"
+        raise InputFileError(f"{path}: got a file that may not be read, expected a picture", hint) from error
+    except UnidentifiedImageError as error:
+        raise InputFileError(f"{path}: got a file that is not a picture", "use PNG, JPEG, WebP or TIFF") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputFileError(
+            f"{path}: got more than {Image.MAX_IMAGE_PIXELS} pixels, expected a portrait", "make it smaller first"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputFileError(f"{path}: got a damaged or cut off picture ({error})", "save or copy it again") from error
+    if picture.has_transparency_data:
+        whole = picture.convert("RGBA")
+        white = Image.new("RGBA", whole.size, "white")
+        picture = Image.alpha_composite(white, whole)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # Pillow clips 16-bit greys to 8 bits; scale them instead.
+        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).clip(0, 255).astype(np.uint8))
+    return picture.convert("RGB")

@@ -1,0 +1,258 @@
+"""Takes pictures or latents, gives latents or pictures by the Wan VAE: streamed, so that memory doesn't depend on length.
+
+The causal cache belongs to the stream, not to the network: any number of streams may run interleaved on one VAE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from torch import Tensor, nn
+
+from avatarctl.errors import UsageError
+
+TEMPORAL = 4  # pictures per latent frame, after the first, which is one picture
+SPATIAL = 8  # pixels per latent row and column
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Square tiles of ``size_px`` that share ``overlap_px`` with their neighbours, blended linearly: less memory, close but not equal."""
+
+    size_px: int = 256
+    overlap_px: int = 64
+
+    def __post_init__(self) -> None:
+        if self.size_px % SPATIAL or self.overlap_px % SPATIAL or not 0 < self.overlap_px < self.size_px:
+            raise UsageError(
+                f"tiling: got tiles of {self.size_px} px with {self.overlap_px} px of overlap, expected multiples of "
+                f"{SPATIAL} with 0 < overlap < size"
+            )
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Rows and columns of a tile in latents."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class _CausalStream:
+    """One half of the VAE over successive chunks of one tile: its causal cache, and whether it has begun."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._cache: list[Any] = [None] * sum(isinstance(m, WanCausalConv3d) for m in network.modules())
+
+    def push(self, chunk_BCTHW: Tensor, **first: bool) -> Tensor:
+        return self._network(chunk_BCTHW, feat_cache=self._cache, feat_idx=[0], **first)
+
+
+class DecodeStream:
+    """Decodes latent frames one by one; two streams on one VAE don't disturb each other."""
+
+    def __init__(self, vae: AutoencoderKLWan, tiling: Tiling | None = None) -> None:
+        self._vae = vae
+        self._tiling = tiling
+        self._streams: dict[_Tile, _CausalStream] = {}
+        self._begun = False
+        self._mean, self._std = _statistics(vae)
+
+    @torch.no_grad()
+    def push(self, latents_BC1HW: Tensor) -> Tensor:
+        """Give the pictures (B, 3, t, H, W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4."""
+        if latents_BC1HW.ndim != 5 or latents_BC1HW.shape[2] != 1 or latents_BC1HW.shape[1] != len(self._mean):
+            raise UsageError(
+                f"decode: got latents of shape {tuple(latents_BC1HW.shape)}, expected one latent frame "
+                f"(B, {len(self._mean)}, 1, H, W)"
+            )
+        weight = self._vae.post_quant_conv.weight
+        shape = (1, -1, 1, 1, 1)
+        latents = latents_BC1HW.to(weight.device, torch.float32) * self._std.view(shape) + self._mean.view(shape)
+        latents = latents.to(weight.dtype)
+        first, self._begun = not self._begun, True
+        tiles = _tiles(latents.shape[-2], latents.shape[-1], self._tiling)
+        parts = []
+        for tile in tiles:
+            stream = self._streams.setdefault(tile, _CausalStream(self._vae.decoder))
+            part = stream.push(self._vae.post_quant_conv(_cut(latents, tile, 1)), first_chunk=first)
+            if self._vae.config.patch_size is not None:
+                part = unpatchify(part, self._vae.config.patch_size)
+            parts.append(part)
+        return _blend(parts, tiles, SPATIAL, self._tiling).clamp(-1, 1)
+
+
+class EncodeStream:
+    """Encodes pictures as they come: one first, then four at a time."""
+
+    def __init__(self, vae: AutoencoderKLWan, tiling: Tiling | None = None) -> None:
+        self._vae = vae
+        self._tiling = tiling
+        self._streams: dict[_Tile, _CausalStream] = {}
+
+    @torch.no_grad()
+    def push(self, pixels_BCTHW: Tensor) -> Tensor:
+        """Give the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised."""
+        weight = self._vae.quant_conv.weight
+        pixels = pixels_BCTHW.to(weight.device, weight.dtype)
+        patch = self._vae.config.patch_size
+        if patch is not None:
+            pixels = patchify(pixels, patch)
+        scale = SPATIAL // (patch or 1)
+        tiles = _tiles(pixels.shape[-2] // scale, pixels.shape[-1] // scale, self._tiling)
+        parts = []
+        for tile in tiles:
+            stream = self._streams.setdefault(tile, _CausalStream(self._vae.encoder))
+            parts.append(self._vae.quant_conv(stream.push(_cut(pixels, tile, scale))))
+        return _blend(parts, tiles, 1, self._tiling)
+
+
+def decode_stream(
+    vae: AutoencoderKLWan, latents: Iterable[Tensor], tiling: Tiling | None = None, skip: int = 0
+) -> Iterator[Tensor]:
+    """Give pictures (B, 3, t, H, W) in [-1, 1] latent frame by latent frame: t is 1 for the first, then 4.
+
+    ``latents`` are normalised latent frames (B, C, 1, H, W). ``skip``: warm-up frames whose pictures are not given; with
+    ``skip >= decoder_warmup(vae)`` the rest equals an uninterrupted stream bit for bit.
+    """
+    stream = DecodeStream(vae, tiling)
+    for index, frame in enumerate(latents):
+        pictures = stream.push(frame)
+        if index >= skip:
+            yield pictures
+
+
+def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None = None) -> Tensor:
+    """Decode normalised latents (B, C, T, H, W) to pictures (B, 3, 4 * (T - 1) + 1, 8 * H, 8 * W) in [-1, 1]."""
+    return torch.cat(list(decode_stream(vae, latents_BCTHW.split(1, dim=2), tiling)), dim=2)
+
+
+def encode_stream(vae: AutoencoderKLWan, pixels: Iterable[Tensor], tiling: Tiling | None = None) -> Iterator[Tensor]:
+    """Give normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
+    stream = EncodeStream(vae, tiling)
+    for index, chunk in enumerate(pixels):
+        _check_pixels(chunk, 1 if index == 0 else TEMPORAL)
+        yield _normalise(vae, stream.push(chunk).chunk(2, dim=1)[0])
+
+
+def encode(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = None) -> Tensor:
+    """Encode pictures (B, 3, 4k + 1, H, W) in [-1, 1] to normalised latents (B, C, k + 1, H / 8, W / 8), in float32.
+
+    The posterior's mode, with each channel's mean and deviation taken out.
+    """
+    return encode_moments(vae, pixels_BCTHW, tiling)[0]
+
+
+def encode_moments(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = None) -> tuple[Tensor, Tensor]:
+    """Give the normalised mode and the log-variance (as the network gives it, not normalised) of the posterior."""
+    frames = pixels_BCTHW.shape[2] if pixels_BCTHW.ndim == 5 else 0
+    if frames % TEMPORAL != 1:
+        raise UsageError(f"encode: got {frames} pictures, expected {TEMPORAL}k + 1")
+    _check_pixels(pixels_BCTHW, frames)
+    stream = EncodeStream(vae, tiling)
+    chunks = pixels_BCTHW.split([1] + [TEMPORAL] * (frames // TEMPORAL), dim=2)
+    mean, log_variance = torch.cat([stream.push(chunk).float() for chunk in chunks], dim=2).chunk(2, dim=1)
+    return _normalise(vae, mean), log_variance
+
+
+def decoder_warmup(vae: AutoencoderKLWan) -> int:
+    """Count the latent frames a restarted decode must be fed before its pictures equal the uninterrupted ones.
+
+    A causal convolution over three pictures spoils its first two, when what came before is missing; doubling the rate
+    turns ``n`` spoilt frames into ``2n - 1`` (the first one is not doubled). Read off the decoder's layers.
+    """
+    decoder = vae.decoder
+    spoilt = _lookback(decoder.conv_in) + _resnets_lookback(decoder.mid_block.resnets)
+    for block in decoder.up_blocks:
+        spoilt += _resnets_lookback(block.resnets)
+        for upsampler in block.upsamplers or []:
+            if upsampler.mode == "upsample3d":
+                spoilt = 2 * (spoilt + _lookback(upsampler.time_conv)) - 1
+    spoilt += _lookback(decoder.conv_out)
+    return math.ceil((spoilt - 1) / TEMPORAL) + 1
+
+
+def _lookback(convolution: WanCausalConv3d) -> int:
+    return convolution.kernel_size[0] - 1
+
+
+def _resnets_lookback(resnets: Iterable[nn.Module]) -> int:
+    return sum(_lookback(resnet.conv1) + _lookback(resnet.conv2) for resnet in resnets)
+
+
+def _statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    device = vae.post_quant_conv.weight.device
+    return (
+        torch.tensor(vae.config.latents_mean, device=device),
+        torch.tensor(vae.config.latents_std, device=device),
+    )
+
+
+def _normalise(vae: AutoencoderKLWan, mean_BCTHW: Tensor) -> Tensor:
+    mean, std = (values.view(1, -1, 1, 1, 1).to(mean_BCTHW.device) for values in _statistics(vae))
+    return (mean_BCTHW.float() - mean) / std
+
+
+def _check_pixels(pixels: Tensor, frames: int) -> None:
+    shape = tuple(pixels.shape)
+    if len(shape) != 5 or shape[1] != 3 or shape[2] != frames or shape[3] % SPATIAL or shape[4] % SPATIAL:
+        raise UsageError(
+            f"encode: got pictures of shape {shape}, expected (B, 3, {frames}, H, W) with H and W divisible by {SPATIAL}"
+        )
+
+
+# -- Tiles ----------------------------------------------------------------------------------------------------------
+
+
+def _tiles(height: int, width: int, tiling: Tiling | None) -> list[_Tile]:
+    """Cover ``height`` x ``width`` latents with tiles of one size; the last ones are moved back to end at the edge."""
+    if tiling is None:
+        return [_Tile(0, 0, height, width)]
+    size, step = tiling.size_px // SPATIAL, (tiling.size_px - tiling.overlap_px) // SPATIAL
+    rows, columns = (_starts(length, size, step) for length in (height, width))
+    return [_Tile(top, left, min(size, height), min(size, width)) for top in rows for left in columns]
+
+
+def _starts(length: int, size: int, step: int) -> list[int]:
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, step), length - size]
+
+
+def _cut(values: Tensor, tile: _Tile, scale: int) -> Tensor:
+    rows = slice(tile.top * scale, (tile.top + tile.height) * scale)
+    columns = slice(tile.left * scale, (tile.left + tile.width) * scale)
+    return values[..., rows, columns].contiguous()
+
+
+def _blend(parts: list[Tensor], tiles: list[_Tile], scale: int, tiling: Tiling | None) -> Tensor:
+    """Join tiles: each falls off linearly over the overlap at its edges, and the weights of a pixel add up to one."""
+    if len(parts) == 1 or tiling is None:
+        return parts[0]
+    height = max(tile.top + tile.height for tile in tiles) * scale
+    width = max(tile.left + tile.width for tile in tiles) * scale
+    ramp = tiling.overlap_px // SPATIAL * scale
+    whole = parts[0].new_zeros(*parts[0].shape[:-2], height, width, dtype=torch.float32)
+    total = whole.new_zeros(height, width)
+    for part, tile in zip(parts, tiles, strict=True):
+        weight = _falloff(part.shape[-2], ramp)[:, None] * _falloff(part.shape[-1], ramp)[None]
+        weight = weight.to(whole.device)
+        rows = slice(tile.top * scale, tile.top * scale + part.shape[-2])
+        columns = slice(tile.left * scale, tile.left * scale + part.shape[-1])
+        whole[..., rows, columns] += part.float() * weight
+        total[rows, columns] += weight
+    return (whole / total).to(parts[0].dtype)
+
+
+def _falloff(length: int, ramp: int) -> Tensor:
+    places = torch.arange(length, dtype=torch.float32)
+    return torch.minimum(places + 1, length - places).clamp(max=ramp + 1) / (ramp + 1)

@@ -1,0 +1,223 @@
+"""Takes the path of a render folder, gives its manifest, checked files, events and lock; every write is whole or absent.
+
+Layout (render.json, index.json, windows/, frontier/, segments/, events.jsonl, lock): see README, "The render folder".
+Order matters for a kill at any instant: a file is written under a temporary name, flushed, renamed, its folder flushed, and
+only then listed with its checksum in index.json. What the index does not list, or lists with another checksum, does not
+exist for a reader and is computed again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from avatarctl.errors import BusyError, DeviceError, InputFileError
+
+MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
+PART = ".part"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RenderFolder:
+    """One render's folder. Use it inside ``with folder.held():`` when writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, dict[str, Any]] = {}
+        self._lock = FileLock(path / LOCK)
+
+    # -- Coming into being -------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Tell whether a render was begun here (its manifest is the first file written)."""
+        return (self.path / MANIFEST).is_file()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for this process; raises ``BusyError`` naming the process that does."""
+        with guarded(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                holder = read_json(self.path / HOLDER) or {}
+                who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
+                raise BusyError(
+                    f"{self.path}: the render is held by {who}", "wait for it, or stop that process and run this again"
+                ) from error
+        try:
+            with guarded(self.path):
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                self._replace(HOLDER, _json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+                for leftover in self.path.rglob(f"*{PART}"):
+                    leftover.unlink()
+                self._files = (read_json(self.path / INDEX) or {}).get("files", {})
+            yield
+        finally:
+            self._lock.release()
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write render.json; from then on the render exists."""
+        self._replace(MANIFEST, _json(manifest))
+
+    def manifest(self) -> dict[str, Any]:
+        """Give render.json; raises ``InputFileError`` when it is missing or broken."""
+        content = read_json(self.path / MANIFEST)
+        if content is None:
+            raise InputFileError(
+                f"{self.path}: got no readable {MANIFEST}, expected a render folder",
+                "see `avatarctl renders list` for the renders there are",
+            )
+        return content
+
+    # -- Files -------------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file and list it with its checksum."""
+        self._replace(name, data)
+        self._list(name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors as a safetensors file."""
+        self.write(name, save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()}))
+
+    def adopt(self, part: Path, name: str) -> None:
+        """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
+        with guarded(self.path):
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = part.stat().st_size
+            os.replace(part, self.path / name)
+            _flush_folder((self.path / name).parent)
+        self._list(name, digest, size)
+
+    def new_part(self, name: str) -> Path:
+        """Give a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
+        target = self.path / name
+        with guarded(self.path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return target.with_name(f".{target.name}{PART}")
+
+    def read(self, name: str) -> bytes | None:
+        """Give a file's content, or None when it is missing, unlisted or not what was written."""
+        listed = self._files.get(name)
+        if listed is None:
+            return None
+        try:
+            data = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            self.forget(name, "missing")
+            return None
+        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+            self.forget(name, "damaged")
+            return None
+        return data
+
+    def read_tensors(self, name: str) -> dict[str, Tensor] | None:
+        """Give the tensors of a file, or None as :meth:`read` does."""
+        data = self.read(name)
+        return None if data is None else load_tensors(data)
+
+    def valid(self, name: str) -> bool:
+        """Tell whether a listed file is there with the content that was written."""
+        return self.read(name) is not None
+
+    def listed(self, folder: str) -> list[str]:
+        """Give the listed names in a subfolder, in order."""
+        return sorted(name for name in self._files if name.startswith(f"{folder}/"))
+
+    def sizes(self) -> dict[str, int]:
+        """Give the bytes of every listed file."""
+        return {name: entry["bytes"] for name, entry in self._files.items()}
+
+    def forget(self, name: str, why: str = "") -> None:
+        """Take a file out of the index, then off the disk; ``why`` (missing, damaged) goes to the events."""
+        if why:
+            self.event("recompute", file=name, why=why)
+        if self._files.pop(name, None) is not None:
+            self._write_index()
+        (self.path / name).unlink(missing_ok=True)
+
+    def event(self, kind: str, **data: Any) -> None:
+        """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
+        with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    # -- How a write becomes durable -----------------------------------------------------------------------------------
+
+    def _list(self, name: str, digest: str, size: int) -> None:
+        self._files[name] = {"sha256": digest, "bytes": size}
+        self._write_index()
+
+    def _write_index(self) -> None:
+        self._replace(INDEX, _json({"files": self._files}))
+
+    def _replace(self, name: str, data: bytes) -> None:
+        part = self.new_part(name)
+        with guarded(self.path):
+            try:
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, self.path / name)
+                _flush_folder((self.path / name).parent)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Give a JSON object from a file, or None when it is missing or not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise DeviceError(
+                f"{path}: the disk is full", "free some space and run `avatarctl resume`: what is finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputFileError(
+                f"{path}: got a folder that can't be written ({error.strerror})", "choose another with --work-dir"
+            ) from error
+        if error.errno in (errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
+            raise InputFileError(f"{path}: can't be written ({error.strerror})", "choose another with --work-dir") from error
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # other systems flush a rename with the file
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()

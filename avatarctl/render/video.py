@@ -1,0 +1,181 @@
+"""Takes pictures and the original recording, gives encoded segments and the joined video with sound (ffmpeg)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatarctl.audio.decode import AudioInfo, ffmpeg
+from avatarctl.errors import AvatarError, DeviceError
+
+# ffmpeg encoder by the name of the format.
+CODECS = {"h264": "libx264", "hevc": "libx265"}
+# One thread and no version marks: the bytes depend on pictures and settings alone. No B-pictures: segments join without
+# gaps in their time stamps, at some 10 % more bytes.
+ENCODER = ("-pix_fmt", "yuv420p", "-preset", "medium", "-bf", "0", "-flags", "+cgop", "-threads", "1")
+BITEXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1")
+AUDIO_BIT_RATE = "192k"
+
+
+class SegmentWriter:
+    """Encodes pictures to one segment (MP4 without sound) as they come; the file is complete after a clean exit."""
+
+    def __init__(self, target: Path, width: int, height: int, fps: Fraction, codec: str, crf: int) -> None:
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
+        encode = ["-c:v", CODECS[codec], "-crf", str(crf), *ENCODER]
+        if codec == "hevc":
+            encode += ["-x265-params", "log-level=error:pools=none:frame-threads=1", "-tag:v", "hvc1"]
+        # RGB is converted to limited-range BT.709, and the file says so: players need not guess.
+        colour = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+        colour += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+        self._process = _start([*source, *colour, *encode, *BITEXACT, "-f", "mp4", "-y", f"file:{target}"])
+        self.pictures = 0
+
+    def write(self, pictures_THWC: NDArray[np.uint8]) -> None:
+        """Add pictures, uint8 RGB (T, H, W, 3)."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(pictures_THWC).data)
+        except BrokenPipeError:
+            self._finish()
+            raise
+        self.pictures += len(pictures_THWC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._process.kill()
+            self._process.communicate()
+            return
+        self._finish()
+
+    def _finish(self) -> None:
+        _, log = self._process.communicate()
+        _check(self._process.returncode, log)
+
+
+def join(segments: list[Path], target: Path, fps: Fraction, sound: Sound | None) -> None:
+    """Join segments without encoding again, with the original sound beside them, into an MP4 at ``target``.
+
+    The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
+    or padded with silence to the picture's length, to the sample.
+    """
+    listing = "ffconcat version 1.0\n" + "".join(f"file 'file:{_quote(path)}'\n" for path in segments)
+    source = ["-f", "concat", "-safe", "0", "-protocol_whitelist", "file,pipe,fd", "-i", "pipe:0"]
+    command = [*source]
+    if sound is not None:
+        command += ["-protocol_whitelist", "file", "-i", f"file:{sound.path}", "-map", "0:v:0", "-map", "1:a:0"]
+        command += ["-af", sound.filter(), "-c:a", "aac", "-b:a", AUDIO_BIT_RATE]
+    else:
+        command += ["-map", "0:v:0"]
+    command += ["-c:v", "copy", "-movflags", "+faststart", *BITEXACT, "-f", "mp4", "-y", f"file:{target}"]
+    process = _start(command)
+    _, log = process.communicate(listing.encode())
+    _check(process.returncode, log)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stretch of the original recording: all channels, its own sample rate, from ``start_s`` for ``duration_s``."""
+
+    path: Path
+    info: AudioInfo
+    start_s: Fraction
+    duration_s: Fraction
+    gain_db: float = 0.0
+
+    def filter(self) -> str:
+        """Give the ffmpeg filter that cuts it to the sample and pads it to the picture."""
+        first = round(self.start_s * self.info.rate_hz)
+        count = round(self.duration_s * self.info.rate_hz)
+        gain = f"volume={self.gain_db}dB," if self.gain_db else ""
+        return (
+            f"atrim=start_sample={first},asetpts=PTS-STARTPTS,{gain}apad=whole_len={count},"
+            f"atrim=end_sample={count}"
+        )
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a finished file holds, as ffmpeg reads it."""
+
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    fps: Fraction
+    pictures: int
+    picture_s: float
+    audio_codec: str | None
+    audio_rate_hz: int
+    audio_channels: str
+    audio_s: float
+
+
+def inspect(path: Path) -> VideoInfo:
+    """Read a whole video and say what is in it; counts every picture and every sample."""
+    process = _start(["-i", f"file:{path}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-"], level="info")
+    rows, log = process.communicate()
+    _check(process.returncode, log)
+    text = log.decode(errors="replace")
+    video = re.search(r"Video: (\w+)[^,]*(?:\([^)]*\))*, (\w+)(?:\([^)]*\))?, (\d+)x(\d+).*?, ([\d.]+) fps", text)
+    if video is None:
+        raise AvatarError(f"{path}: got no picture track, expected a video")
+    times = [line.split(b",") for line in rows.splitlines() if not line.startswith(b"#")]
+    base = re.search(rb"#tb 0: (\d+)/(\d+)", rows)
+    assert base is not None
+    unit = Fraction(int(base[1]), int(base[2]))
+    length = max(int(t[2]) + int(t[3]) for t in times) * unit
+    fps = Fraction(len(times)) / length
+    sound = re.search(r"Audio: (\w+).*?, (\d+) Hz, ([^,]+)", text)
+    audio_s = 0.0
+    if sound is not None:
+        process = _start(["-i", f"file:{path}", "-map", "0:a:0", "-c:a", "pcm_s16le", "-f", "framecrc", "-"])
+        rows, log = process.communicate()
+        _check(process.returncode, log)
+        audio = [line.split(b",") for line in rows.splitlines() if not line.startswith(b"#")]
+        audio_s = (int(audio[-1][2]) + int(audio[-1][3])) / int(sound[2]) if audio else 0.0
+    return VideoInfo(
+        video[1],
+        video[2],
+        int(video[3]),
+        int(video[4]),
+        fps,
+        len(times),
+        float(length),
+        sound[1] if sound else None,
+        int(sound[2]) if sound else 0,
+        sound[3] if sound else "",
+        audio_s,
+    )
+
+
+def _quote(path: Path) -> str:
+    return str(path).replace("'", "'\\''")
+
+
+def _start(arguments: list[str], level: str = "error") -> subprocess.Popen[bytes]:
+    command = [ffmpeg(), "-v", level, "-hide_banner", "-nostats", *(() if "pipe:0" in arguments else ("-nostdin",)), *arguments]
+    pipe: int | IO[bytes] = subprocess.PIPE if "pipe:0" in arguments else subprocess.DEVNULL
+    # A session of its own: Ctrl-C in the terminal is ours to handle.
+    return subprocess.Popen(command, stdin=pipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def _check(status: int, log: bytes) -> None:
+    if status == 0:
+        return
+    text = log.decode(errors="replace").strip()
+    if "No space left on device" in text:
+        raise DeviceError("video: the disk is full", "free some space and run `avatarctl resume`: what is finished is kept")
+    lines = text.splitlines()
+    raise AvatarError(f"video: ffmpeg ended with {status} ({lines[-1] if lines else 'no message'})", "see `avatarctl doctor`")

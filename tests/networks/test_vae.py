@@ -1,0 +1,158 @@
+"""Takes tiny Wan VAEs, shows that streams equal whole decodes, restart exactly, and need no more memory for longer videos."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from live import LiveBytes
+from tiny import tiny_vae
+
+from avatarctl.errors import UsageError
+from avatarctl.networks.vae import (
+    DecodeStream,
+    Tiling,
+    decode,
+    decode_stream,
+    decoder_warmup,
+    encode,
+    encode_moments,
+    encode_stream,
+)
+
+CHANNELS = 16
+
+
+def latents(frames: int, rows: int = 4, columns: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, CHANNELS, frames, rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(frames: int, height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.rand(1, 3, frames, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(scope="module", params=["wan", "puppet"])
+def vae(request: pytest.FixtureRequest) -> torch.nn.Module:
+    """The released layout, and the three-level one that folds pixels into channels."""
+    return tiny_vae(folded=request.param == "puppet")
+
+
+def denormalised(vae: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    return z * std.view(1, -1, 1, 1, 1) + mean.view(1, -1, 1, 1, 1)
+
+
+@torch.no_grad()
+def test_equal_to_the_network_s_own_decode_and_encode(vae: torch.nn.Module) -> None:
+    z, x = latents(5), pictures(9)
+    assert torch.equal(decode(vae, z), vae.decode(denormalised(vae, z)).sample)
+    mode, log_variance = encode_moments(vae, x)
+    theirs = vae.encode(x).latent_dist
+    assert torch.allclose(denormalised(vae, mode), theirs.mean, atol=1e-5)
+    assert torch.equal(log_variance.clamp(-30, 20), theirs.logvar)
+    assert torch.equal(encode(vae, x), mode)
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(32, 16)])
+def test_stream_equals_decoding_at_once(vae: torch.nn.Module, tiling: Tiling | None) -> None:
+    z = latents(4, 6, 5)
+    parts = list(decode_stream(vae, z.split(1, dim=2), tiling))
+    assert [part.shape[2] for part in parts] == [1, 4, 4, 4]
+    assert torch.equal(torch.cat(parts, dim=2), decode(vae, z, tiling))
+
+
+def test_encode_stream_equals_encoding_at_once(vae: torch.nn.Module) -> None:
+    x = pictures(9)
+    assert torch.equal(torch.cat(list(encode_stream(vae, x.split([1, 4, 4], dim=2))), dim=2), encode(vae, x))
+
+
+def test_streams_run_interleaved(vae: torch.nn.Module) -> None:
+    one, two = latents(3, seed=1), latents(3, seed=2)
+    pairs = zip(decode_stream(vae, one.split(1, 2)), decode_stream(vae, two.split(1, 2)), strict=True)
+    left, right = zip(*pairs, strict=True)
+    assert torch.equal(torch.cat(left, 2), decode(vae, one))
+    assert torch.equal(torch.cat(right, 2), decode(vae, two))
+
+
+def test_restart_after_warm_up_is_exact_and_no_shorter_one_is(vae: torch.nn.Module) -> None:
+    warmup = decoder_warmup(vae)
+    z = latents(warmup + 6, 2, 2)
+    whole = list(decode_stream(vae, z.split(1, dim=2)))
+    for cut in (warmup, warmup + 3):
+        again = decode_stream(vae, z[:, :, cut - warmup :].split(1, dim=2), skip=warmup)
+        assert all(torch.equal(a, b) for a, b in zip(again, whole[cut:], strict=True))
+    short = decode_stream(vae, z[:, :, warmup - warmup // 2 :].split(1, dim=2), skip=warmup // 2)
+    assert not torch.equal(next(short), whole[warmup])
+
+
+def test_warm_up_of_the_released_layout() -> None:
+    assert decoder_warmup(tiny_vae()) == 38
+
+
+@pytest.mark.parametrize("frames", [8, 800])
+def test_memory_does_not_grow(frames: int) -> None:
+    """The bytes of live tensors, counted at every operation, peak at the same height for 8 and for 800 latent frames."""
+    vae = tiny_vae()
+
+    def source() -> itertools.chain:
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn(1, CHANNELS, 1, 2, 2, generator=generator) for _ in range(frames))
+
+    with LiveBytes(vae) as live:
+        total = sum(part.shape[2] for part in decode_stream(vae, source()))
+    assert total == 4 * (frames - 1) + 1
+    PEAKS[frames] = live.peak
+    if len(PEAKS) == 2:
+        assert PEAKS[800] == pytest.approx(PEAKS[8], rel=0.02)
+
+
+PEAKS: dict[int, int] = {}
+
+
+def test_one_tile_is_no_tiling(vae: torch.nn.Module) -> None:
+    z = latents(2)
+    assert torch.equal(decode(vae, z, Tiling(32, 8)), decode(vae, z))
+
+
+@torch.no_grad()
+def test_tiles_add_up_without_seams(vae: torch.nn.Module) -> None:
+    """A picture that is the same everywhere far from its edges comes out so; tiles stay near the whole decode."""
+    z = latents(1, 1, 1).expand(-1, -1, 2, 12, 16)
+    whole, tiled = decode(vae, z), decode(vae, z, Tiling(64, 32))
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().mean() < 0.1 * whole.std()
+    step = (tiled[..., 1:] - tiled[..., :-1]).abs().mean(dim=(0, 1, 2, 3))
+    reference = (whole[..., 1:] - whole[..., :-1]).abs().mean(dim=(0, 1, 2, 3))
+    assert step.max() < 1.5 * reference.max()
+
+
+def test_tiled_encode_is_near(vae: torch.nn.Module) -> None:
+    x = pictures(5, 64, 96)
+    whole, tiled = encode(vae, x), encode(vae, x, Tiling(48, 24))
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().mean() < 0.3 * whole.std()
+
+
+def test_bfloat16_runs() -> None:
+    z = latents(2)
+    half = decode(tiny_vae().to(torch.bfloat16), z)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - decode(tiny_vae(), z)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda v: encode(v, pictures(4)), "got 4 pictures, expected 4k"),
+        (lambda v: encode(v, pictures(5, 30)), "divisible by 8"),
+        (lambda v: encode(v, pictures(5)[0]), "0 pictures"),
+        (lambda v: DecodeStream(v).push(latents(2)), "expected one latent frame"),
+        (lambda v: DecodeStream(v).push(latents(1)[:, :4]), "expected one latent frame"),
+        (lambda v: Tiling(64, 64), "0 < overlap < size"),
+        (lambda v: Tiling(60, 20), "multiples of 8"),
+    ],
+)
+def test_wrong_shapes_are_named(vae: torch.nn.Module, call: object, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        call(vae)
