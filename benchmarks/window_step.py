@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from avatarctl.networks.checkpoints import build_transformer
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
+from avatarctl.networks.kinds import build_transformer
 from avatarctl.networks.memory import latent_tokens, transformer_parameters
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 
@@ -32,7 +31,9 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def random_transformer(dims: TransformerDims, dtype: torch.dtype, device: torch.device) -> StableAvatarTransformer3DModel:
+def random_transformer(
+    dims: TransformerDims, dtype: torch.dtype, device: torch.device
+) -> StableAvatarTransformer3DModel:
     """Build a transformer with random weights directly on the device."""
     torch.manual_seed(0)
     with device:
@@ -65,7 +66,7 @@ def time_parts(model: StableAvatarTransformer3DModel, inputs: dict[str, Any], de
     spent: dict[str, float] = defaultdict(float)
     handles = []
 
-    def watch(module: nn.Module, part: str) -> None:
+    def watch(module: Any, part: str) -> None:
         started: list[float] = []
         handles.append(module.register_forward_pre_hook(lambda *_: started.append(now(device))))
 
@@ -116,7 +117,9 @@ def main() -> None:
         model(**inputs)  # warm-up
     seconds = time_parts(model, inputs, device)
     result = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
         "dtype": name,
         "size": arguments.size,
         "window": arguments.window,
@@ -125,7 +128,9 @@ def main() -> None:
         "torch": torch.__version__,
         "seconds": seconds,
     }
-    print(f"{result['device']}, {name}, {arguments.size}, {result['tokens']} tokens, {result['parameters'] / 1e6:.1f} M parameters")
+    print(
+        f"{result['device']}, {name}, {arguments.size}, {result['tokens']} tokens, {result['parameters'] / 1e6:.1f} M parameters"
+    )
     for part in PARTS:
         print(f"  {part:16s} {seconds[part]:8.3f} s  {100 * seconds[part] / seconds['total']:5.1f} %")
     print(f"  {'window step':16s} {seconds['total']:8.3f} s")

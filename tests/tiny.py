@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from avatarctl.networks.checkpoints import build_transformer, build_vae
 from avatarctl.networks.dims import WAN_VAE, TransformerDims
+from avatarctl.networks.kinds import build_transformer, build_vae
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 
 TINY = TransformerDims(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -10,13 +9,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 import imageio_ffmpeg
 import numpy as np
@@ -24,9 +22,6 @@ import soxr
 from numpy.typing import NDArray
 
 from avatarctl.errors import AvatarError, InputFileError, UsageError
-
-if TYPE_CHECKING:
-    from pydub import AudioSegment
 
 Blocks: TypeAlias = Generator[NDArray[np.float32], None, None]
 
@@ -49,13 +44,6 @@ class AudioInfo:
     channels: int
     codec: str
     duration_s: float | None
-
-
-class Loudness(NamedTuple):
-    """Level over all channels and loudest sample, both in dB relative to full scale."""
-
-    dbfs: float
-    peak_dbfs: float
 
 
 def probe(path: Path) -> AudioInfo:
@@ -124,66 +112,6 @@ def write_waveform(
             file.write(chunk.astype("<f4", copy=False).tobytes())
             total += len(chunk)
     return total
-
-
-def trimmed_span(
-    path: Path,
-    threshold_dbfs: float = -50.0,
-    start_s: float | Fraction = 0,
-    duration_s: float | Fraction | None = None,
-) -> tuple[float, float]:
-    """Leaves out leading and trailing silence: the (start, duration) in seconds of the file to pass on, to 10 ms.
-
-    Silence is 10 ms whose level over all channels is below ``threshold_dbfs``. Reads the recording once in flat memory.
-    Raises what ``read_blocks`` raises, and InputFileError if all is silence.
-    """
-    rate_hz, _, blocks = read_blocks(path, start_s, duration_s)
-    detect_leading_silence = _pydub().silence.detect_leading_silence
-    begin_s, end_s, at_s = -1.0, 0.0, float(start_s)
-    with closing(blocks):
-        for block_TC in blocks:
-            segment = _segment(block_TC, rate_hz)
-            silence_ms = detect_leading_silence(segment, threshold_dbfs)
-            if silence_ms < len(segment):
-                begin_s = at_s + silence_ms / 1000 if begin_s < 0 else begin_s
-                end_s = at_s + len(block_TC) / rate_hz
-                end_s -= detect_leading_silence(segment.reverse(), threshold_dbfs) / 1000
-            at_s += len(block_TC) / rate_hz
-    if begin_s < 0:
-        raise InputFileError(
-            f"{path}: got nothing but silence below {threshold_dbfs:g} dBFS, expected a voice",
-            "lower the silence threshold, or choose another recording",
-        )
-    return begin_s, end_s - begin_s
-
-
-def loudness(path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None) -> Loudness:
-    """Measures level and peak of a recording, in flat memory. Raises what ``read_blocks`` raises.
-
-    Digital silence has both at minus infinity.
-    """
-    _, channels, blocks = read_blocks(path, start_s, duration_s)
-    energy, peak, frames = 0.0, 0.0, 0
-    with closing(blocks):
-        for block_TC in blocks:
-            energy += float(np.square(block_TC, dtype=np.float64).sum())
-            peak = max(peak, float(np.abs(block_TC).max()))
-            frames += len(block_TC)
-    rms = math.sqrt(energy / (frames * channels))
-    return Loudness(20 * math.log10(rms) if rms else -math.inf, 20 * math.log10(peak) if peak else -math.inf)
-
-
-def gain_db(measured: Loudness, target_dbfs: float) -> float:
-    """The gain that takes a recording to ``target_dbfs``, or as near as its loudest sample allows without clipping.
-
-    ``measured.dbfs + gain_db(…)`` is the level reached. Raises UsageError for a target above full scale and
-    InputFileError for digital silence, which no gain changes.
-    """
-    if target_dbfs > 0:
-        raise UsageError(f"loudness: got a target of {target_dbfs:g} dBFS, expected 0 or less")
-    if measured.peak_dbfs == -math.inf:
-        raise InputFileError("loudness: got digital silence, expected sound", "choose another recording")
-    return min(target_dbfs - measured.dbfs, -measured.peak_dbfs)
 
 
 def _mono_16k(path: Path, start_s: float | Fraction, duration_s: float | Fraction | None) -> Blocks:
@@ -262,7 +190,7 @@ def _blocks(path: Path, info: AudioInfo, promised_s: float, first: int, end: int
 
     length_s = done / info.rate_hz
     if not complete or length_s < promised_s or "[error] File ended prematurely" in text:
-        repair = shlex.join([_ffmpeg(), "-i", f"file:{path}", "-map", "0:a:0", "repaired.flac"])
+        repair = shlex.join([ffmpeg(), "-i", f"file:{path}", "-map", "0:a:0", "repaired.flac"])
         raise InputFileError(
             f"{path}: got a damaged or cut off file ({length_s:.3f} s can be read; {_first_error(text)}), "
             "expected a complete one",
@@ -283,7 +211,7 @@ def _decoding(path: Path, strict: bool) -> Iterator[tuple[IO[bytes], subprocess.
     options = ["-v", "level+info", "-hide_banner", "-nostats", "-nostdin", *(["-xerror"] if strict else [])]
     # With "file:" a name can't pass for an option or an address, and a playlist can't name one.
     source = ["-i", f"file:{path}", "-map", "0:a:0"]
-    command = [_ffmpeg(), *options, *source, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    command = [ffmpeg(), *options, *source, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
     with tempfile.TemporaryFile() as log:
         try:
             # A session of its own: Ctrl-C in the terminal is ours to handle, it must not look like a damaged file.
@@ -298,7 +226,8 @@ def _decoding(path: Path, strict: bool) -> Iterator[tuple[IO[bytes], subprocess.
                 process.kill()
 
 
-def _ffmpeg() -> str:
+def ffmpeg() -> str:
+    """The path of the ffmpeg that comes with imageio-ffmpeg; AvatarError without one."""
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
@@ -384,17 +313,3 @@ def _read(log: IO[bytes]) -> str:
 def _first_error(text: str) -> str:
     found = re.search(r"\[(?:error|fatal)\] (.*)", text)
     return f"ffmpeg: {found[1]}" if found else "it ends before its declared end"
-
-
-def _pydub() -> Any:
-    """pydub with what is used of it; it warns of a missing ffmpeg in the PATH, which nothing here needs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        import pydub.silence
-
-    return pydub
-
-
-def _segment(block_TC: NDArray[np.float32], rate_hz: int) -> AudioSegment:
-    samples_TC = np.rint(np.clip(block_TC, -1, 1) * np.float64(2**31 - 1)).astype("<i4")
-    return _pydub().AudioSegment(samples_TC.tobytes(), sample_width=4, frame_rate=rate_hz, channels=block_TC.shape[1])

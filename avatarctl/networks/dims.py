@@ -31,7 +31,9 @@ class Dims:
         names = [field.name for field in fields(cls)]
         unknown = [str(key) for key in value if key not in names]
         if unknown and RECORDED_CONFIG_KEY not in value:
-            close = [f"{key} (did you mean {m[0]}?)" if (m := get_close_matches(key, names)) else key for key in unknown]
+            close = [
+                f"{key} (did you mean {m[0]}?)" if (m := get_close_matches(key, names)) else key for key in unknown
+            ]
             raise UsageError(f"dims: unknown field {', '.join(close)}", f"fields of {cls.__name__}: {', '.join(names)}")
         known = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items() if key in names}
         try:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.dims import WAN_VAE, TransformerDims
 
 # Parameters of the released networks beside the transformer, counted from their names and shapes.
-PARAMETERS = {"vae": 126_892_531, "text encoder": 5_680_910_336, "image encoder": 630_766_080, "speech encoder": 94_370_944}
-# The VAE's widest activations, in float32 values per output pixel of one latent frame (4 pictures): two blocks of 192
-# and 96 channels in flight, their causal caches of two frames, and the workspace of a 3x3x3 convolution.
-VAE_VALUES_PER_PIXEL = 4 * (192 + 3 * 96) + 2 * (192 + 5 * 96)
+PARAMETERS = {
+    "vae": 126_892_531,
+    "text encoder": 5_680_910_336,
+    "image encoder": 630_766_080,
+    "speech encoder": 94_370_944,
+}
+# Live float32 values per output pixel of one latent frame in the decoder, per unit of its base width: counted at every
+# operation for widths 8 to 96 (51.2 to 52.6; tests/networks/test_memory.py). Workspace of convolutions comes on top.
+DECODER_VALUES_PER_PIXEL = 51.2
 CUDA_CONTEXT_BYTES = 600 << 20
 
 
@@ -69,16 +74,19 @@ def estimate(
     value_bytes: int = 2,
     weight_bytes: int | None = None,
     on_gpu: bool = True,
+    tile_px: int | None = None,
 ) -> MemoryEstimate:
     """Estimate the device memory of a render: weights that stay in this memory mode, one pass, decoding, and the peak.
 
     ``value_bytes`` 4 for float32, 2 for half precision; ``weight_bytes`` 1 for float8 storage (default: as the values).
-    Text and image encoders are gone before the first pass. Every number is calculated; none was measured.
+    ``tile_px``: side of the VAE's tiles, None for whole pictures. Text and image encoders are gone before the first pass.
+    A calculation; what it rests on is counted on small models, nothing is measured on a device.
     """
     weights = transformer_parameters(dims) * (weight_bytes or value_bytes)
     others = 4 * (PARAMETERS["vae"] + PARAMETERS["speech encoder"])
     activations = pass_bytes(dims, latent_tokens(dims, width, height, window), value_bytes)
-    decoding = VAE_VALUES_PER_PIXEL * width * height * 4
+    pixels = min(width, tile_px or width) * min(height, tile_px or height)
+    decoding = round(DECODER_VALUES_PER_PIXEL * WAN_VAE.base_dim * 4 * pixels)
     context = CUDA_CONTEXT_BYTES if on_gpu else 0
     if memory == "full":
         stay = weights + others
@@ -91,5 +99,5 @@ def estimate(
         groups = 2 if memory == "group" else 1
         share = weights // dims.layers if memory == "group" else dims.dim * dims.ffn * (weight_bytes or value_bytes)
         stay = groups * share
-        peak = max(stay + activations, others + decoding)
+        peak = max(stay + activations, decoding)
     return MemoryEstimate(stay, activations, decoding, peak + context)

@@ -39,9 +39,7 @@ _TRANSFORMER_BLOCK = (
     (r"\.attn2\.to_(q|k|v|k_vocal|v_vocal)\.", r".cross_attn.\1."),
     (r"\.attn2\.", ".cross_attn."),
 )
-_ADAPTER_INPUT = (
-    (r"^vocal_projector\.(proj|norm)_in\.", r"vocal_projector.proj_model.\1."),
-)
+_ADAPTER_INPUT = ((r"^vocal_projector\.(proj|norm)_in\.", r"vocal_projector.proj_model.\1."),)
 _ADAPTER_INPUT_14B = (
     (r"^vocal_projector\.(proj|norm)_in\.", r"vocal_projector.proj_model.\1_1."),
     (r"^vocal_projector\.(proj|norm)_hidden\.", r"vocal_projector.proj_model.\1_2."),
@@ -105,7 +103,9 @@ def transformer_names(dims: Dims) -> Rename:
     root = (_ADAPTER_INPUT_14B if dims.vocal_hidden else _ADAPTER_INPUT) + _TRANSFORMER_ROOT
 
     def rename(name: str) -> str:
-        return _first(_TRANSFORMER_BLOCK, name) if re.match(r"(vocal_projector\.)?blocks\.", name) else _first(root, name)
+        return (
+            _first(_TRANSFORMER_BLOCK, name) if re.match(r"(vocal_projector\.)?blocks\.", name) else _first(root, name)
+        )
 
     return rename
 

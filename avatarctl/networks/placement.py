@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
@@ -67,12 +67,14 @@ def decide(settings: PlacementSettings) -> Placement:
             "float8 weights with float16 compute: got float16, expected bfloat16 or float32", "use --dtype bfloat16"
         )
     if device.type == "cpu" and settings.memory in ("group", "sequential"):
-        warnings.warn(f"memory mode {settings.memory} saves nothing on the CPU: weights stay where they are", stacklevel=2)
+        warnings.warn(
+            f"memory mode {settings.memory} saves nothing on the CPU: weights stay where they are", stacklevel=2
+        )
     attention = None if settings.attention == "auto" else _attention(settings.attention, device)
     return Placement(device, dtype, settings.memory, float8, attention, settings.compile)
 
 
-def place(model: Model, placement: Placement, role: Role) -> Model:
+def place(model: Model, placement: Placement) -> Model:
     """Put a freshly loaded network where the placement wants it, and give it back ready to compute.
 
     ``full`` and ``model`` leave its weights whole (in mode ``model`` on the CPU, :class:`Residents` moves them); ``group``
@@ -157,7 +159,8 @@ def _set_attention(model: StableAvatarTransformer3DModel, name: str) -> None:
     for module in model.modules():
         if isinstance(module, AudioAdapter):
             # Its heads are 192 or 640 wide, more than flash kernels take.
-            for block in module.blocks:
+            blocks: Any = module.blocks
+            for block in blocks:
                 block.attn2.processor._attention_backend = AttentionBackendName.NATIVE
 
 

@@ -52,19 +52,20 @@ class AvatarOutput(BaseOutput):
 class AvatarAttnProcessor(WanAttnProcessor):
     """Cross-attention to text, image and audio, summed before the output projection."""
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         attn: AvatarAttention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: Any = None,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 (diffusers passes both)
+        rotary_emb: Any = None,  # noqa: ARG002
         audio_tokens: Tensor | None = None,
         tokens_per_frame: int = 0,
         context: ContextKV | None = None,
     ) -> Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         if context is None:
+            assert encoder_hidden_states is not None
             context = attn.context(encoder_hidden_states)
         attended = self._attend(query, context.key, context.value)
         attended = attended + self._attend(query, context.key_img, context.value_img)
@@ -160,7 +161,7 @@ class StableAvatarTransformerBlock(WanTransformerBlock):
         )
         self.attn2 = AvatarAttention(dim=dim, heads=num_heads, eps=eps, text_len=text_len)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None,
@@ -215,7 +216,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
     # The released network computes time embedding and modulation in float32, whatever the dtype of the rest.
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "time_proj"]  # noqa: RUF012
     _repeated_blocks = ["StableAvatarTransformerBlock"]  # noqa: RUF012
-    _cp_plan = {name: WanTransformer3DModel._cp_plan[name] for name in ("rope", "blocks.0", "proj_out")}
+    _cp_plan = {name: WanTransformer3DModel._cp_plan[name] for name in ("rope", "blocks.0", "proj_out")}  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -252,10 +253,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
 
         # 3. Blocks
         self.blocks = nn.ModuleList(
-            [
-                StableAvatarTransformerBlock(dim, ffn_dim, num_attention_heads, eps, text_len)
-                for _ in range(num_layers)
-            ]
+            [StableAvatarTransformerBlock(dim, ffn_dim, num_attention_heads, eps, text_len) for _ in range(num_layers)]
         )
 
         # 4. Output
@@ -319,9 +317,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         """
         missing = self.config.text_len - text_states.shape[1]
         if missing < 0:
-            raise UsageError(
-                f"text states: got {text_states.shape[1]} tokens, expected at most {self.config.text_len}"
-            )
+            raise UsageError(f"text states: got {text_states.shape[1]} tokens, expected at most {self.config.text_len}")
         dtype = self.patch_embedding.weight.dtype
         text = nn.functional.pad(text_states.to(dtype), (0, 0, 0, missing))
         text = self.condition_embedder.text_embedder(text)
@@ -334,7 +330,8 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         About 4.7 MB per block and text in bfloat16 at the 1.3B size. Call it before offloading hooks are attached.
         """
         tokens = self.embed_context(text_states, image_tokens)
-        return tuple(block.attn2.context(tokens) for block in self.blocks)
+        blocks: Any = self.blocks
+        return tuple(block.attn2.context(tokens) for block in blocks)
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Give the time embedding (B, D) and its modulation (B, 6, D) of ``timestep`` (B,), both in float32."""

@@ -23,7 +23,10 @@ SPATIAL = 8  # pixels per latent row and column
 
 @dataclass(frozen=True)
 class Tiling:
-    """Square tiles of ``size_px`` that share ``overlap_px`` with their neighbours, blended linearly: less memory, close but not equal."""
+    """Square tiles of ``size_px`` that share ``overlap_px`` with their neighbours, blended linearly.
+
+    Less memory, but pictures close to those of a whole decode, not equal.
+    """
 
     size_px: int = 256
     overlap_px: int = 64

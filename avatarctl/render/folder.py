@@ -205,7 +205,9 @@ def guarded(path: Path) -> Iterator[None]:
                 f"{path}: got a folder that can't be written ({error.strerror})", "choose another with --work-dir"
             ) from error
         if error.errno in (errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
-            raise InputFileError(f"{path}: can't be written ({error.strerror})", "choose another with --work-dir") from error
+            raise InputFileError(
+                f"{path}: can't be written ({error.strerror})", "choose another with --work-dir"
+            ) from error
         raise
 
 

@@ -52,7 +52,9 @@ class SegmentWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self._process.kill()
             self._process.communicate()
@@ -64,7 +66,7 @@ class SegmentWriter:
         _check(self._process.returncode, log)
 
 
-def join(segments: list[Path], target: Path, fps: Fraction, sound: Sound | None) -> None:
+def join(segments: list[Path], target: Path, sound: Sound | None) -> None:
     """Join segments without encoding again, with the original sound beside them, into an MP4 at ``target``.
 
     The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
@@ -99,10 +101,7 @@ class Sound:
         first = round(self.start_s * self.info.rate_hz)
         count = round(self.duration_s * self.info.rate_hz)
         gain = f"volume={self.gain_db}dB," if self.gain_db else ""
-        return (
-            f"atrim=start_sample={first},asetpts=PTS-STARTPTS,{gain}apad=whole_len={count},"
-            f"atrim=end_sample={count}"
-        )
+        return f"atrim=start_sample={first},asetpts=PTS-STARTPTS,{gain}apad=whole_len={count},atrim=end_sample={count}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,15 @@ def _quote(path: Path) -> str:
 
 
 def _start(arguments: list[str], level: str = "error") -> subprocess.Popen[bytes]:
-    command = [ffmpeg(), "-v", level, "-hide_banner", "-nostats", *(() if "pipe:0" in arguments else ("-nostdin",)), *arguments]
+    command = [
+        ffmpeg(),
+        "-v",
+        level,
+        "-hide_banner",
+        "-nostats",
+        *(() if "pipe:0" in arguments else ("-nostdin",)),
+        *arguments,
+    ]
     pipe: int | IO[bytes] = subprocess.PIPE if "pipe:0" in arguments else subprocess.DEVNULL
     # A session of its own: Ctrl-C in the terminal is ours to handle.
     return subprocess.Popen(command, stdin=pipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -176,6 +183,10 @@ def _check(status: int, log: bytes) -> None:
         return
     text = log.decode(errors="replace").strip()
     if "No space left on device" in text:
-        raise DeviceError("video: the disk is full", "free some space and run `avatarctl resume`: what is finished is kept")
+        raise DeviceError(
+            "video: the disk is full", "free some space and run `avatarctl resume`: what is finished is kept"
+        )
     lines = text.splitlines()
-    raise AvatarError(f"video: ffmpeg ended with {status} ({lines[-1] if lines else 'no message'})", "see `avatarctl doctor`")
+    raise AvatarError(
+        f"video: ffmpeg ended with {status} ({lines[-1] if lines else 'no message'})", "see `avatarctl doctor`"
+    )

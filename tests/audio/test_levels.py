@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pydub import AudioSegment
 
-from avatarctl.audio.decode import Loudness, gain_db, loudness, read_blocks, trimmed_span
+from avatarctl.audio.decode import read_blocks
+from avatarctl.audio.levels import Loudness, gain_db, loudness, trimmed_span
 from avatarctl.errors import InputFileError, UsageError
 
 FLOAT_WAV = ("-c:a", "pcm_f32le")

@@ -13,6 +13,7 @@ from tiny import TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import checkpoints as c
+from avatarctl.networks import kinds
 from avatarctl.networks.dims import CLIP_VIT_H14, TRANSFORMER_1_3B, TRANSFORMER_14B, UMT5_XXL, WAN_VAE, TransformerDims
 
 DATA = Path(__file__).parents[1] / "golden" / "data"
@@ -100,7 +101,9 @@ def sharded(folder: Path, weights: dict[str, torch.Tensor]) -> Path:
     return index
 
 
-@pytest.mark.parametrize("form", ["dict", "pt", "nested", "legacy", "safetensors", "index", "folder", "diffusers", "ours"])
+@pytest.mark.parametrize(
+    "form", ["dict", "pt", "nested", "legacy", "safetensors", "index", "folder", "diffusers", "ours"]
+)
 def test_every_stored_form_loads(form: str, tmp_path: Path, released: dict, expected: torch.Tensor) -> None:
     source: object = tmp_path / "weights.pt"
     dims: TransformerDims | None = TINY
@@ -195,7 +198,10 @@ def wan_like(released: dict[str, torch.Tensor], image: bool) -> dict[str, torch.
         (lambda w: {"visual.transformer.0.norm1.weight": torch.ones(2)}, "Wan's CLIP image encoder"),
         (lambda w: {"encoder.downsamples.0.residual.0.gamma": torch.ones(2)}, "a Wan VAE"),
         (lambda w: {"blocks.0.pos_embedding.embedding.weight": torch.ones(2)}, "Wan's umT5 text encoder"),
-        (lambda w: {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.ones(2)}, "a LoRA, not a whole network"),
+        (
+            lambda w: {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.ones(2)},
+            "a LoRA, not a whole network",
+        ),
         (lambda w: {"something.else": torch.ones(2)}, r"unknown weights \(something.else …\)"),
         (lambda w: {n: t for n, t in w.items() if n != "head.head.bias"}, "missing 1: head.head.bias"),
         (lambda w: {**w, "extra.weight": torch.ones(1)}, "left over 1: extra.weight"),
@@ -272,7 +278,7 @@ def test_dims_are_checked() -> None:
     with pytest.raises(UsageError, match="missing"):
         TransformerDims.parse({"dim": 3})
     with pytest.raises(UsageError, match="width 50 with 4 heads"):
-        c.build_transformer(TINY.with_(dim=50))
+        kinds.build_transformer(TINY.with_(dim=50))
     with pytest.raises(WeightsError, match="number of heads can't be told"):
         c.load_transformer(c.released_state(tiny_transformer()))
 

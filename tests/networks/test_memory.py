@@ -13,8 +13,17 @@ from live import LiveBytes
 from tiny import TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.networks import checkpoints as c
+from avatarctl.networks import kinds
 from avatarctl.networks.dims import CLIP_VIT_H14, TRANSFORMER_1_3B, TRANSFORMER_14B, UMT5_XXL, WAN_VAE, WAV2VEC2_BASE
-from avatarctl.networks.memory import PARAMETERS, estimate, latent_tokens, pass_bytes, transformer_parameters
+from avatarctl.networks.memory import (
+    DECODER_VALUES_PER_PIXEL,
+    PARAMETERS,
+    estimate,
+    latent_tokens,
+    pass_bytes,
+    transformer_parameters,
+)
+from avatarctl.networks.vae import decode_stream
 
 RELEASED = json.loads((Path(__file__).parents[1] / "golden" / "data" / "checkpoint_keys.json").read_text())
 
@@ -32,14 +41,19 @@ def test_parameters_of_the_released_files(dims: object, file: str) -> None:
 
 def test_parameters_of_any_size() -> None:
     for dims in (TINY, TINY.with_(vocal_hidden=32, layers=5, in_dim=20)):
-        assert transformer_parameters(dims) == sum(p.numel() for p in c.build_transformer(dims).parameters())
+        assert transformer_parameters(dims) == sum(p.numel() for p in kinds.build_transformer(dims).parameters())
     config = read(golden_files("transformer")[0]).config
     dims = c.TransformerDims.parse(config)
     assert transformer_parameters(dims) == sum(math.prod(shape) for shape in config["weights"].values())
 
 
 def test_parameters_of_the_other_networks() -> None:
-    networks = ((c.VAE, WAN_VAE), (c.TEXT_ENCODER, UMT5_XXL), (c.IMAGE_ENCODER, CLIP_VIT_H14), (c.SPEECH_ENCODER, WAV2VEC2_BASE))
+    networks = (
+        (c.VAE, WAN_VAE),
+        (c.TEXT_ENCODER, UMT5_XXL),
+        (c.IMAGE_ENCODER, CLIP_VIT_H14),
+        (c.SPEECH_ENCODER, WAV2VEC2_BASE),
+    )
     for network, dims in networks:
         with c.init_empty_weights(include_buffers=False):
             model = network.build(dims)
@@ -60,8 +74,17 @@ def test_activations_of_a_pass_are_near_the_calculation() -> None:
     assert 0.85 < live.peak / calculated < 1.15, (live.peak, calculated)
 
 
+def test_decoder_allocates_what_the_calculation_says() -> None:
+    vae = kinds.build_vae(WAN_VAE.with_(base_dim=32)).eval()
+    with torch.no_grad(), LiveBytes(vae) as live:
+        list(decode_stream(vae, torch.randn(1, 16, 3, 8, 8).split(1, dim=2)))
+    assert live.peak / (64 * 64 * 4 * 32) == pytest.approx(DECODER_VALUES_PER_PIXEL, rel=0.05)
+
+
 def test_modes_need_less_and_less() -> None:
-    peaks = [estimate(TRANSFORMER_1_3B, 512, 512, memory=mode).peak for mode in ("full", "model", "group", "sequential")]
+    peaks = [
+        estimate(TRANSFORMER_1_3B, 512, 512, memory=mode).peak for mode in ("full", "model", "group", "sequential")
+    ]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] > peaks[2]
     float8 = estimate(TRANSFORMER_1_3B, 512, 512, weight_bytes=1)

@@ -38,7 +38,10 @@ def test_spans_of_the_released_window_length() -> None:
     """81 video frames of speech at 25 fps give 161 states; the numbers follow from the formula by hand."""
     spans = frame_spans(161, 21)
     per_frame = 161 / 81
-    assert spans[1] == (int((per_frame + 5 * per_frame) / 2) - 1 - 3 - 4, int((per_frame + 5 * per_frame) / 2) - 1 + 3 + 4)
+    assert spans[1] == (
+        int((per_frame + 5 * per_frame) / 2) - 1 - 3 - 4,
+        int((per_frame + 5 * per_frame) / 2) - 1 + 3 + 4,
+    )
     assert {stop - start for start, stop in spans} == {14}
     index, valid = frame_gather(161, 21)
     assert index.shape == valid.shape == (21, 15)
@@ -130,9 +133,7 @@ def test_gradient_checkpointing_gives_equal_gradients() -> None:
 @pytest.mark.parametrize(("kind", "blocks"), [("block_level", 1), ("leaf_level", None)])
 def test_group_offloading_changes_nothing(kind: str, blocks: int | None, expected: torch.Tensor) -> None:
     model = tiny_transformer()
-    apply_group_offloading(
-        model, onload_device=torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks
-    )
+    apply_group_offloading(model, onload_device=torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks)
     assert torch.equal(run(model), expected)
 
 
@@ -241,7 +242,9 @@ def test_context_parallelism_over_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONTEXT_PARALLEL, meeting]
     environment = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"}
     ranks = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        subprocess.Popen(
+            [*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
         for rank in range(2)
     ]
     for rank in ranks:

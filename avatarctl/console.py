@@ -1,0 +1,138 @@
+"""Takes results, progress and errors, gives what people and scripts read; the only file that knows rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+from avatarctl.errors import AvatarError
+
+RESULT_VERSION = 1
+
+
+def result(command: str, data: Mapping[str, Any], text: str, as_json: bool, status: str = "done") -> None:
+    """Write a command's result to stdout: ``text``, or with ``as_json`` one object of a versioned shape."""
+    if as_json:
+        sys.stdout.write(_object(command, status, 0, data, []) + "\n")
+    elif text:
+        sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def error(problem: AvatarError, command: str = "", as_json: bool = False) -> None:
+    """Write message and hint to stderr, and with ``as_json`` the object with the errors to stdout."""
+    if as_json:
+        errors = [{"message": problem.message, "hint": problem.hint}]
+        sys.stdout.write(_object(command, "failed", problem.exit_code, {}, errors) + "\n")
+        sys.stdout.flush()
+    note(f"error: {problem.message}")
+    if problem.hint:
+        note(f"hint: {problem.hint}")
+
+
+def note(text: str) -> None:
+    """Write a line for people to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Give a plain table, aligned, for stdout."""
+    widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
+    lines = [
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _object(command: str, status: str, code: int, data: Mapping[str, Any], errors: list[dict[str, str]]) -> str:
+    content = {
+        "avatarctl_result": RESULT_VERSION,
+        "command": command,
+        "status": status,
+        "exit_code": code,
+        "data": data,
+        "errors": errors,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1, default=str)
+
+
+class Progress(Protocol):
+    """What a render reports while it runs."""
+
+    def __call__(self, done: int, total: int, **facts: Any) -> None:
+        """Tell that ``done`` of ``total`` window steps are done; ``facts`` are further numbers (seconds of video …)."""
+
+
+@contextmanager
+def progress(kind: Literal["auto", "json", "none"]) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere, or JSON lines."""
+    if kind == "none":
+        yield _silent
+    elif kind == "json":
+        yield _json_line
+    elif sys.stderr.isatty():
+        with _bar() as show:
+            yield show
+    else:
+        yield _Lines(every_s=10.0)
+
+
+def _silent(done: int, total: int, **facts: Any) -> None:
+    """Show nothing."""
+
+
+def _json_line(done: int, total: int, **facts: Any) -> None:
+    note(json.dumps({"event": "progress", "window_steps": done, "of": total, **facts}))
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    parts = []
+    if (step_s := facts.get("step_s")) is not None:
+        parts.append(f"{step_s:.2f} s per window step")
+    if (left_s := facts.get("left_s")) is not None:
+        parts.append(f"{clock(left_s)} left")
+    if (video_s := facts.get("video_s")) is not None:
+        parts.append(f"{clock(video_s)} of video finished")
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Give a length of time as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Lines:
+    """One line at most every so many seconds, for logs."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int, **facts: Any) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every_s or done == total:
+            self._last = now
+            note(f"{done}/{total} window steps, {_words(facts)}")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("window steps"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    with RichProgress(*columns, console=Console(stderr=True)) as rich_progress:
+        task = rich_progress.add_task("render", total=None, words="")
+
+        def show(done: int, total: int, **facts: Any) -> None:
+            rich_progress.update(task, completed=done, total=total, words=_words(facts))
+
+        yield show

@@ -1,0 +1,1 @@
+"""Takes files and settings, gives a video: durable, resumable, of any length."""

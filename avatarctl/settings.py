@@ -1,0 +1,202 @@
+"""Takes plain values, gives frozen, validated settings of a render and of the device it runs on; no torch, no files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from avatarctl.errors import UsageError
+
+# Rates that decimals only approximate (SMPTE 1001 family).
+NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
+SIZE_STEP = 16  # eight pixels per latent, two latents per token
+
+
+def parse_fps(value: Any) -> Fraction:
+    """Give the exact frame rate of 25, "25", 23.976, "29.97", "30000/1001"; raises ``ValueError`` for anything else."""
+    text = str(value).strip()
+    try:
+        fps = Fraction(NTSC.get(text, text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"got '{value}', expected frames per second such as 25, 29.97 or 30000/1001") from error
+    if not 1 <= fps <= 240:
+        raise ValueError(f"got {value}, expected 1 to 240 frames per second")
+    return fps
+
+
+def parse_size(value: Any) -> tuple[int, int]:
+    """Give (width, height) of "512x512" or a pair; raises ``ValueError`` for anything else."""
+    pair = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value) if isinstance(value, str) else None
+    if pair:
+        width, height = int(pair[1]), int(pair[2])
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        width, height = (int(side) for side in value)
+    else:
+        raise ValueError(f"got '{value}', expected WIDTHxHEIGHT such as 512x512")
+    if width % SIZE_STEP or height % SIZE_STEP or not (64 <= width <= 4096 and 64 <= height <= 4096):
+        near = "x".join(str(min(max(round(side / SIZE_STEP) * SIZE_STEP, 64), 4096)) for side in (width, height))
+        raise ValueError(f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}")
+    return width, height
+
+
+Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
+Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(lambda s: f"{s[0]}x{s[1]}")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, nothing unknown, every default checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class GuidancePass(Settings):
+    """One row of a guidance table."""
+
+    text: Literal["positive", "negative"]
+    """Which text the pass reads."""
+    audio: Literal["window", "zero"]
+    """Speech states into the adapter: the window's, or zeros."""
+    tokens: Literal["adapter", "zero"]
+    """Audio tokens into the blocks: the adapter's, or zeros."""
+    weight: float
+    """Share of the guided prediction; all weights add up to 1."""
+
+
+class RenderSettings(Settings):
+    """How a video is made. The words are those of the README."""
+
+    prompt: str = "A person is talking to the camera."
+    """What happens in the video: who speaks or sings, where, how."""
+    negative_prompt: str = "Blurred or distorted face, frozen picture, flicker, subtitles, extra fingers, low quality."
+    """What the guidance moves away from."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Where the noise comes from: same seed and settings, same video."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Denoising steps: time grows with them; under 20 fine detail is lost."""
+    size: Size = (512, 512)
+    """Width x height of the video in pixels, both divisible by 16."""
+    fps: Fps = Fraction(25)
+    """Frames per second; 25 is what the released weights know best."""
+    window: Annotated[int, Field(ge=2, le=128)] = 21
+    """Latent frames denoised together (21 are 81 video frames), as trained."""
+    overlap: Annotated[int, Field(ge=2)] = 5
+    """Latent frames that neighbouring windows share: more is smoother and slower."""
+    blend: Literal["linear", "log"] = "linear"
+    """Weights of the later window over the overlap."""
+    guidance: Literal["cfg", "native", "none"] | tuple[GuidancePass, ...] = "cfg"
+    """Scheme of passes, or a table of them: cfg as released, native for sharper lips, none for distilled weights."""
+    audio_scale: float = 5.0
+    """cfg: how strongly lips follow the voice."""
+    text_scale: float = 3.0
+    """cfg: how strongly the prompt is followed."""
+    native_audio_weight: float = 2.0
+    """native: weight against the pass without speech."""
+    native_token_weight: float = 2.0
+    """native: weight against the pass without audio tokens."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide only between these two noise levels (0 … 1), one pass elsewhere: faster."""
+    guidance_reuse: Annotated[int, Field(ge=1)] = 1
+    """Recompute the guidance only every so many steps of a window: faster, less exact."""
+    shift: Annotated[float, Field(gt=0)] = 5.0
+    """Shift of the noise schedule towards high noise."""
+    schedule: Literal["released", "textbook"] = "released"
+    """The published schedule (shifted twice at its end) or the textbook one."""
+    order: Literal["wavefront", "steps"] = "wavefront"
+    """Order of window steps; both give the same video, wavefront finishes its beginning first."""
+    tail: Literal["full", "reference"] = "full"
+    """Last window full (moved left), or short as the published code has it."""
+    audio_span: Literal["exact", "reference"] = "exact"
+    """Audio of a window cut to its pictures, or as the published code cuts it."""
+    start_s: Annotated[float, Field(ge=0)] = 0.0
+    """Where in the recording to begin, in seconds."""
+    duration_s: Annotated[float, Field(gt=0)] | None = None
+    """How much of the recording to use, in seconds (null: to its end)."""
+    trim_silence: bool = False
+    """Leave out silence at both ends of the recording."""
+    loudness_dbfs: Annotated[float, Field(le=0)] | None = None
+    """Level of the sound in the video in dBFS (null: as recorded)."""
+    fit: Literal["cover", "pad"] = "cover"
+    """How the picture meets the video's aspect: cropped, or whole between grey bars."""
+    with_audio: bool = True
+    """Put the recording into the video."""
+    crf: Annotated[int, Field(ge=0, le=51)] = 18
+    """Constant rate factor of the encoder: lower is larger and better."""
+    codec: Literal["h264", "hevc"] = "h264"
+    """Format of the pictures in the video."""
+    segment_latent_frames: Annotated[int, Field(ge=1)] = 25
+    """Latent frames per encoded segment (25: four seconds at 25 fps)."""
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between checkpoints: at most this much work is lost by a kill."""
+    preview: bool = True
+    """Keep a playable file of what is finished while rendering."""
+    contact_sheet_every_s: Annotated[float, Field(gt=0)] | None = None
+    """Write a sheet with one picture per so many seconds beside the video."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RenderSettings:
+        if self.overlap >= self.window:
+            raise ValueError(
+                f"overlap: got {self.overlap}, expected less than the window of {self.window} latent frames"
+            )
+        if isinstance(self.guidance, tuple):
+            total = sum(row.weight for row in self.guidance)
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"guidance: got weights that add up to {total:g}, expected 1")
+        if self.guidance_interval and not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise ValueError(f"guidance_interval: got {list(self.guidance_interval)}, expected 0 <= low < high <= 1")
+        return self
+
+
+class PlacementSettings(Settings):
+    """Where and how the networks compute."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the transformer: auto is bfloat16 on GPUs that have it, float32 on the CPU."""
+    memory: Literal["full", "model", "group", "sequential"] = "full"
+    """How much stays on the device: all, one network, streamed groups of layers, single layers."""
+    weights_dtype: Literal["same", "float8"] = "same"
+    """float8 stores the transformer's weights in one byte each and computes in dtype."""
+    attention: str = "auto"
+    """Attention backend of diffusers (native, flash, _flash_3, sage …), or auto."""
+    compile: bool = False
+    """Compile the transformer's blocks: minutes at the start, faster passes after."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles: less memory, pictures not quite equal."""
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def make(model: type[Model], values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Model:
+    """Build settings from plain values; every mistake is listed in one ``UsageError``.
+
+    ``places`` says where a value came from (a flag, a line of a file), for the message.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        lines = [_describe(model, problem, places or {}) for problem in error.errors()]
+    raise UsageError("\n".join(dict.fromkeys(lines)), "see `avatarctl presets show` for what each setting takes")
+
+
+def _describe(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    name = path[0] if path else ""
+    where = f" ({places[name]})" if name in places else ""
+    if problem["type"] == "extra_forbidden":
+        close = get_close_matches(path[-1], model.model_fields)
+        return f"{'.'.join(path)}{where}: unknown setting" + (f", did you mean {close[0]}?" if close else "")
+    if problem["type"] == "literal_error":
+        wanted = problem["ctx"]["expected"]
+        return f"{name}{where}: got '{problem['input']}', expected {wanted}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message if not name else f"{name}{where}: {message}"
+    return f"{'.'.join(path)}{where}: got '{problem['input']}', {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+complete --command avatarctl --no-files --arguments "(env _AVATARCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) avatarctl)" --condition "env _AVATARCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) avatarctl"
