@@ -1,14 +1,28 @@
-"""Takes plain values, gives frozen, validated settings of a render and of the device it runs on; no torch, no files."""
+"""Takes plain values, gives frozen, validated settings of a render, its weights and its device; no torch, no files."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from avatarctl.errors import UsageError
 
@@ -30,28 +44,70 @@ def parse_fps(value: Any) -> Fraction:
 
 
 def parse_size(value: Any) -> tuple[int, int]:
-    """Give (width, height) of "512x512" or a pair; raises ``ValueError`` for anything else."""
+    """Give (width, height) of "512x512", a pair or {width, height}; raises ``ValueError`` for anything else."""
+    if isinstance(value, Mapping) and set(value) == {"width", "height"}:
+        value = (value["width"], value["height"])
     pair = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value) if isinstance(value, str) else None
-    if pair:
-        width, height = int(pair[1]), int(pair[2])
-    elif isinstance(value, list | tuple) and len(value) == 2:
-        width, height = (int(side) for side in value)
-    else:
+    sides = [int(side) for side in pair.groups()] if pair else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or any(type(side) is not int for side in sides):
         raise ValueError(f"got '{value}', expected WIDTHxHEIGHT such as 512x512")
+    width, height = sides
     if width % SIZE_STEP or height % SIZE_STEP or not (64 <= width <= 4096 and 64 <= height <= 4096):
         near = "x".join(str(min(max(round(side / SIZE_STEP) * SIZE_STEP, 64), 4096)) for side in (width, height))
         raise ValueError(f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}")
     return width, height
 
 
-Fps = Annotated[Fraction, BeforeValidator(parse_fps), PlainSerializer(str)]
-Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(lambda s: f"{s[0]}x{s[1]}")]
+def parse_lora(text: str) -> tuple[str, float]:
+    """Give (file, scale) of "FILE" or "FILE:SCALE"; what follows the last colon is a scale only if it is a number.
+
+    Raises ``ValueError`` for an empty file name or a scale that is not finite.
+    """
+    file, _, tail = text.rpartition(":")
+    try:
+        scale = float(tail)
+    except ValueError:  # no scale: the colon, if any, belongs to a path such as C:/style.safetensors
+        file, scale = text, 1.0
+    if not file or not math.isfinite(scale):
+        raise ValueError(f"got '{text}', expected FILE or FILE:SCALE such as style.safetensors:0.8")
+    return file, scale
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"got '{name}', expected auto, cpu, cuda or cuda:N")
+    return name
+
+
+def _check_lora(text: str) -> str:
+    parse_lora(text)
+    return text
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Fps = Annotated[
+    Fraction,
+    BeforeValidator(parse_fps),
+    PlainSerializer(str),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+Size = Annotated[
+    tuple[int, int],
+    BeforeValidator(parse_size),
+    PlainSerializer(lambda s: f"{s[0]}x{s[1]}"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+x\d+$"}),
+]
 
 
 class Settings(BaseModel):
     """Base of all settings: frozen, nothing unknown, every default checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class GuidancePass(Settings):
@@ -65,6 +121,14 @@ class GuidancePass(Settings):
     """Audio tokens into the blocks: the adapter's, or zeros."""
     weight: float
     """Share of the guided prediction; all weights add up to 1."""
+
+
+# A name or a table: decided by the value's own type, so that a mistake is reported for the one that was meant.
+Guidance = Annotated[
+    Annotated[Literal["cfg", "native", "none"], Tag("guidance name")]
+    | Annotated[tuple[GuidancePass, ...], Tag("guidance table")],
+    Discriminator(lambda value: "guidance name" if isinstance(value, str) else "guidance table"),
+]
 
 
 class RenderSettings(Settings):
@@ -88,7 +152,7 @@ class RenderSettings(Settings):
     """Latent frames that neighbouring windows share: more is smoother and slower."""
     blend: Literal["linear", "log"] = "linear"
     """Weights of the later window over the overlap."""
-    guidance: Literal["cfg", "native", "none"] | tuple[GuidancePass, ...] = "cfg"
+    guidance: Guidance = "cfg"
     """Scheme of passes, or a table of them: cfg as released, native for sharper lips, none for distilled weights."""
     audio_scale: float = 5.0
     """cfg: how strongly lips follow the voice."""
@@ -155,7 +219,7 @@ class RenderSettings(Settings):
 class PlacementSettings(Settings):
     """Where and how the networks compute."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the transformer: auto is bfloat16 on GPUs that have it, float32 on the CPU."""
@@ -171,32 +235,104 @@ class PlacementSettings(Settings):
     """Encode and decode in tiles: less memory, pictures not quite equal."""
 
 
+class WeightsSettings(Settings):
+    """Which weights a video is made with."""
+
+    weights: str = "stableavatar-1.3b"
+    """A set of weights by its name in the weights folder, or the path of a folder."""
+    variant: Literal["square", "rec-vec"] = "square"
+    """Which released transformer: trained for square pictures, or for rectangular ones too."""
+    lora: Annotated[tuple[Annotated[str, AfterValidator(_check_lora)], ...], BeforeValidator(_one_or_more)] = ()
+    """LoRA files as FILE or FILE:SCALE, applied in this order."""
+
+
 Model = TypeVar("Model", bound=Settings)
 
 
-def make(model: type[Model], values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Model:
+def make(
+    model: type[Model],
+    values: Mapping[str, Any],
+    places: Mapping[str, str] | None = None,
+    mistakes: Sequence[str] = (),
+) -> Model:
     """Build settings from plain values; every mistake is listed in one ``UsageError``.
 
-    ``places`` says where a value came from (a flag, a line of a file), for the message.
+    ``places`` says for a field (or ``guidance.1.text``) where its value came from: a flag, a line of a file.
+    ``mistakes`` found before are listed first.
     """
+    lines = list(mistakes)
     try:
-        return model(**values)
+        made = model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_describe(model, problem, places or {}) for problem in error.errors()]
-    raise UsageError("\n".join(dict.fromkeys(lines)), "see `avatarctl presets show` for what each setting takes")
+        lines += [_line(model, problem, places or {}) for problem in error.errors()]
+    if lines:
+        raise UsageError("\n".join(dict.fromkeys(lines)), "see `avatarctl presets show` for what each setting takes")
+    return made
 
 
-def _describe(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    name = path[0] if path else ""
-    where = f" ({places[name]})" if name in places else ""
-    if problem["type"] == "extra_forbidden":
-        close = get_close_matches(path[-1], model.model_fields)
-        return f"{'.'.join(path)}{where}: unknown setting" + (f", did you mean {close[0]}?" if close else "")
-    if problem["type"] == "literal_error":
-        wanted = problem["ctx"]["expected"]
-        return f"{name}{where}: got '{problem['input']}', expected {wanted}"
+def describe(model: type[Settings]) -> dict[str, tuple[str, Any, str]]:
+    """Give field -> (type in words, default as a file has it, what it does), for help and documents."""
+    defaults = model().model_dump(mode="json")
+    return {
+        name: (_type_words(field.annotation), defaults[name], field.description or "")
+        for name, field in model.model_fields.items()
+    }
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Give ", did you mean X?" for the closest known word, or nothing."""
+    close = get_close_matches(word, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+WORDS: dict[Any, str] = {
+    type(None): "null",
+    tuple[int, int]: "WIDTHxHEIGHT",
+    Fraction: "frames per second",
+    GuidancePass: "{text, audio, tokens, weight}",
+}
+
+
+def _type_words(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind in WORDS:
+        return WORDS[kind]
+    if origin is Annotated:
+        return _type_words(inner[0])
+    if origin is Literal:
+        return " | ".join(inner)
+    if origin in (Union, UnionType):
+        return " | ".join(_type_words(part) for part in inner)
+    if origin is tuple:
+        return f"list of {_type_words(inner[0])}" if inner[-1] is Ellipsis else "pair of " + _type_words(inner[0])
+    return kind.__name__
+
+
+def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str:
+    # Drop the tag of the union, which is nothing a user wrote.
+    path = [str(part) for part in problem["loc"] if part not in ("guidance name", "guidance table")]
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message if not name else f"{name}{where}: {message}"
-    return f"{'.'.join(path)}{where}: got '{problem['input']}', {message[0].lower()}{message[1:]}"
+    if not path:  # a rule over several fields: its message begins with the field to change
+        name, _, message = message.partition(": ")
+        path = [name]
+    given, kind = problem["input"], problem["type"]
+    if kind == "extra_forbidden":
+        known = list(model.model_fields if len(path) == 1 else GuidancePass.model_fields)
+        message = "unknown setting" + did_you_mean(path[-1], known)
+    elif kind == "missing":
+        message = "missing"
+    elif kind == "literal_error":
+        wanted = problem["ctx"]["expected"]
+        near = did_you_mean(given, re.findall(r"'([^']*)'", wanted)) if isinstance(given, str) else ""
+        message = f"got '{given}', expected {wanted}{near}"
+    elif kind != "value_error":
+        wanted = re.sub(r"^Input should( be)? ", "expected ", message)
+        message = f"got '{given}', {wanted}"
+    return f"{'.'.join(path)}{_place(path, places)}: {message}"
+
+
+def _place(path: Sequence[str], places: Mapping[str, str]) -> str:
+    for length in range(len(path), 0, -1):
+        if place := places.get(".".join(path[:length])):
+            return f" ({place})"
+    return ""

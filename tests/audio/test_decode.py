@@ -148,7 +148,8 @@ def test_closing_early_ends_ffmpeg(encode, noise):
 def test_memory_does_not_grow_with_length(encode, tmp_path):
     """20 minutes are 77 MB at 16 kHz and 230 MB as recorded."""
     measure = (
-        "import resource, sys; from pathlib import Path; from avatarctl.audio.decode import write_waveform; from avatarctl.audio.levels import loudness\n"
+        "import resource, sys; from pathlib import Path; from avatarctl.audio.decode import write_waveform\n"
+        "from avatarctl.audio.levels import loudness\n"
         "source, target = map(Path, sys.argv[1:]); total = write_waveform(source, target); loudness(source)\n"
         "print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -1,0 +1,137 @@
+"""Takes a plan, noise and a predictor, gives final latents stride by stride: the sampler, one window step at a time.
+
+The state of a render between two window steps is one tensor per window in flight, as its latest step left it: of all windows
+that cover a latent frame, the last one holds the frame's value of a step, and no neighbour is ever further than a window's
+next step needs (see ``wavefront``). So a window's input is read from the last window that covers each frame, and its left
+edge is blended with what the window before it holds after the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from avatarctl.sampling.blend import Blend, blend_left, edge_weights
+from avatarctl.sampling.wavefront import Order, Progress, next_window
+from avatarctl.sampling.windows import Plan, Window
+
+# Noise of latent frames start … stop - 1 as (1, C, T, H, W).
+Noise = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``sigmas``: noise levels, one more than steps, the last is 0. ``timesteps``: what the network is told, 0 … 1000."""
+
+    sigmas: Tensor
+    timesteps: Tensor
+
+    @property
+    def steps(self) -> int:
+        """The number of denoising steps."""
+        return len(self.timesteps)
+
+    def step(self, latents: Tensor, velocity: Tensor, i: int) -> Tensor:
+        """Take Euler step ``i`` in float32: what diffusers' ``FlowMatchEulerDiscreteScheduler.step`` gives, without state."""
+        change = (self.sigmas[i + 1] - self.sigmas[i]).to(latents.device)
+        return latents.float() + change * velocity.float()
+
+
+def schedule(steps: int, shift: float = 5.0, kind: str = "released") -> Schedule:
+    """Give the noise levels of diffusers' flow-matching Euler scheduler.
+
+    ``released`` shifts the low end twice, as the published code does (last sigma 0.0244 at 50 steps, shift 5); ``textbook``
+    shifts a linear schedule once (0.005).
+    """
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    if kind == "released":
+        scheduler.set_timesteps(steps)
+    else:
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 1000, steps))
+    return Schedule(scheduler.sigmas.clone(), scheduler.timesteps.clone())
+
+
+@dataclass
+class InFlight:
+    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``kept`` is the guidance's, if it is reused."""
+
+    done: int
+    latents: Tensor
+    kept: Tensor | None = None
+
+
+# Predicts the guided velocity of a window at a step from its latents; may read and replace what the window keeps.
+Predict = Callable[[Window, int, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Final:
+    """Latents (1, C, T, H, W) of latent frames ``start`` … that will not change any more."""
+
+    window: int
+    start: int
+    latents: Tensor
+
+
+class Sampler:
+    """The windows in flight and how far they are. ``windows`` and ``progress`` are all there is to save and restore."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        levels: Schedule,
+        noise: Noise,
+        predict: Predict,
+        blend: Blend = "linear",
+        windows: dict[int, InFlight] | None = None,
+        first: int = 0,
+    ) -> None:
+        self.plan, self.levels, self.noise, self.predict, self.blend = plan, levels, noise, predict, blend
+        self.windows = dict(windows or {})
+        done = {index: window.done for index, window in self.windows.items()}
+        self.progress = Progress(plan, levels.steps, done, first)
+
+    def run(self, kind: Order = "wavefront") -> Iterator[list[Final]]:
+        """Run all window steps that are left; after each one, give what became final by it, from left to right."""
+        while not self.progress.finished():
+            index = next_window(self.progress, kind)
+            self.windows[index] = self.step(self.plan.get(index))
+            yield [self._retire(retired) for retired in self.progress.advance(index)]
+
+    def step(self, window: Window) -> InFlight:
+        """Give a window after its next step, from the state as it is."""
+        before = self.windows.get(window.index)
+        i = before.done if before else 0
+        latents = self.read(window)
+        velocity, kept = self.predict(window, i, latents, before.kept if before else None)
+        latents = self.levels.step(latents, velocity, i)
+        # In the first step the later window overwrites: blending two noises would take variance away.
+        if i and window.overlap:
+            left = self.windows[window.index - 1].latents
+            offset = window.start - self.plan.start_of(window.index - 1)
+            weights = edge_weights(window.overlap, self.blend)
+            latents = blend_left(latents, left[:, :, offset : offset + window.overlap], weights)
+        return InFlight(i + 1, latents, kept)
+
+    def read(self, window: Window) -> Tensor:
+        """Give what a window's next step starts from: each frame from the last window that covers it."""
+        if window.index not in self.windows:
+            return self.noise(window.start, window.stop)
+        latents = self.windows[window.index].latents
+        for index in self.plan.right_of(window.index):
+            if index in self.windows:
+                start, stop = self.plan.start_of(index), min(self.plan.stop_of(index), window.stop)
+                right = self.windows[index].latents[:, :, : stop - start]
+                latents = latents.clone()
+                latents[:, :, start - window.start : stop - window.start] = right
+        return latents
+
+    def _retire(self, index: int) -> Final:
+        window = self.plan.get(index)
+        latents = self.windows.pop(index).latents[:, :, : window.final_stop - window.start]
+        return Final(index, window.start, latents)
