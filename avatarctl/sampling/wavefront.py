@@ -74,7 +74,9 @@ class Progress:
         return all(self.done(window) == self.steps for window in [index, *self.plan.right_of(index)])
 
 
-def order(plan: Plan, steps: int, kind: Order = "wavefront", progress: Progress | None = None) -> Iterator[tuple[int, int]]:
+def order(
+    plan: Plan, steps: int, kind: Order = "wavefront", progress: Progress | None = None
+) -> Iterator[tuple[int, int]]:
     """Give all window steps (window, step) in an order that can be run; ``progress`` is kept up to date and may be resumed.
 
     ``steps`` finishes step i of every window before step i + 1 of any; ``wavefront`` always runs the leftmost window that

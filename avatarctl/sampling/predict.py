@@ -1,0 +1,195 @@
+"""Takes the transformer and what it is conditioned on, gives the guided velocity of any window at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avatarctl.networks.transformer import ContextKV, StableAvatarTransformer3DModel
+from avatarctl.sampling import guidance
+from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, schedule
+from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
+from avatarctl.sampling.noise import window_noise
+from avatarctl.sampling.windows import Plan, Window
+from avatarctl.settings import RenderSettings
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a render is conditioned on. The first four never change; ``speech`` is asked once per window.
+
+    ``positive``, ``negative``: text states (1, L, D). ``image``: image tokens (1, 257, D). ``reference``: mask and reference
+    latents (1, 20, F, H, W). ``speech(window)``: wav2vec 2.0 states (1, L, D) of exactly the window's samples.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    image: Tensor
+    reference: Tensor
+    speech: Callable[[Window], Tensor]
+
+
+def scheme_of(settings: RenderSettings) -> Scheme:
+    """Give the table of passes that the settings ask for."""
+    if isinstance(settings.guidance, tuple):
+        return guidance.scheme([(Inputs(row.text, row.audio, row.tokens), row.weight) for row in settings.guidance])
+    if settings.guidance == "cfg":
+        return guidance.cfg(settings.audio_scale, settings.text_scale)
+    if settings.guidance == "native":
+        return guidance.native(settings.native_audio_weight, settings.native_token_weight)
+    return guidance.none()
+
+
+class Predictor:
+    """Runs the passes of a window step. What doesn't change is made once; speech states live while a window is in flight."""
+
+    def __init__(
+        self,
+        transformer: StableAvatarTransformer3DModel,
+        conditions: Conditions,
+        scheme: Scheme,
+        levels: Schedule,
+        window: int,
+        interval: tuple[float, float] | None = None,
+        reuse: int = 1,
+        precompute: bool = True,
+    ) -> None:
+        self._transformer, self._conditions, self._scheme = transformer, conditions, scheme
+        self._levels, self._window, self._interval, self._reuse = levels, window, interval, reuse
+        self._precompute = precompute
+        self._contexts: dict[str, tuple[ContextKV, ...]] = {}
+        self._speech: dict[int, Tensor] = {}
+        self._reference = conditions.reference.to(transformer.device)
+
+    @torch.no_grad()
+    def __call__(self, window: Window, i: int, latents: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Give the guided velocity of ``latents`` at step ``i``, and what guidance keeps for the window's next steps."""
+        scheme = guidance.active(self._scheme, float(self._levels.sigmas[i]), self._interval)
+        if self._reuse > 1 and len(scheme) > 1 and kept is not None and i % self._reuse:
+            conditional = self._passes(guidance.none(), window, i, latents)[CONDITIONAL].float()
+            return conditional + kept, kept
+        predictions = self._passes(scheme, window, i, latents)
+        guided = guidance.combine(scheme, predictions)
+        if self._reuse > 1 and CONDITIONAL in predictions:
+            kept = guided - predictions[CONDITIONAL].float()
+        return guided, kept
+
+    def forget(self, window: int) -> None:
+        """Drop the speech states of windows up to this one: they are final."""
+        self._speech = {index: states for index, states in self._speech.items() if index > window}
+
+    def _passes(self, scheme: Scheme, window: Window, i: int, latents: Tensor) -> dict[Inputs, Tensor]:
+        device = self._transformer.device
+        latents = latents.to(device)
+        timestep = self._levels.timesteps[i].to(device).expand(1)
+        # The adapter hears audio, latents and time, not the text: passes that share these share its tokens.
+        heard: dict[str, Tensor | None] = {}
+        predictions = {}
+        for inputs in scheme:
+            speech = None
+            if inputs.tokens == "adapter" and inputs.audio not in heard:
+                speech = self._states(window).to(device)
+                speech = torch.zeros_like(speech) if inputs.audio == "zero" else speech
+            out = self._transformer(
+                hidden_states=latents,
+                timestep=timestep,
+                condition=self._reference,
+                audio_states=speech,
+                audio_tokens=heard.get(inputs.audio) if inputs.tokens == "adapter" else None,
+                window=self._window,
+                **self._text(inputs.text),
+            )
+            if inputs.tokens == "adapter":
+                heard[inputs.audio] = out.audio_tokens
+            predictions[inputs] = out.sample
+        return predictions
+
+    def _text(self, which: str) -> dict[str, object]:
+        states = self._conditions.positive if which == "positive" else self._conditions.negative
+        device = self._transformer.device
+        states, image = states.to(device), self._conditions.image.to(device)
+        if not self._precompute:
+            return {"encoder_hidden_states": states, "encoder_hidden_states_image": image}
+        if which not in self._contexts:
+            self._contexts[which] = self._transformer.precompute_context(states, image)
+        return {"context": self._contexts[which]}
+
+    def _states(self, window: Window) -> Tensor:
+        if window.index not in self._speech:
+            self._speech[window.index] = self._conditions.speech(window)
+        return self._speech[window.index]
+
+
+def make_sampler(
+    transformer: StableAvatarTransformer3DModel,
+    conditions: Conditions,
+    plan: Plan,
+    settings: RenderSettings,
+    noise: Noise | None = None,
+    windows: dict[int, InFlight] | None = None,
+    first: int = 0,
+    precompute: bool = True,
+) -> tuple[Sampler, Predictor]:
+    """Build the sampler of a render, from its beginning or from a saved state (``windows`` in flight, ``first``)."""
+    levels = schedule(settings.steps, settings.shift, settings.schedule)
+    predictor = Predictor(
+        transformer,
+        conditions,
+        scheme_of(settings),
+        levels,
+        plan.window,
+        settings.guidance_interval,
+        settings.guidance_reuse,
+        precompute,
+    )
+    if noise is None:
+        channels, rows, columns = transformer.dims.out_dim, *conditions.reference.shape[-2:]
+
+        def noise(start: int, stop: int) -> Tensor:
+            return window_noise(settings.seed, start, stop, (channels, rows, columns))
+
+    return Sampler(plan, levels, noise, predictor, settings.blend, windows, first), predictor
+
+
+def sample_stream(
+    transformer: StableAvatarTransformer3DModel,
+    conditions: Conditions,
+    plan: Plan,
+    settings: RenderSettings,
+    noise: Noise | None = None,
+    callback: Callable[[Sampler], None] | None = None,
+) -> Iterator[Final]:
+    """Give final latents from left to right as they come; ``callback`` is called after every window step."""
+    sampler, predictor = make_sampler(transformer, conditions, plan, settings, noise)
+    for finals in sampler.run(settings.order):
+        if callback:
+            callback(sampler)
+        for final in finals:
+            predictor.forget(final.window)
+            yield final
+
+
+def sample_latents(
+    transformer: StableAvatarTransformer3DModel,
+    conditions: Conditions,
+    plan: Plan,
+    settings: RenderSettings,
+    noise: Tensor | None = None,
+    callback: Callable[[Sampler], None] | None = None,
+) -> Tensor:
+    """Give the final latents (1, C, L, H, W) of a whole video at once, without files.
+
+    ``noise``: initial noise of that shape, instead of what ``settings.seed`` gives.
+    """
+    source: Noise | None = None
+    if noise is not None:
+        whole = noise
+
+        def source(start: int, stop: int) -> Tensor:
+            return whole[:, :, start:stop]
+
+    stream = sample_stream(transformer, conditions, plan, settings, source, callback)
+    return torch.cat([final.latents for final in stream], dim=2)
