@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
