@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
 import typer
 
 from avatarctl import __version__, console
-from avatarctl.errors import AvatarError
-
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 some items failed, 4 unusable input file, 5 weights missing or "
-    "damaged, 6 the render is busy, 7 inputs changed, 8 device or memory, 9 quality gate failed, 130/143 interrupted."
-)
+from avatarctl.commands import completions, generate, presets, renders
+from avatarctl.commands.options import EXIT_CODES
+from avatarctl.errors import AvatarError, UsageError
 
 app = typer.Typer(
     name="avatarctl",
@@ -41,23 +37,32 @@ def root(
     """Make a video of a person speaking or singing from one picture and a voice recording of any length."""
 
 
+app.command(epilog=EXIT_CODES)(generate.generate)
+app.command(epilog=EXIT_CODES)(generate.resume)
+app.add_typer(renders.app, name="renders")
+app.add_typer(presets.app, name="presets")
+app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)
+
+
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     as_json = "--json" in sys.argv
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
-        app()
+        app(prog_name="avatarctl")  # also under `python -m`, whose name no completion script could hold
+    except SystemExit as end:
+        if end.code == UsageError.exit_code and as_json:  # Typer said on stderr what is wrong
+            console.error_object(UsageError("the command line can't be read", "see --help"), command)
+        raise
     except AvatarError as problem:
-        if os.environ.get("AVATARCTL_DEBUG") == "1":
-            raise
+        console.trace()
         console.error(problem, command, as_json)
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         console.note("interrupted")
         sys.exit(130)
     except Exception as bug:
-        if os.environ.get("AVATARCTL_DEBUG") == "1":
-            raise
+        console.trace()
         console.error(
             AvatarError(
                 f"this is a bug of ours: {type(bug).__name__}: {bug}",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
@@ -12,6 +15,7 @@ from typing import Any, Literal, Protocol
 from avatarctl.errors import AvatarError
 
 RESULT_VERSION = 1
+_quiet = False
 
 
 def result(command: str, data: Mapping[str, Any], text: str, as_json: bool, status: str = "done") -> None:
@@ -26,18 +30,50 @@ def result(command: str, data: Mapping[str, Any], text: str, as_json: bool, stat
 def error(problem: AvatarError, command: str = "", as_json: bool = False) -> None:
     """Write message and hint to stderr, and with ``as_json`` the object with the errors to stdout."""
     if as_json:
-        errors = [{"message": problem.message, "hint": problem.hint}]
-        sys.stdout.write(_object(command, "failed", problem.exit_code, {}, errors) + "\n")
-        sys.stdout.flush()
-    note(f"error: {problem.message}")
+        error_object(problem, command)
+    _to_stderr(f"error: {problem.message}")
     if problem.hint:
-        note(f"hint: {problem.hint}")
+        _to_stderr(f"hint: {problem.hint}")
+
+
+def error_object(problem: AvatarError, command: str = "") -> None:
+    """Write the object with the errors to stdout, and nothing for people."""
+    errors = [{"message": problem.message, "hint": problem.hint}]
+    sys.stdout.write(_object(command, "failed", problem.exit_code, {}, errors) + "\n")
+    sys.stdout.flush()
+
+
+def trace() -> None:
+    """With ``AVATARCTL_DEBUG=1``: write the traceback of the error at hand to stderr."""
+    if os.environ.get("AVATARCTL_DEBUG") == "1":
+        _to_stderr(traceback.format_exc())
+
+
+def quiet(on: bool) -> None:
+    """With ``--quiet``: no notes from here on, only results and errors."""
+    global _quiet
+    _quiet = on
 
 
 def note(text: str) -> None:
-    """Write a line for people to stderr."""
+    """Write a line for people to stderr, unless it shall be quiet."""
+    if not _quiet:
+        _to_stderr(text)
+
+
+def _to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Show warnings as lines for people, without the place in the source that they come from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: note(f"warning: {message}")  # type: ignore[assignment]
+        yield
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -87,7 +123,7 @@ def _silent(done: int, total: int, **facts: Any) -> None:
 
 
 def _json_line(done: int, total: int, **facts: Any) -> None:
-    note(json.dumps({"event": "progress", "window_steps": done, "of": total, **facts}))
+    _to_stderr(json.dumps({"event": "progress", "window_steps": done, "of": total, **facts}))
 
 
 def _words(facts: Mapping[str, Any]) -> str:

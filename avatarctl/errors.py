@@ -64,3 +64,11 @@ class QualityError(AvatarError):
     """A measured quality is below what was asked for."""
 
     exit_code = 9
+
+
+class Interrupted(AvatarError):
+    """Stopped by Ctrl-C or a signal; what was done is saved."""
+
+    def __init__(self, message: str, hint: str, signal_number: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number

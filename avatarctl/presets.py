@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import yaml
 
 PREFIX = "AVATARCTL_"
-ABOUT = ("description", "extends")
+# Settings whose variable is taken letter by letter: a prompt with a colon is no YAML mapping.
+TEXT = (str, Path | None)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def names(kind: str = "render") -> dict[str, Path]:
 
 def load(name: str, kind: str = "render") -> Preset:
     """Load a preset by name or path, merged with what it extends; raises ``UsageError`` for what is wrong with it."""
-    return _load(name, kind, ())
+    return _load(name, kind, (), Path())
 
 
-def _load(name: str, kind: str, chain: tuple[str, ...]) -> Preset:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else names(kind).get(name)
+def _load(name: str, kind: str, chain: tuple[str, ...], folder: Path) -> Preset:
+    path = folder / name if name.endswith((".yaml", ".yml")) else names(kind).get(name)
     if path is None or not path.is_file():
         known = sorted(names(kind))
         close = get_close_matches(name, known)
@@ -58,7 +59,7 @@ def _load(name: str, kind: str, chain: tuple[str, ...]) -> Preset:
     parent = own.pop("extends", None)
     if parent is None:
         return Preset(name, path, description, own, places)
-    base = _load(str(parent), kind, (*chain, str(path)))
+    base = _load(str(parent), kind, (*chain, str(path)), path.parent)
     return Preset(name, path, description, {**base.values, **own}, {**base.places, **places})
 
 
@@ -70,25 +71,35 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: can't be read ({error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UsageError(f"{path}: broken YAML{where} ({getattr(error, 'problem', None) or error})") from error
+    except (OSError, ValueError) as error:  # no UTF-8, or a date that can't be
+        raise UsageError(f"{path}: can't be read ({error})") from error
     if not isinstance(values, dict) or node is None:
         raise UsageError(f"{path}: got {type(values).__name__}, expected settings as 'name: value' lines")
     places: dict[str, str] = {}
-    for key in _keys(node):
-        place = f"{path}, line {key.start_mark.line + 1}"
-        if key.value in places:
-            raise UsageError(f"{place}: '{key.value}' stands there twice (first in {places[key.value]})")
-        places[key.value] = place
+    twice = []
+    for key, line in _keys(node):
+        place = f"{path}, line {line}"
+        if key in places:
+            twice.append(f"{place}: '{key}' stands there twice (first in {places[key]})")
+        places[key] = place
+    if twice:
+        raise UsageError("\n".join(twice), "keep one of them")
     return values, places
 
 
-def _keys(node: Any) -> list[yaml.ScalarNode]:
-    return [key for key, _ in node.value]
+def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+    """Give ("guidance.1.text", line) of every key and list item. Settings are three levels deep, YAML may be endless."""
+    if len(path) == 3 or not isinstance(node.value, list):
+        return
+    for index, item in enumerate(node.value):
+        name, value = (item[0], item[1]) if isinstance(item, tuple) else (None, item)
+        below = (*path, str(name.value if name else index))
+        yield ".".join(below), (name or value).start_mark.line + 1
+        yield from _keys(value, below)
 
 
 def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -97,9 +108,14 @@ def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | 
 
     source = os.environ if environment is None else environment
     found = {}
-    for name in known:
-        if (text := source.get(PREFIX + name.upper())) is not None:
-            found[name] = yaml.safe_load(text)
+    for name, field in known.items():
+        text = source.get(PREFIX + name.upper())
+        if text is None:
+            continue
+        try:
+            found[name] = text if field.annotation in TEXT else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{PREFIX}{name.upper()}: got '{text}', expected a value as in a preset") from error
     return found
 
 
@@ -108,7 +124,7 @@ def resolve(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Give values and, for each, its source: flags win over ``AVATARCTL_*``, these over the preset, it over defaults.
 
-    ``known``: the names of settings. Names that a preset holds and ``known`` doesn't are kept: settings complain of them.
+    ``known``: the fields of the settings. What a preset holds beyond them is kept: settings complain of it.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -100,6 +101,9 @@ Size = Annotated[
     PlainSerializer(lambda s: f"{s[0]}x{s[1]}"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+x\d+$"}),
 ]
+
+
+Model = TypeVar("Model", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -238,15 +242,52 @@ class PlacementSettings(Settings):
 class WeightsSettings(Settings):
     """Which weights a video is made with."""
 
-    weights: str = "stableavatar-1.3b"
-    """A set of weights by its name in the weights folder, or the path of a folder."""
-    variant: Literal["square", "rec-vec"] = "square"
-    """Which released transformer: trained for square pictures, or for rectangular ones too."""
+    weights: Path | None = None
+    """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    variant: Literal["auto", "square", "rec-vec"] = "auto"
+    """Released transformer: square for square sizes, rec-vec for others."""
     lora: Annotated[tuple[Annotated[str, AfterValidator(_check_lora)], ...], BeforeValidator(_one_or_more)] = ()
     """LoRA files as FILE or FILE:SCALE, applied in this order."""
 
 
-Model = TypeVar("Model", bound=Settings)
+class AllSettings(RenderSettings, PlacementSettings, WeightsSettings):
+    """Everything that a preset may say, flat: one check finds every mistake of a file."""
+
+    def part(self, model: type[Model]) -> Model:
+        """Give the settings of one kind: ``part(RenderSettings)``."""
+        return model.model_validate({name: getattr(self, name) for name in model.model_fields})
+
+
+class RenderJob(Settings):
+    """One video to be made: its inputs, where it goes, and how."""
+
+    image: Path
+    """The picture of the person."""
+    audio: Path
+    """The recording: any audio file, or a video with sound."""
+    output: Path
+    """The video to write (.mp4)."""
+    render: RenderSettings = RenderSettings()
+    """How the video is made."""
+    placement: PlacementSettings = PlacementSettings()
+    """Where and how the networks compute."""
+    weights: Path | None = None
+    """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    variant: Literal["auto", "square", "rec-vec"] = "auto"
+    """Released transformer: square for square sizes, rec-vec for others."""
+    lora: tuple[tuple[Path, float], ...] = ()
+    """LoRA files and their scales, merged into the transformer in this order."""
+    work_dir: Path | None = None
+    """The render folder (null: the output's name with .render added)."""
+    frames: Path | None = None
+    """Folder for every picture as PNG."""
+    keep: bool = False
+    """Keep the render folder after success."""
+
+    @property
+    def folder(self) -> Path:
+        """The render folder."""
+        return self.work_dir or self.output.with_name(self.output.name + ".render")
 
 
 def make(
@@ -266,7 +307,9 @@ def make(
     except ValidationError as error:
         lines += [_line(model, problem, places or {}) for problem in error.errors()]
     if lines:
-        raise UsageError("\n".join(dict.fromkeys(lines)), "see `avatarctl presets show` for what each setting takes")
+        raise UsageError(
+            "\n".join(dict.fromkeys(lines)), "`avatarctl presets show square` tells what each setting takes"
+        )
     return made
 
 
@@ -287,6 +330,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 WORDS: dict[Any, str] = {
     type(None): "null",
+    Path: "folder",
     tuple[int, int]: "WIDTHxHEIGHT",
     Fraction: "frames per second",
     GuidancePass: "{text, audio, tokens, weight}",

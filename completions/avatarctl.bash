@@ -1,4 +1,3 @@
-
 _avatarctl_completion() {
     local IFS=$'
 '
@@ -9,4 +8,3 @@ _avatarctl_completion() {
 }
 
 complete -o default -F _avatarctl_completion avatarctl
-

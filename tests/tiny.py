@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from avatarctl.networks.dims import WAN_VAE, TransformerDims
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from avatarctl.networks import checkpoints, kinds
+from avatarctl.networks.dims import WAN_VAE, ImageDims, SpeechDims, TextDims, TransformerDims
 from avatarctl.networks.kinds import build_transformer, build_vae
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 
@@ -55,3 +60,42 @@ def tiny_vae(folded: bool = False, seed: int = 0) -> torch.nn.Module:
     model = build_vae(dims).eval()
     randomise(model, seed)
     return model.requires_grad_(False)
+
+
+WORDS = {"<pad>": 0, "</s>": 1, "<unk>": 2, "A": 3, "person": 4, "is": 5, "talking": 6, ".": 7}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Give a tokenizer of a handful of words that ends every prompt as umT5's does."""
+    raw = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def tiny_weights(folder: Path) -> Path:
+    """Write a folder of weights of every network, all tiny and random: what `--weights` takes."""
+    dims = TINY.with_(text_len=16)
+    text = TextDims(vocab=len(WORDS), dim=dims.text, dim_attn=24, dim_ffn=32, heads=2, layers=1)
+    image = ImageDims(dim=dims.clip, heads=2, layers=2, out_dim=8, image_size=28, patch=14, mlp_ratio=2)
+    speech = SpeechDims(
+        hidden_size=dims.w2v,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    built = {
+        "transformer": tiny_transformer(dims),
+        "vae": tiny_vae(folded=True),
+        "text_encoder": kinds.build_text_encoder(text),
+        "image_encoder": kinds.build_image_encoder(image),
+        "speech_encoder": kinds.build_speech_encoder(speech),
+    }
+    for seed, (name, model) in enumerate(built.items()):
+        randomise(model, seed)
+        checkpoints.save_weights(model, folder / f"{name}.safetensors", names="ours")
+    tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder

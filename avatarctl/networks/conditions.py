@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import chain, repeat
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -12,7 +13,7 @@ from torch.nn import functional
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from avatarctl.errors import UsageError
-from avatarctl.networks.vae import SPATIAL, TEMPORAL, Tiling, encode
+from avatarctl.networks.vae import SPATIAL, TEMPORAL, Tiling, encode_stream
 
 # Mean and deviation of the pictures that CLIP was trained on (Radford et al. 2021, released preprocessing).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -83,8 +84,9 @@ def reference_condition(
     if latent_frames < 1:
         raise UsageError(f"reference condition: got {latent_frames} latent frames, expected at least 1")
     height, width = image_CHW.shape[1:]
-    grey = image_CHW.new_zeros(1, 3, TEMPORAL * (latent_frames - 1), height, width)
-    latents = encode(vae, torch.cat([image_CHW[None, :, None], grey], dim=2), tiling)
+    grey = image_CHW.new_zeros(1, 3, TEMPORAL, height, width)
+    pictures = chain([image_CHW[None, :, None]], repeat(grey, latent_frames - 1))
+    latents = torch.cat(list(encode_stream(vae, pictures, tiling)), dim=2)
     mask = latents.new_zeros(1, MASK_CHANNELS, latent_frames, height // SPATIAL, width // SPATIAL)
     mask[:, :, 0] = 1
     return torch.cat([mask, latents], dim=1)

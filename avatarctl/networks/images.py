@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,25 +17,31 @@ from avatarctl.errors import InputFileError
 PAD_COLOUR = (128, 128, 128)  # mid-grey: the value that the network knows as "nothing here"
 
 
-def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"] = "cover") -> Tensor:
-    """Give the picture ``image_CHW`` (3, height, width), float32 in [-1, 1].
+class ReferenceImage(NamedTuple):
+    """``pixels_CHW`` (3, height, width), float32 in [-1, 1], and what the user should be told about them."""
+
+    pixels_CHW: Tensor
+    warnings: tuple[str, ...]
+
+
+def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"] = "cover") -> ReferenceImage:
+    """Read a picture at ``width`` x ``height``.
 
     EXIF orientation is honoured, transparency put on white. ``cover`` crops the middle to the aspect of the video, ``pad``
-    keeps all of it between mid-grey bars. A picture under half the size of the video warns. Resized by Pillow's bicubic.
+    keeps all of it between mid-grey bars. A picture with a side under half the video's has a warning. Resized by Pillow's
+    bicubic.
     Raises ``InputFileError`` for what isn't a whole, readable picture.
     """
     picture = read_image(path)
+    notes: list[str] = []
     if picture.width * 2 < width or picture.height * 2 < height:
-        warnings.warn(
-            f"{path}: got a picture of {picture.width}x{picture.height}, under half of {width}x{height}: "
-            "the video will look soft",
-            stacklevel=2,
-        )
+        size = f"{picture.width}x{picture.height}"
+        notes.append(f"{path}: got a picture of {size}, under half of {width}x{height}: the video will look soft")
     if fit == "pad":
         picture = ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC, color=PAD_COLOUR)
     else:
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    return pixels_of(picture)
+    return ReferenceImage(pixels_of(picture), tuple(notes))
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
@@ -63,13 +69,22 @@ def read_image(path: Path) -> Image.Image:
         hint = f"chmod u+r {shlex.quote(str(path))}, or run as its owner"
         raise InputFileError(f"{path}: got a file that may not be read, expected a picture", hint) from error
     except UnidentifiedImageError as error:
-        raise InputFileError(f"{path}: got a file that is not a picture", "use PNG, JPEG, WebP or TIFF") from error
+        raise InputFileError(
+            f"{path}: got a file that is not a picture, expected PNG, JPEG, WebP or the like", "choose a picture"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputFileError(
             f"{path}: got more than {Image.MAX_IMAGE_PIXELS} pixels, expected a portrait", "make it smaller first"
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputFileError(f"{path}: got a damaged or cut off picture ({error})", "save or copy it again") from error
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow's readers raise, AVIF's the last
+        raise InputFileError(
+            f"{path}: got a damaged or cut off picture ({error}), expected a whole one", "save or copy it again"
+        ) from error
+    if picture.mode == "F":
+        # Nothing says which value is white; Pillow would clip to 0 … 255 and turn most such pictures black.
+        raise InputFileError(
+            f"{path}: got floating point pixels, expected 8 or 16 bits per channel", "save it as PNG first"
+        )
     if picture.has_transparency_data:
         whole = picture.convert("RGBA")
         white = Image.new("RGBA", whole.size, "white")

@@ -67,22 +67,26 @@ class DecodeStream:
         self._vae = vae
         self._tiling = tiling
         self._streams: dict[_Tile, _CausalStream] = {}
-        self._begun = False
-        self._mean, self._std = _statistics(vae)
+        self._size: tuple[int, ...] | None = None
 
     @torch.no_grad()
     def push(self, latents_BC1HW: Tensor) -> Tensor:
-        """Give the pictures (B, 3, t, H, W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4."""
-        if latents_BC1HW.ndim != 5 or latents_BC1HW.shape[2] != 1 or latents_BC1HW.shape[1] != len(self._mean):
+        """Give the pictures (B, 3, t, 8 * H, 8 * W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4.
+
+        Computed where the VAE is at that moment and in its dtype. Raises ``UsageError`` for anything but one latent frame
+        of the same size each time.
+        """
+        channels = self._vae.config.z_dim
+        if latents_BC1HW.ndim != 5 or latents_BC1HW.shape[2] != 1 or latents_BC1HW.shape[1] != channels:
             raise UsageError(
                 f"decode: got latents of shape {tuple(latents_BC1HW.shape)}, expected one latent frame "
-                f"(B, {len(self._mean)}, 1, H, W)"
+                f"(B, {channels}, 1, H, W)"
             )
+        first = self._size is None
+        self._size = _same_size("decode", latents_BC1HW, self._size)
         weight = self._vae.post_quant_conv.weight
-        shape = (1, -1, 1, 1, 1)
-        latents = latents_BC1HW.to(weight.device, torch.float32) * self._std.view(shape) + self._mean.view(shape)
-        latents = latents.to(weight.dtype)
-        first, self._begun = not self._begun, True
+        mean, std = _statistics(self._vae, weight.device)
+        latents = (latents_BC1HW.to(weight.device, torch.float32) * std + mean).to(weight.dtype)
         tiles = _tiles(latents.shape[-2], latents.shape[-1], self._tiling)
         parts = []
         for tile in tiles:
@@ -101,10 +105,16 @@ class EncodeStream:
         self._vae = vae
         self._tiling = tiling
         self._streams: dict[_Tile, _CausalStream] = {}
+        self._size: tuple[int, ...] | None = None
 
     @torch.no_grad()
     def push(self, pixels_BCTHW: Tensor) -> Tensor:
-        """Give the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised."""
+        """Give the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised.
+
+        Raises ``UsageError`` unless the first chunk is one picture, each later one four of the same size.
+        """
+        _check_pixels(pixels_BCTHW, 1 if self._size is None else TEMPORAL)
+        self._size = _same_size("encode", pixels_BCTHW, self._size)
         weight = self._vae.quant_conv.weight
         pixels = pixels_BCTHW.to(weight.device, weight.dtype)
         patch = self._vae.config.patch_size
@@ -124,8 +134,9 @@ def decode_stream(
 ) -> Iterator[Tensor]:
     """Give pictures (B, 3, t, H, W) in [-1, 1] latent frame by latent frame: t is 1 for the first, then 4.
 
-    ``latents`` are normalised latent frames (B, C, 1, H, W). ``skip``: warm-up frames whose pictures are not given; with
-    ``skip >= decoder_warmup(vae)`` the rest equals an uninterrupted stream bit for bit.
+    ``latents`` are normalised latent frames (B, C, 1, H, W). ``skip``: warm-up frames whose pictures are not given. To go on
+    from latent frame ``k``, start at ``s = max(0, k - decoder_warmup(vae))`` and skip ``k - s``: the pictures equal those of
+    an uninterrupted stream bit for bit (the single picture that a restart begins with is in the warm-up).
     """
     stream = DecodeStream(vae, tiling)
     for index, frame in enumerate(latents):
@@ -142,8 +153,7 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None =
 def encode_stream(vae: AutoencoderKLWan, pixels: Iterable[Tensor], tiling: Tiling | None = None) -> Iterator[Tensor]:
     """Give normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
     stream = EncodeStream(vae, tiling)
-    for index, chunk in enumerate(pixels):
-        _check_pixels(chunk, 1 if index == 0 else TEMPORAL)
+    for chunk in pixels:
         yield _normalise(vae, stream.push(chunk).chunk(2, dim=1)[0])
 
 
@@ -192,17 +202,25 @@ def _resnets_lookback(resnets: Iterable[nn.Module]) -> int:
     return sum(_lookback(resnet.conv1) + _lookback(resnet.conv2) for resnet in resnets)
 
 
-def _statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
-    device = vae.post_quant_conv.weight.device
-    return (
-        torch.tensor(vae.config.latents_mean, device=device),
-        torch.tensor(vae.config.latents_std, device=device),
-    )
+def _statistics(vae: AutoencoderKLWan, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device) for values in (vae.config.latents_mean, vae.config.latents_std))
+    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
 
 
 def _normalise(vae: AutoencoderKLWan, mean_BCTHW: Tensor) -> Tensor:
-    mean, std = (values.view(1, -1, 1, 1, 1).to(mean_BCTHW.device) for values in _statistics(vae))
+    mean, std = _statistics(vae, mean_BCTHW.device)
     return (mean_BCTHW.float() - mean) / std
+
+
+def _same_size(what: str, chunk_BCTHW: Tensor, before: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Give batch, rows and columns, the same throughout a stream: another size would find no cache and start anew."""
+    batch, _, _, rows, columns = chunk_BCTHW.shape
+    if before not in (None, (batch, rows, columns)):
+        raise UsageError(
+            f"{what}: got a batch of {batch} with {rows} x {columns} in a stream of (batch, rows, columns) {before}, "
+            "expected the same"
+        )
+    return batch, rows, columns
 
 
 def _check_pixels(pixels: Tensor, frames: int) -> None:

@@ -1,1 +1,25 @@
 """Takes files and settings, gives a video: durable, resumable, of any length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avatarctl.console import Progress, progress
+from avatarctl.settings import RenderJob
+
+if TYPE_CHECKING:
+    from avatarctl.render.engine import Rendered
+
+
+def render(job: RenderJob, force: bool = False, show: Progress | None = None) -> Rendered:
+    """Render a job's video, or go on with it where it stopped.
+
+    ``force`` begins anew and overwrites. ``show`` is called after every window step (None: no reports). Raises an
+    ``AvatarError`` for whatever a user can mend; everything done until then is kept in the render folder.
+    """
+    from avatarctl.render.journey import journey
+
+    if show is not None:
+        return journey(job, force, show)
+    with progress("none") as silent:
+        return journey(job, force, silent)

@@ -12,19 +12,20 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from avatarctl.errors import BusyError, DeviceError, InputFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 PART = ".part"
@@ -69,6 +70,25 @@ class RenderFolder:
         finally:
             self._lock.release()
 
+    def busy(self) -> bool:
+        """Tell whether another process holds the folder."""
+        try:
+            self._lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            return True
+        self._lock.release()
+        return False
+
+    def clear(self) -> None:
+        """Remove everything but the lock: the render begins anew."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        self._files = {}
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in (LOCK, HOLDER):
+                entry.unlink()
+
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write render.json; from then on the render exists."""
         self._replace(MANIFEST, _json(manifest))
@@ -92,7 +112,9 @@ class RenderFolder:
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as a safetensors file."""
-        self.write(name, save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()}))
+        from safetensors.torch import save
+
+        self.write(name, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
 
     def adopt(self, part: Path, name: str) -> None:
         """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
@@ -110,7 +132,8 @@ class RenderFolder:
         target = self.path / name
         with guarded(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
-        return target.with_name(f".{target.name}{PART}")
+        # The process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
+        return target.with_name(f".{target.name}.{os.getpid()}{PART}")
 
     def read(self, name: str) -> bytes | None:
         """Give a file's content, or None when it is missing, unlisted or not what was written."""
@@ -129,12 +152,24 @@ class RenderFolder:
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
         """Give the tensors of a file, or None as :meth:`read` does."""
+        from safetensors.torch import load
+
         data = self.read(name)
-        return None if data is None else load_tensors(data)
+        return None if data is None else load(data)
 
     def valid(self, name: str) -> bool:
         """Tell whether a listed file is there with the content that was written."""
         return self.read(name) is not None
+
+    def verify(self) -> tuple[list[str], list[str]]:
+        """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
+        entries = (read_json(self.path / INDEX) or {}).get("files", {})
+        whole, damaged = [], []
+        for name, entry in sorted(entries.items()):
+            path = self.path / name
+            same = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+            (whole if same else damaged).append(name)
+        return whole, damaged
 
     def listed(self, folder: str) -> list[str]:
         """Give the listed names in a subfolder, in order."""
@@ -151,6 +186,15 @@ class RenderFolder:
         if self._files.pop(name, None) is not None:
             self._write_index()
         (self.path / name).unlink(missing_ok=True)
+
+    def forget_all(self, names: list[str]) -> None:
+        """Take many files out of the index at once, then off the disk."""
+        for name in names:
+            self._files.pop(name, None)
+        if names:
+            self._write_index()
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +15,11 @@ from typing import IO, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from avatarctl.audio.decode import AudioInfo, ffmpeg
 from avatarctl.errors import AvatarError, DeviceError
+from avatarctl.sampling.windows import Plan
 
 # ffmpeg encoder by the name of the format.
 CODECS = {"h264": "libx264", "hevc": "libx265"}
@@ -88,20 +93,65 @@ def join(segments: list[Path], target: Path, sound: Sound | None) -> None:
 
 @dataclass(frozen=True)
 class Sound:
-    """A stretch of the original recording: all channels, its own sample rate, from ``start_s`` for ``duration_s``."""
+    """A stretch of the original recording: all channels, its own sample rate, ``duration_s`` from ``start_s`` on.
+
+    ``length_s`` is the picture's: silence fills up what the recording lacks.
+    """
 
     path: Path
     info: AudioInfo
     start_s: Fraction
     duration_s: Fraction
+    length_s: Fraction
     gain_db: float = 0.0
 
     def filter(self) -> str:
         """Give the ffmpeg filter that cuts it to the sample and pads it to the picture."""
         first = round(self.start_s * self.info.rate_hz)
         count = round(self.duration_s * self.info.rate_hz)
-        gain = f"volume={self.gain_db}dB," if self.gain_db else ""
-        return f"atrim=start_sample={first},asetpts=PTS-STARTPTS,{gain}apad=whole_len={count},atrim=end_sample={count}"
+        whole = round(self.length_s * self.info.rate_hz)
+        gain = f",volume={self.gain_db}dB" if self.gain_db else ""
+        return (
+            f"atrim=start_sample={first}:end_sample={first + count},asetpts=PTS-STARTPTS{gain},apad=whole_len={whole}"
+        )
+
+
+def contact_sheet(video: Path, target: Path, every_s: float, plan: Plan) -> None:
+    """Write a JPEG with one picture per ``every_s`` seconds of a video, each with its time."""
+    step = max(round(every_s * plan.fps), 1)
+    places = range(0, plan.video_frames, step)
+    pictures = [_label(picture, place / plan.fps) for place, picture in zip(places, _every(video, step), strict=False)]
+    columns = min(math.ceil(math.sqrt(len(pictures))), 8)
+    width, height = pictures[0].size
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for place, picture in enumerate(pictures):
+        sheet.paste(picture, (place % columns * width, place // columns * height))
+    sheet.save(target, format="JPEG", quality=90)
+
+
+THUMBNAIL_PX = 160
+
+
+def _every(video: Path, step: int) -> Iterator[Image.Image]:
+    scale = f"scale='if(gt(iw,ih),{THUMBNAIL_PX},-2)':'if(gt(iw,ih),-2,{THUMBNAIL_PX})'"
+    arguments = ["-i", f"file:{video}", "-vf", f"select=not(mod(n\\,{step})),{scale}", "-fps_mode", "passthrough"]
+    process = _start([*arguments, "-f", "image2pipe", "-c:v", "png", "-"])
+    rows, log = process.communicate()
+    _check(process.returncode, log)
+    begin = b"\x89PNG\r\n\x1a\n"
+    for data in rows.split(begin)[1:]:
+        with Image.open(io.BytesIO(begin + data)) as picture:
+            yield picture.convert("RGB")
+
+
+def _label(picture: Image.Image, seconds: Fraction) -> Image.Image:
+    draw = ImageDraw.Draw(picture)
+    minutes, rest = divmod(float(seconds), 60)
+    text = f"{int(minutes)}:{rest:04.1f}"
+    draw.rectangle(draw.textbbox((4, 2), text), fill="black")
+    draw.text((4, 2), text, fill="white")
+    return picture
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ class Sampler:
         windows: dict[int, InFlight] | None = None,
         first: int = 0,
     ) -> None:
+        # Windows before ``origin`` are not there at all: a render that lost its state begins again some windows earlier.
+        self.origin = 0 if windows else first
         self.plan, self.levels, self.noise, self.predict, self.blend = plan, levels, noise, predict, blend
         self.windows = dict(windows or {})
         done = {index: window.done for index, window in self.windows.items()}
@@ -110,7 +112,7 @@ class Sampler:
         velocity, kept = self.predict(window, i, latents, before.kept if before else None)
         latents = self.levels.step(latents, velocity, i)
         # In the first step the later window overwrites: blending two noises would take variance away.
-        if i and window.overlap:
+        if i and window.index > self.origin:
             left = self.windows[window.index - 1].latents
             offset = window.start - self.plan.start_of(window.index - 1)
             weights = edge_weights(window.overlap, self.blend)

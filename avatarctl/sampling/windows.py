@@ -117,6 +117,16 @@ class Plan:
             last_sample=last_sample,
         )
 
+    def owner(self, latent_frame: int) -> int:
+        """Give the window whose final latents hold a latent frame: the last one that covers it."""
+        last = self.count - 1
+        return last if latent_frame >= self.start_of(last) else latent_frame // self.stride
+
+    @property
+    def reach(self) -> int:
+        """The most windows to the right that share latent frames with one (1 unless the overlap is more than half)."""
+        return -(-self.window // self.stride) - 1
+
     def windows(self) -> Iterator[Window]:
         """Go through all windows from left to right."""
         return (self.get(index) for index in range(self.count))

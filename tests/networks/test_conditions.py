@@ -58,6 +58,9 @@ def test_image_tokens_ignore_only_the_last_layer() -> None:
     picture = torch.rand(3, 40, 56) * 2 - 1
     tokens = image_tokens(model, picture)
     assert tokens.shape == (1, 5, 16)
+    # Interpolated without antialiasing: a square of the encoder's size passes through unchanged.
+    square = torch.nn.functional.interpolate(picture[None], size=(28, 28), mode="bicubic", align_corners=False)[0]
+    assert torch.allclose(image_tokens(model, square), tokens, atol=1e-5)
     randomise(model.encoder.layers[1], 9)
     assert torch.equal(image_tokens(model, picture), tokens)
     randomise(model.encoder.layers[0], 9)
@@ -97,8 +100,8 @@ def colour(pixels: torch.Tensor, row: int, column: int) -> list[int]:
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "tiff", "gif"])
 def test_formats(tmp_path: Path, ending: str) -> None:
     halves(64, 64).save(tmp_path / f"p.{ending}", **({"quality": 100} if ending == "jpg" else {}))
-    pixels = load_image(tmp_path / f"p.{ending}", 64, 64)
-    assert pixels.shape == (3, 64, 64) and pixels.dtype == torch.float32
+    pixels, notes = load_image(tmp_path / f"p.{ending}", 64, 64)
+    assert pixels.shape == (3, 64, 64) and pixels.dtype == torch.float32 and notes == ()
     assert np.allclose(colour(pixels, 32, 8), (255, 0, 0), atol=6)
     assert np.allclose(colour(pixels, 32, 56), (0, 0, 255), atol=6)
 
@@ -107,7 +110,7 @@ def test_orientation_is_honoured(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it upright: the left half of the file is the top
     halves(96, 64).save(tmp_path / "p.jpg", exif=exif, quality=100)
-    pixels = load_image(tmp_path / "p.jpg", 64, 96)
+    pixels = load_image(tmp_path / "p.jpg", 64, 96).pixels_CHW
     assert np.allclose(colour(pixels, 8, 32), (255, 0, 0), atol=6)
     assert np.allclose(colour(pixels, 88, 32), (0, 0, 255), atol=6)
 
@@ -117,19 +120,19 @@ def test_transparency_lies_on_white(tmp_path: Path, mode: str) -> None:
     picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     picture.paste((0, 0, 0, 255), (0, 0, 32, 64))
     picture.convert(mode).save(tmp_path / "p.png")
-    pixels = load_image(tmp_path / "p.png", 64, 64)
+    pixels = load_image(tmp_path / "p.png", 64, 64).pixels_CHW
     assert colour(pixels, 32, 8) == [0, 0, 0]
     assert colour(pixels, 32, 56) == [255, 255, 255]
 
 
 def test_sixteen_bit_greys_keep_their_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((64, 64), 257 * 100, np.uint16)).save(tmp_path / "p.png")
-    assert colour(load_image(tmp_path / "p.png", 64, 64), 5, 5) == [100, 100, 100]
+    assert colour(load_image(tmp_path / "p.png", 64, 64).pixels_CHW, 5, 5) == [100, 100, 100]
 
 
 def test_cover_crops_and_pad_keeps(tmp_path: Path) -> None:
     halves(256, 64).save(tmp_path / "p.png")
-    cover, pad = (load_image(tmp_path / "p.png", 64, 64, fit) for fit in ("cover", "pad"))
+    cover, pad = (load_image(tmp_path / "p.png", 64, 64, fit).pixels_CHW for fit in ("cover", "pad"))
     assert colour(cover, 0, 10) == [255, 0, 0] and colour(cover, 63, 50) == [0, 0, 255]
     assert colour(pad, 0, 10) == [128, 128, 128]
     assert colour(pad, 32, 10) == [255, 0, 0]
@@ -139,13 +142,14 @@ def test_resize_is_pillows_bicubic(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8))
     noise.save(tmp_path / "p.png")
     expected = pixels_of(noise.resize((48, 40), Image.Resampling.BICUBIC))
-    assert torch.equal(load_image(tmp_path / "p.png", 48, 40), expected)
+    assert torch.equal(load_image(tmp_path / "p.png", 48, 40).pixels_CHW, expected)
 
 
 def test_small_picture_warns(tmp_path: Path) -> None:
     halves(60, 64).save(tmp_path / "p.png")
-    with pytest.warns(UserWarning, match="60x64, under half of 128x128"):
-        load_image(tmp_path / "p.png", 128, 128)
+    (note,) = load_image(tmp_path / "p.png", 128, 128).warnings
+    assert "60x64, under half of 128x128" in note and str(tmp_path / "p.png") in note
+    assert not load_image(tmp_path / "p.png", 120, 128).warnings
 
 
 def test_unusable_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +160,16 @@ def test_unusable_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not a picture")
+    Image.fromarray(np.full((64, 64), 0.5, np.float32)).save(tmp_path / "float.tiff")
+    (tmp_path / "area.ppm").write_bytes(b"P6 0 5 255\n")
+    halves(64, 64).save(tmp_path / "n.avif")
+    bad = bytearray((tmp_path / "n.avif").read_bytes())
+    bad[bad.index(b"iloc") : bad.index(b"iloc") + 4] = b"free"
+    (tmp_path / "bad.avif").write_bytes(bad)
     cases = {
+        "float.tiff": "floating point",
+        "area.ppm": "not a picture",
+        "bad.avif": "damaged or cut off",
         "missing.png": "no such file",
         "empty.png": "an empty file",
         "text.png": "not a picture",

@@ -1,0 +1,199 @@
+"""Takes the flags of `generate` and `resume`, gives a job to the engine and its result to the console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avatarctl import console
+from avatarctl.commands import options as o
+from avatarctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from avatarctl.render.engine import Rendered
+    from avatarctl.render.estimate import Estimate
+    from avatarctl.settings import RenderJob
+
+
+def generate(
+    image: o.Image,
+    audio: o.Audio,
+    output: o.Output = Path("avatar.mp4"),
+    prompt: o.Prompt = None,
+    preset: o.Preset = None,
+    seed: o.Seed = None,
+    steps: o.Steps = None,
+    size: o.Size = None,
+    fps: o.Fps = None,
+    overlap: o.Overlap = None,
+    blend: o.Blend = None,
+    guidance: o.Guidance = None,
+    audio_scale: o.AudioScale = None,
+    text_scale: o.TextScale = None,
+    shift: o.Shift = None,
+    start: o.Start = None,
+    duration: o.Duration = None,
+    trim_silence: o.TrimSilence = None,
+    loudness: o.Loudness = None,
+    fit: o.Fit = None,
+    weights: o.Weights = None,
+    lora: o.Lora = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    memory: o.Memory = None,
+    checkpoint_every: o.CheckpointEvery = None,
+    contact_sheet: o.ContactSheet = None,
+    with_audio: o.WithAudio = None,
+    crf: o.Crf = None,
+    codec: o.Codec = None,
+    work_dir: o.WorkDir = None,
+    frames: o.Frames = None,
+    keep: o.Keep = False,
+    force: o.Force = False,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Make a video of the person in a picture speaking or singing a recording.
+
+    The same command again goes on with an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+
+    Example: avatarctl generate -i me.jpg -a speech.mp3 -o talk.mp4 --preset portrait
+    """
+    flags = {
+        "prompt": prompt,
+        "seed": seed,
+        "steps": steps,
+        "size": size,
+        "fps": fps,
+        "overlap": overlap,
+        "blend": blend,
+        "guidance": guidance,
+        "audio_scale": audio_scale,
+        "text_scale": text_scale,
+        "shift": shift,
+        "start_s": start,
+        "duration_s": duration,
+        "trim_silence": trim_silence,
+        "loudness_dbfs": loudness,
+        "fit": fit,
+        "weights": weights,
+        "lora": tuple(lora) if lora else None,
+        "device": device,
+        "dtype": dtype,
+        "memory": memory,
+        "checkpoint_every_s": checkpoint_every,
+        "contact_sheet_every_s": contact_sheet,
+        "with_audio": with_audio,
+        "crf": crf,
+        "codec": codec,
+    }
+    console.quiet(quiet)
+    job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
+    if dry_run:
+        _dry_run(job, force, as_json)
+        return
+    _run(job, force, "generate", as_json, quiet, progress)
+
+
+def resume(
+    render: Annotated[
+        Path | None, typer.Argument(help="Render folder, or the video it makes; the newest interrupted one if none.")
+    ] = None,
+    memory: o.Memory = None,
+    device: o.Device = None,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Go on with a render that was interrupted: same inputs, same video, to the byte.
+
+    Example: avatarctl resume talk.mp4.render
+    """
+    from avatarctl.render.folder import RenderFolder
+    from avatarctl.render.inputs import job_of as job_in
+    from avatarctl.render.known import known_renders
+
+    console.quiet(quiet)
+    if render is None:
+        interrupted = [known for known in known_renders() if known.state == "interrupted"]
+        if not interrupted:
+            raise UsageError("resume: no interrupted render is known", "name its folder: avatarctl resume FOLDER")
+        render = interrupted[0].path
+    path = render_folder(render)
+    job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path})
+    changes = {name: value for name, value in (("memory", memory), ("device", device)) if value is not None}
+    if changes:
+        from avatarctl.settings import PlacementSettings, make
+
+        job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
+    _run(job, False, "resume", as_json, quiet, progress)
+
+
+def render_folder(path: Path) -> Path:
+    """Give the render folder that a user means: itself, or the one of the video named."""
+    beside = path.with_name(path.name + ".render")
+    return beside if not path.is_dir() and beside.is_dir() else path
+
+
+def job_of(
+    image: Path, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+) -> RenderJob:
+    """Give the job that preset, environment and flags make together; all mistakes at once."""
+    from avatarctl import presets
+    from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, make, parse_lora
+
+    values, places = presets.resolve(AllSettings.model_fields, preset, flags)
+    settings = make(AllSettings, values, places)
+    return RenderJob(
+        image=image,
+        audio=audio,
+        output=output,
+        render=settings.part(RenderSettings),
+        placement=settings.part(PlacementSettings),
+        weights=settings.weights,
+        variant=settings.variant,
+        lora=tuple(parse_lora(text) for text in settings.lora),
+        **files,
+    )
+
+
+def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
+    from avatarctl.render.estimate import estimate
+    from avatarctl.render.inputs import check
+
+    planned = estimate(check(job, force))
+    console.result("generate", planned.to_json(), _plan_text(planned), as_json, status="dry run")
+
+
+def _plan_text(planned: Estimate) -> str:
+    time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
+    rows = [
+        ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
+        ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
+        ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
+        ("time", f"{time_text} ({planned.time_basis})"),
+    ]
+    return console.table(("PLAN", ""), rows)
+
+
+def _run(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
+    from avatarctl.render import render
+
+    with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:
+        done: Rendered = render(job, force, show)
+    data = {
+        "output": str(done.output),
+        "video_s": round(done.video_s, 3),
+        "pictures": done.pictures,
+        "window_steps": done.window_steps,
+        "wall_s": round(done.wall_s, 3),
+        "contact_sheet": str(done.contact_sheet) if done.contact_sheet else None,
+    }
+    console.note(f"{console.clock(done.video_s)} of video in {console.clock(done.wall_s)}")
+    console.result(command, data, str(done.output), as_json)

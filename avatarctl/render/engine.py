@@ -1,0 +1,427 @@
+"""READ FIRST. Takes a job, gives the finished video: the whole journey, top to bottom, one call per stage."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from avatarctl.audio.decode import probe, write_waveform
+from avatarctl.audio.levels import gain_db, loudness, trimmed_span
+from avatarctl.audio.speech import speech_states
+from avatarctl.console import Progress
+from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.networks import checkpoints
+from avatarctl.networks.adapters import merge_lora
+from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
+from avatarctl.networks.images import load_image
+from avatarctl.networks.placement import Placement, Residents, decide, place
+from avatarctl.networks.vae import Tiling
+from avatarctl.render import frontier
+from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.frames import Frames, save_final, segment_file, window_file
+from avatarctl.render.inputs import Checked, exact, plan_of
+from avatarctl.render.video import Sound, contact_sheet, join
+from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
+from avatarctl.sampling.windows import Plan, Window
+from avatarctl.settings import RenderJob
+
+WAVEFORM, CONDITIONS, SOUND = "audio.f32", "conditions.safetensors", "sound.json"
+PREVIEW = "preview.mp4"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a render made."""
+
+    output: Path
+    video_s: float
+    pictures: int
+    window_steps: int
+    wall_s: float
+    contact_sheet: Path | None
+
+
+def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:
+    """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video."""
+    job, began = checked.job, time.monotonic()
+    folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
+    with stopping() as stop, no_grad_on(job):
+        placement = decide(job.placement)
+        residents = Residents(placement)
+        sound, plan = hear(job, folder)
+        networks = load_networks(checked, placement)
+        conditions = make_conditions(checked, networks, residents, folder, plan)
+        work = Work(job, folder, plan, networks, residents, conditions, show, stop)
+        steps = work.sample()
+        work.finish_segments()
+        output = deliver(job, folder, sound, work.frames.count, plan)
+    folder.event("finished", wall_s=round(time.monotonic() - began, 3))
+    video_s = float(plan.video_frames / plan.fps)
+    return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, output)
+
+
+# -- Sound ----------------------------------------------------------------------------------------------------------
+
+
+def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
+    """Decode the stretch of the recording that is used to 16 kHz, once; give the sound for the video, and the plan."""
+    settings = job.render
+    start, duration = exact(settings.start_s), None if settings.duration_s is None else exact(settings.duration_s)
+    if settings.trim_silence:
+        begin_s, length_s = trimmed_span(job.audio, start_s=start, duration_s=duration)
+        start, duration = exact(round(begin_s, 3)), exact(round(length_s, 3))
+    if not folder.valid(WAVEFORM):
+        part = folder.new_part(WAVEFORM)
+        with guarded(folder.path):
+            write_waveform(job.audio, part, start, duration)
+        folder.adopt(part, WAVEFORM)
+    samples = (folder.path / WAVEFORM).stat().st_size // 4
+    plan = plan_of(settings, samples)
+    if not settings.with_audio:
+        return None, plan
+    gain = 0.0
+    if settings.loudness_dbfs is not None:
+        measured = loudness(job.audio, start, duration)
+        gain = gain_db(measured, settings.loudness_dbfs)
+        if measured.dbfs + gain < settings.loudness_dbfs - 0.5:
+            warnings.warn(
+                f"loudness: {measured.dbfs + gain:.1f} dBFS is as loud as it gets without clipping", stacklevel=2
+            )
+    length = plan.video_frames / plan.fps
+    heard = length if duration is None else min(duration, length)
+    return Sound(job.audio, probe(job.audio), start, heard, length, gain), plan
+
+
+def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:
+    """Give the function that hears a window: its samples from the waveform file, silence past the end."""
+    waveform = np.memmap(folder.path / WAVEFORM, dtype="<f4", mode="r")
+
+    def heard(window: Window) -> torch.Tensor:
+        samples = np.zeros(window.last_sample - window.first_sample, np.float32)
+        known = waveform[window.first_sample : min(window.last_sample, plan.samples)]
+        samples[: len(known)] = known
+        return speech_states(encoder, samples).float()
+
+    return heard
+
+
+# -- Networks and conditions ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Networks:
+    """The networks that stay for the whole render."""
+
+    transformer: Any
+    vae: Any
+    speech_encoder: Any
+    placement: Placement
+
+
+def load_networks(checked: Checked, placement: Placement) -> Networks:
+    """Load transformer (with its LoRAs merged), VAE and speech encoder, and place them."""
+    files, device = checked.weights, placement.load_device
+    transformer = checkpoints.load_transformer(
+        files.transformer, dtype=placement.dtype_of("transformer"), device=device
+    )
+    for path, scale in checked.job.lora:
+        merge_lora(transformer, path, scale)
+    vae = checkpoints.load_vae(files.vae, dtype=placement.dtype_of("vae"), device=device)
+    speech = checkpoints.load_speech_encoder(
+        files.speech_encoder, dtype=placement.dtype_of("speech encoder"), device=device
+    )
+    return Networks(place(transformer, placement), place(vae, placement), place(speech, placement), placement)
+
+
+def make_conditions(
+    checked: Checked, networks: Networks, residents: Residents, folder: RenderFolder, plan: Plan
+) -> Conditions:
+    """Make text states, image tokens and the reference condition once per render, and keep them in the folder."""
+    tensors = folder.read_tensors(CONDITIONS)
+    if tensors is None:
+        tensors = _encode(checked, networks, residents, plan)
+        folder.write_tensors(CONDITIONS, {name: tensor.cpu() for name, tensor in tensors.items()})
+
+    hear_window = speech_of(folder, plan, networks.speech_encoder)
+
+    def heard(window: Window) -> torch.Tensor:
+        residents.use(networks.speech_encoder)
+        states = hear_window(window)
+        residents.use(networks.transformer)
+        return states
+
+    return Conditions(tensors["positive"], tensors["negative"], tensors["image"], tensors["reference"], heard)
+
+
+def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Plan) -> dict[str, torch.Tensor]:
+    job, files, placement = checked.job, checked.weights, networks.placement
+    width, height = job.render.size
+    picture, notes = load_image(job.image, width, height, job.render.fit)
+    for text in notes:
+        warnings.warn(text, stacklevel=2)
+
+    dims = networks.transformer.dims
+    tokenizer = checkpoints.load_tokenizer(files.tokenizer)
+    dtype, device = placement.dtype_of("text encoder"), placement.load_device
+    text_encoder = place(checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=device), placement)
+    prompts = [job.render.prompt, job.render.negative_prompt]
+    positive, negative = prompt_states(prompts, tokenizer, residents.use(text_encoder), dims.text_len)
+    residents.drop(text_encoder)
+    del text_encoder
+
+    dtype = placement.dtype_of("image encoder")
+    image_encoder = place(checkpoints.load_image_encoder(files.image_encoder, dtype=dtype, device=device), placement)
+    image = image_tokens(residents.use(image_encoder), picture.to(placement.device))
+    residents.drop(image_encoder)
+    del image_encoder
+
+    tiling = Tiling() if job.placement.vae_tiling else None
+    reference = reference_condition(residents.use(networks.vae), picture.to(placement.device), plan.window, tiling)
+    return {
+        "positive": positive[None].float(),
+        "negative": negative[None].float(),
+        "image": image.float(),
+        "reference": reference,
+    }
+
+
+# -- The work: window steps, finals, checkpoints, segments ------------------------------------------------------------
+
+
+class Work:
+    """Window steps from the saved frontier on; what becomes final is saved, decoded and encoded while the rest goes on."""
+
+    def __init__(
+        self,
+        job: RenderJob,
+        folder: RenderFolder,
+        plan: Plan,
+        networks: Networks,
+        residents: Residents,
+        conditions: Conditions,
+        show: Progress,
+        stop: Stop,
+    ) -> None:
+        self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
+        self.networks, self.residents, self.show = networks, residents, show
+        tiling = Tiling() if job.placement.vae_tiling else None
+        if job.frames is not None:
+            with guarded(job.frames):
+                job.frames.mkdir(exist_ok=True)
+        self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames)
+        self.missing = self.frames.missing()
+        self.precompute = networks.placement.memory in ("full", "model")
+        saved, self.write_from = self._where_to_begin()
+        residents.use(networks.transformer)
+        self.sampler, self.predictor = self._begin(conditions, saved)
+        self.total = plan.count * job.render.steps
+        self._step_s: list[float] = []
+        self._preview_cost_s = self._preview_at = 0.0
+
+    def _begin(self, conditions: Conditions, saved: frontier.Frontier) -> tuple[Any, Predictor]:
+        return make_sampler(
+            self.networks.transformer,
+            conditions,
+            self.plan,
+            self.job.render,
+            windows=saved.windows,
+            first=saved.first,
+            precompute=self.precompute,
+        )
+
+    def _where_to_begin(self) -> tuple[frontier.Frontier, int]:
+        """Give the state to go on from, and the first window whose final latents have to be written.
+
+        When final latents that are still needed are lost, or the frontier is, sampling begins again so many windows
+        earlier that what is missing to its left can't reach the first lost one: ``reach`` windows per step.
+        """
+        saved = frontier.load(self.folder) or frontier.Frontier({}, 0)
+        needed = sorted({window for segment in self.missing for window in self.frames.needed_windows(segment)})
+        lost = [window for window in needed if not self.folder.valid(window_file(window))]
+        if not lost:
+            return frontier.Frontier({}, self.plan.count), self.plan.count
+        if lost[0] >= saved.first:
+            return saved, saved.first
+        origin = max(lost[0] - self.plan.reach * self.job.render.steps - 1, 0)
+        self.folder.event("again", window=origin, lost=lost[:8])
+        self.folder.forget_all(self.folder.listed(frontier.FOLDER))
+        return frontier.Frontier({}, origin), lost[0]
+
+    def sample(self) -> int:
+        """Run the window steps that are left; give their number."""
+        saved_at = time.monotonic()
+        count = 0
+        begin = time.monotonic()
+        for finals in self.sampler.run(self.job.render.order):
+            count += 1
+            self._step_s = [*self._step_s[-19:], time.monotonic() - begin]
+            for final in finals:
+                self.predictor.forget(final.window)
+                if final.window >= self.write_from:
+                    save_final(self.folder, final)
+                    self.folder.event("window done", window=final.window)
+            due = time.monotonic() - saved_at >= self.job.render.checkpoint_every_s
+            if due or self.stop.asked:
+                self.checkpoint()
+                saved_at = time.monotonic()
+            if self.stop.asked:
+                self._interrupt()
+            if finals:
+                self._segments(finals[-1].window)
+            self._report()
+            begin = time.monotonic()
+        return count
+
+    def checkpoint(self) -> None:
+        """Save the windows in flight."""
+        frontier.save(self.folder, frontier.Frontier(self.sampler.windows, self.sampler.progress.first))
+        self.folder.event("checkpoint", window_steps=self.sampler.progress.steps_done())
+
+    def finish_segments(self) -> None:
+        """Decode and encode what is still missing."""
+        self._segments(self.plan.count - 1)
+
+    def _segments(self, last_final: int) -> None:
+        while self.missing and self.frames.needed_windows(self.missing[0]).stop - 1 <= last_final:
+            self.residents.use(self.networks.vae)
+            segment = self.missing.pop(0)
+            self.frames.write_segment(segment)
+            self.folder.event("segment", segment=segment)
+            if self.stop.asked:
+                self.checkpoint()
+                self._interrupt()
+            self._preview()
+        self.residents.use(self.networks.transformer)
+
+    def _preview(self) -> None:
+        """Join what is finished to a playable file, seldom enough that it costs less than a twentieth of the time."""
+        if not self.job.render.preview or time.monotonic() - self._preview_at < max(20 * self._preview_cost_s, 10.0):
+            return
+        begin = time.monotonic()
+        ready = [self.folder.path / segment_file(s) for s in range(self._segments_done())]
+        if ready:
+            part = self.folder.new_part(PREVIEW)
+            join(ready, part, None)
+            self.folder.adopt(part, PREVIEW)
+        self._preview_at = time.monotonic()
+        self._preview_cost_s = self._preview_at - begin
+
+    def _segments_done(self) -> int:
+        return self.missing[0] if self.missing else self.frames.count
+
+    def _report(self) -> None:
+        done = self.sampler.progress.steps_done()
+        step_s = sum(self._step_s) / len(self._step_s)
+        latents = min(self._segments_done() * self.job.render.segment_latent_frames, self.plan.latent_frames)
+        pictures = min(4 * (latents - 1) + 1 if latents else 0, self.plan.video_frames)
+        video_s = float(pictures / self.plan.fps)
+        left_s = step_s * (self.total - done)
+        self.show(done, self.total, step_s=round(step_s, 4), left_s=round(left_s, 1), video_s=round(video_s, 2))
+
+    def _interrupt(self) -> None:
+        self.folder.event("interrupted", signal=self.stop.signal)
+        raise Interrupted(
+            f"stopped; {self.sampler.progress.steps_done()} of {self.total} window steps are saved",
+            f"go on with: avatarctl resume {shlex.quote(str(self.folder.path))}",
+            self.stop.signal,
+        )
+
+
+# -- The finished video ---------------------------------------------------------------------------------------------
+
+
+def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
+    """Join the segments, put the sound beside them, and the result in its place; give the contact sheet's path, if any."""
+    names = [segment_file(segment) for segment in range(segments)]
+    part = folder.new_part("video.mp4")
+    join([folder.path / name for name in names], part, sound)
+    _move(part, job.output)
+    if job.render.contact_sheet_every_s is None:
+        return None
+    sheet = job.output.with_suffix(".jpg")
+    part = folder.new_part("sheet.jpg")
+    contact_sheet(job.output, part, job.render.contact_sheet_every_s, plan)
+    _move(part, sheet)
+    return sheet
+
+
+def _move(part: Path, target: Path) -> None:
+    """Put a file in its place in one step, also from another disk."""
+    with guarded(target.parent):
+        near = target.with_name(f".{target.name}.part")
+        try:
+            shutil.move(part, near)
+            with near.open("rb+") as file:
+                os.fsync(file.fileno())
+            near.replace(target)
+        finally:
+            near.unlink(missing_ok=True)
+
+
+# -- Around it ------------------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether to stop after this window step."""
+        return self.signal != 0
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Let the first Ctrl-C or SIGTERM finish the window step and checkpoint; the second one stops at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may watch for signals
+        return
+
+    def heard(number: int, _: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def no_grad_on(job: RenderJob) -> Iterator[None]:
+    """Compute without gradients; turn a full device into an error that says what to do."""
+    try:
+        with torch.no_grad():
+            yield
+    except torch.OutOfMemoryError as error:
+        modes = {"full": "model", "model": "group", "group": "sequential"}
+        mode = modes.get(job.placement.memory)
+        hint = f"resume with --memory {mode}" if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
+        raise DeviceError(
+            f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
+        ) from error
+    except MemoryError as error:
+        raise DeviceError("out of memory", "close other programs and resume; what is done is kept") from error
+    except FileNotFoundError as error:
+        raise InputFileError(f"{error.filename}: disappeared while rendering", "put it back and resume") from error

@@ -1,0 +1,144 @@
+"""Takes settings and the length of a recording, gives what the render will take, before anything is loaded; no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from avatarctl.networks import memory
+from avatarctl.networks.dims import TRANSFORMER_1_3B
+from avatarctl.paths import cache_folder
+from avatarctl.render.inputs import Checked, exact, plan_of
+from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
+from avatarctl.settings import PlacementSettings, RenderSettings
+
+SPEEDS = "speeds.json"
+PASSES = {"cfg": 3, "native": 3, "none": 1}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The plan in numbers. ``time_s`` None: nothing was rendered like this here yet; ``basis`` says what it rests on."""
+
+    video_s: float
+    pictures: int
+    windows: int
+    window_steps: int
+    passes: int
+    steps_to_first_window: int
+    cache_bytes: int
+    memory_bytes: int
+    memory_basis: str
+    time_s: float | None
+    time_basis: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON holds them."""
+        return asdict(self)
+
+
+def estimate(checked: Checked) -> Estimate:
+    """Estimate a job from its settings and the recording's declared length."""
+    job, settings = checked.job, checked.job.render
+    samples = _samples(checked)
+    plan = plan_of(settings, samples)
+    guided = len(settings.guidance) if isinstance(settings.guidance, tuple) else PASSES[settings.guidance]
+    window_steps = plan.count * settings.steps
+    known = _read_speeds().get(speed_key(settings, job.placement))
+    value_bytes = 4 if job.placement.dtype == "float32" or job.placement.device == "cpu" else 2
+    peak = memory.estimate(
+        TRANSFORMER_1_3B,
+        *settings.size,
+        plan.window,
+        job.placement.memory,
+        value_bytes,
+        1 if job.placement.weights_dtype == "float8" else None,
+        on_gpu=job.placement.device != "cpu",
+        tile_px=256 if job.placement.vae_tiling else None,
+    ).peak
+    reach = plan.reach
+    return Estimate(
+        video_s=float(plan.video_frames / plan.fps),
+        pictures=plan.video_frames,
+        windows=plan.count,
+        window_steps=window_steps,
+        passes=window_steps * guided,
+        steps_to_first_window=first_window_steps(plan, settings.steps),
+        cache_bytes=_cache_bytes(plan, settings, reach),
+        memory_bytes=peak,
+        memory_basis="calculated for the 1.3B network (README, Memory)",
+        time_s=None if known is None else known["step_s"] * window_steps,
+        time_basis=(
+            "no render like this was finished here yet: see benchmarks/device.py"
+            if known is None
+            else f"{known['step_s']:.3g} s per window step in {known['renders']} earlier renders with these settings"
+        ),
+    )
+
+
+def first_window_steps(plan: Plan, steps: int) -> int:
+    """Count the window steps until the first window has had all its steps, in wavefront order."""
+    if plan.reach == 1:
+        windows = min(plan.count, steps)
+        # Window w must be w steps behind: the first window needs 1 + 2 + … of its neighbours' steps.
+        return sum(steps - w for w in range(windows))
+    from avatarctl.sampling.wavefront import Progress, next_window
+
+    progress = Progress(plan, steps)
+    count = 0
+    while progress.done(0) < steps:
+        progress.advance(next_window(progress))
+        count += 1
+    return count
+
+
+def _samples(checked: Checked) -> int:
+    settings = checked.job.render
+    whole_s = checked.audio.duration_s
+    if whole_s is None:
+        from avatarctl.audio.decode import read_blocks
+
+        rate, _, blocks = read_blocks(checked.job.audio)
+        whole_s = sum(len(block) for block in blocks) / rate
+    left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), 0)
+    used_s = left_s if settings.duration_s is None else min(left_s, exact(settings.duration_s))
+    return max(round(used_s * SAMPLE_RATE_HZ), 1)
+
+
+def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
+    """Waveform, final latents, and two generations of the windows in flight; the encoded video comes on top."""
+    frame = 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
+    in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
+    return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame
+
+
+def speed_key(settings: RenderSettings, placement: PlacementSettings) -> str:
+    """Name what decides the speed of a window step."""
+    parts = (settings.size, settings.window, settings.guidance, placement.device, placement.dtype, placement.memory)
+    return json.dumps([str(part) for part in (*parts, placement.weights_dtype, placement.attention, placement.compile)])
+
+
+def remember_speed(settings: RenderSettings, placement: PlacementSettings, step_s: float) -> None:
+    """Note the seconds per window step of a finished render, for later estimates."""
+    known = _read_speeds()
+    key = speed_key(settings, placement)
+    renders = known.get(key, {}).get("renders", 0) + 1
+    known[key] = {"step_s": step_s, "renders": renders}
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{SPEEDS}.{os.getpid()}.part"
+        part.write_text(json.dumps(known), encoding="utf-8")
+        part.replace(folder / SPEEDS)
+    except OSError:
+        return  # an estimate less
+
+
+def _read_speeds() -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads((cache_folder() / SPEEDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

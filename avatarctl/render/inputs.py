@@ -1,0 +1,136 @@
+"""Takes a job, gives what is known before any network is loaded: checked inputs, the plan, the manifest; no torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from avatarctl import __version__
+from avatarctl.audio.decode import AudioInfo, probe
+from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.sampling.windows import Plan, plan_windows
+from avatarctl.settings import RenderJob, RenderSettings
+from avatarctl.weights import WeightFiles, find_weights, fingerprint
+
+MANIFEST_VERSION = 1
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
+# Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
+PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job whose inputs were looked at: they exist, are readable, and fit together."""
+
+    job: RenderJob
+    audio: AudioInfo
+    weights: WeightFiles
+
+
+def check(job: RenderJob, force: bool = False) -> Checked:
+    """Look at every input and at where the output goes; raises the error of the first thing that can't work."""
+    for path, what in ((job.image, "a picture"), (job.audio, "a recording")):
+        if not path.exists():
+            raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
+    from avatarctl.networks.images import read_image  # Pillow alone, no network
+
+    read_image(job.image)
+    audio = probe(job.audio)
+    check_output(job.output, force or job.folder.is_dir())
+    if job.frames is not None:
+        _writable(job.frames.parent if not job.frames.exists() else job.frames)
+    for path, _ in job.lora:
+        if not path.is_file():
+            raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
+    weights = find_weights(job.weights, job.render.size, job.variant)
+    return Checked(job, audio, weights)
+
+
+def check_output(output: Path, may_exist: bool) -> None:
+    """Refuse an output that can't be written, isn't an MP4, or would overwrite something unasked."""
+    if output.suffix.lower() != ".mp4":
+        raise UsageError(f"{output}: got the ending '{output.suffix}', expected .mp4")
+    if output.is_dir():
+        raise UsageError(f"{output}: got a folder, expected the name of a video")
+    if output.exists() and not may_exist:
+        raise UsageError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
+    _writable(output.parent)
+
+
+def _writable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
+    if not os.access(folder, os.W_OK):
+        raise InputFileError(f"{folder}: got a folder that can't be written", "choose another --output")
+
+
+def plan_of(settings: RenderSettings, samples: int) -> Plan:
+    """Give the plan of windows of ``samples`` of sound at 16 kHz."""
+    return plan_windows(samples, settings.fps, settings.window, settings.overlap, settings.tail, settings.audio_span)
+
+
+def manifest_of(checked: Checked) -> dict[str, Any]:
+    """Give what render.json holds: inputs and weights with their checksums, every setting, versions."""
+    job = checked.job
+    content = json.loads(job.model_dump_json())
+    for name in ("image", "audio", "output", "work_dir", "frames", "weights"):
+        if content[name] is not None:
+            content[name] = str(Path(content[name]).resolve())
+    content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
+    return {
+        "version": MANIFEST_VERSION,
+        "avatarctl": __version__,
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "job": content,
+        "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
+        "weights": fingerprint([*checked.weights.by_role().items(), *((f"lora {p.name}", p) for p, _ in job.lora)]),
+    }
+
+
+def job_of(manifest: Mapping[str, Any]) -> RenderJob:
+    """Give the job that a manifest describes."""
+    return RenderJob.model_validate_json(json.dumps(manifest["job"]))
+
+
+def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Raise ``ChangedError`` naming every input, weight and setting that is not what the render began with."""
+    changes = []
+    for group in ("inputs", "weights"):
+        before, after = old[group], new[group]
+        for name in sorted({*before, *after}):
+            was, now = before.get(name, {}).get("sha256"), after.get(name, {}).get("sha256")
+            if was != now:
+                path = (after.get(name) or before.get(name))["path"]
+                changes.append(f"{name} ({path}): sha256 was {_short(was)}, is {_short(now)}")
+    was_job, now_job = old["job"], new["job"]
+    for name in sorted({*was_job["render"], *now_job["render"]}):
+        was, now = was_job["render"].get(name), now_job["render"].get(name)
+        if was != now and name not in ("checkpoint_every_s", "preview"):
+            changes.append(f"{name}: was {was}, is {now}")
+    for name in PLACEMENT_THAT_COUNTS:
+        was, now = was_job["placement"].get(name), now_job["placement"].get(name)
+        if was != now:
+            changes.append(f"{name}: was {was}, is {now}")
+    if [scale for _, scale in was_job["lora"]] != [scale for _, scale in now_job["lora"]]:
+        changes.append("lora: other scales")
+    if changes:
+        raise ChangedError(
+            f"{folder}: this render began with other inputs:\n  " + "\n  ".join(changes),
+            f"go on with the old ones: avatarctl resume {shlex.quote(str(folder))}; or begin anew with --force",
+        )
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "absent"
+
+
+def exact(seconds: float) -> Fraction:
+    """Give seconds as a rational number, as written (0.1 is one tenth)."""
+    return Fraction(str(seconds))

@@ -1,0 +1,37 @@
+"""Takes a job, gives its video: checks before anything heavy, the folder around the work, clean-up after success."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from avatarctl.console import Progress
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.inputs import check, check_unchanged, manifest_of
+from avatarctl.render.known import remember
+from avatarctl.settings import RenderJob
+
+if TYPE_CHECKING:
+    from avatarctl.render.engine import Rendered
+
+
+def journey(job: RenderJob, force: bool, show: Progress) -> Rendered:
+    """Check, begin or go on, render, deliver, clean up."""
+    checked = check(job, force)
+    folder = RenderFolder(job.folder)
+    with folder.held():
+        manifest = manifest_of(checked)
+        if folder.exists() and force:
+            folder.clear()
+        if folder.exists():
+            check_unchanged(folder.manifest(), manifest, folder.path)
+        else:
+            folder.write_manifest(manifest)
+            remember(folder.path)
+        # Everything until here took no torch: mistakes show at once.
+        from avatarctl.render.engine import run
+
+        rendered = run(checked, folder, show)
+    if not job.keep:
+        shutil.rmtree(folder.path)
+    return rendered

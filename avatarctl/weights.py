@@ -1,0 +1,127 @@
+"""Takes a folder of weights, gives the file of every network in it, and the checksums of files; opens no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from avatarctl.errors import WeightsError
+from avatarctl.paths import cache_folder, weights_folder
+
+WAN = "Wan2.1-Fun-V1.1-1.3B-InP"
+VARIANTS = {"square": "transformer3d-square", "rec-vec": "transformer3d-rec-vec"}
+# Where each network's weights may lie: our own bundle first, then the released layout (converted files before pickles).
+PLACES = {
+    "vae": ("vae.safetensors", f"{WAN}/Wan2.1_VAE.safetensors", f"{WAN}/Wan2.1_VAE.pth"),
+    "text encoder": (
+        "text_encoder.safetensors",
+        f"{WAN}/models_t5_umt5-xxl-enc-bf16.safetensors",
+        f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth",
+    ),
+    "tokenizer": ("tokenizer", f"{WAN}/google/umt5-xxl"),
+    "image encoder": (
+        "image_encoder.safetensors",
+        f"{WAN}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.safetensors",
+        f"{WAN}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    ),
+    "speech encoder": ("speech_encoder.safetensors", "wav2vec2-base-960h"),
+}
+HINT = (
+    "download them with `avatarctl fetch stableavatar-1.3b`, name their folder with --weights, "
+    "or use the embedded avatar: --preset puppet"
+)
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The file or folder of every network that a render needs."""
+
+    folder: Path
+    transformer: Path
+    vae: Path
+    text_encoder: Path
+    tokenizer: Path
+    image_encoder: Path
+    speech_encoder: Path
+
+    def by_role(self) -> dict[str, Path]:
+        """Give role -> path."""
+        names = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "speech_encoder")
+        return {name.replace("_", " "): getattr(self, name) for name in names}
+
+
+def find_weights(
+    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
+) -> WeightFiles:
+    """Find every network's weights; raises ``WeightsError`` that lists what is missing and how to get it."""
+    folder = folder or weights_folder()
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT)
+    if variant == "auto":
+        variant = "square" if size[0] == size[1] else "rec-vec"
+    name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
+    places = {"transformer": ("transformer.safetensors", f"{name}.safetensors", f"{name}.pt"), **PLACES}
+    found: dict[str, Path] = {}
+    missing = []
+    for role, names in places.items():
+        existing = [folder / place for place in names if (folder / place).exists()]
+        if existing:
+            found[role.replace(" ", "_")] = existing[0]
+        else:
+            missing.append(f"{role} ({names[-1]})")
+    if missing:
+        raise WeightsError(f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT)
+    return WeightFiles(folder, **found)
+
+
+def checksum(path: Path) -> str:
+    """Give the SHA-256 of a file, or of a folder's files with their names; remembered by size and time of change."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            whole.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
+        return whole.hexdigest()
+    status = path.stat()
+    key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    # Small files are hashed faster than looked up, and the reader of a changed one is never told an old sum.
+    if status.st_size < 1 << 24:
+        return _hash(path)
+    known = _read_cache()
+    if key not in known:
+        known[key] = _hash(path)
+        _write_cache(known)
+    return known[key]
+
+
+def fingerprint(paths: Iterable[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+    """Give name -> path and SHA-256, for a manifest."""
+    return {name: {"path": str(path.resolve()), "sha256": checksum(path)} for name, path in paths}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_cache() -> dict[str, str]:
+    try:
+        content = json.loads((cache_folder() / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_cache(known: dict[str, str]) -> None:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".checksums.{os.getpid()}.part"
+        part.write_text(json.dumps(known), encoding="utf-8")
+        part.replace(folder / "checksums.json")
+    except OSError:
+        return  # a cache that can't be written costs time, nothing else
