@@ -72,7 +72,7 @@ def warnings_as_notes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: note(f"warning: {message}")  # type: ignore[assignment]
+        warnings.showwarning = lambda message, *_: note(f"warning: {message}")
         yield
 
 

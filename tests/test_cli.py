@@ -131,7 +131,7 @@ def test_choices_of_options_are_those_of_the_settings() -> None:
         if choices and name.lower() in fields:
             assert choices == set(words_of(fields[name.lower()])), name
             compared += 1
-    assert compared == 4  # blend, guidance, dtype, memory
+    assert compared == 6  # blend, guidance, fit, codec, dtype, memory
 
 
 def words_of(kind: Any) -> list[str]:

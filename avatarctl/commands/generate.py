@@ -156,7 +156,7 @@ def job_of(
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple(parse_lora(text) for text in settings.lora),
+        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from avatarctl.networks import memory
@@ -102,7 +103,7 @@ def _samples(checked: Checked) -> int:
 
         rate, _, blocks = read_blocks(checked.job.audio)
         whole_s = sum(len(block) for block in blocks) / rate
-    left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), 0)
+    left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), Fraction(0))
     used_s = left_s if settings.duration_s is None else min(left_s, exact(settings.duration_s))
     return max(round(used_s * SAMPLE_RATE_HZ), 1)
 

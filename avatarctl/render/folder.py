@@ -164,7 +164,8 @@ class RenderFolder:
     def verify(self) -> tuple[list[str], list[str]]:
         """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
         entries = (read_json(self.path / INDEX) or {}).get("files", {})
-        whole, damaged = [], []
+        whole: list[str] = []
+        damaged: list[str] = []
         for name, entry in sorted(entries.items()):
             path = self.path / name
             same = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
