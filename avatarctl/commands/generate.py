@@ -186,7 +186,9 @@ def _run(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, 
     from avatarctl.render import render
 
     with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:
-        done: Rendered = render(job, force, show)
+        done: Rendered | None = render(job, force, show)
+    if done is None:
+        return  # process 0 of the launcher tells
     data = {
         "output": str(done.output),
         "video_s": round(done.video_s, 3),

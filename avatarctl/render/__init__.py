@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from avatarctl.render.engine import Rendered
 
 
-def render(job: RenderJob, force: bool = False, show: Progress | None = None) -> Rendered:
+def render(job: RenderJob, force: bool = False, show: Progress | None = None) -> Rendered | None:
     """Render a job's video, or go on with it where it stopped.
 
     ``force`` begins anew and overwrites. ``show`` is called after every window step (None: no reports). Raises an
-    ``AvatarError`` for whatever a user can mend; everything done until then is kept in the render folder.
+    ``AvatarError`` for whatever a user can mend; everything done until then is kept in the render folder. Under `torchrun`
+    or `accelerate launch` the processes share the work: the first gives the result, the others None.
     """
     from avatarctl.render.journey import journey
 

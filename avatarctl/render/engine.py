@@ -31,13 +31,16 @@ from avatarctl.networks.images import load_image
 from avatarctl.networks.placement import Placement, Residents, decide, place
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import frontier
+from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.render.video import Sound, contact_sheet, join
+from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
+from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team, launched
 from avatarctl.sampling.windows import Plan, Window
-from avatarctl.settings import RenderJob
+from avatarctl.settings import PlacementSettings, RenderJob
 
 WAVEFORM, CONDITIONS, SOUND = "audio.f32", "conditions.safetensors", "sound.json"
 PREVIEW = "preview.mp4"
@@ -60,18 +63,53 @@ def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:
     job, began = checked.job, time.monotonic()
     folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
     with stopping() as stop, no_grad_on(job):
-        placement = decide(job.placement)
+        placement = decide(own_device(job.placement))
+        team = join_team(placement.device)
         residents = Residents(placement)
         sound, plan = hear(job, folder)
         networks = load_networks(checked, placement)
         conditions = make_conditions(checked, networks, residents, folder, plan)
-        work = Work(job, folder, plan, networks, residents, conditions, show, stop)
+        team.share(None)  # the others read what is in the folder now
+        work = Work(job, folder, plan, networks, residents, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
-        output = deliver(job, folder, sound, work.frames.count, plan)
+        sheet = deliver(job, folder, sound, work.frames.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
+    if steps:
+        remember_speed(job.render, job.placement, work.step_s())
     video_s = float(plan.video_frames / plan.fps)
-    return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, output)
+    return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, sheet)
+
+
+def follow(checked: Checked, folder: RenderFolder) -> None:
+    """Run this process's windows of a render that process 0 leads, from the files that it laid ready, to the end."""
+    job = checked.job
+    with stopping(), no_grad_on(job):
+        placement = decide(own_device(job.placement))
+        team = join_team(placement.device)
+        residents = Residents(placement)
+        networks = load_networks(checked, placement)
+        team.share(None)
+        folder.look()
+        _, plan = hear(job, folder)
+        conditions = make_conditions(checked, networks, residents, folder, plan)
+        saved = team.share(None)
+        sampler, predictor = begin(job, plan, networks, residents, conditions, saved, team)
+        for finals in sampler.run():
+            for final in finals:
+                predictor.forget(final.window)
+            word = team.tell(GO)
+            if word != GO:
+                sampler.gather()
+            if word == STOP:
+                return
+
+
+def own_device(settings: PlacementSettings) -> PlacementSettings:
+    """Give each process of a launcher its own GPU."""
+    if not launched() or settings.device == "cpu" or not torch.cuda.is_available():
+        return settings
+    return settings.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
 
 
 # -- Sound ----------------------------------------------------------------------------------------------------------
@@ -108,11 +146,12 @@ def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
 
 def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:
     """Give the function that hears a window: its samples from the waveform file, silence past the end."""
-    waveform = np.memmap(folder.path / WAVEFORM, dtype="<f4", mode="r")
 
     def heard(window: Window) -> torch.Tensor:
         samples = np.zeros(window.last_sample - window.first_sample, np.float32)
-        known = waveform[window.first_sample : min(window.last_sample, plan.samples)]
+        count = max(min(window.last_sample, plan.samples) - window.first_sample, 0)
+        # Read, not mapped: pages of a mapped file would count as memory of this process.
+        known = np.fromfile(folder.path / WAVEFORM, "<f4", count, offset=4 * window.first_sample)
         samples[: len(known)] = known
         return speech_states(encoder, samples).float()
 
@@ -199,6 +238,28 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
     }
 
 
+def begin(
+    job: RenderJob,
+    plan: Plan,
+    networks: Networks,
+    residents: Residents,
+    conditions: Conditions,
+    saved: frontier.Frontier,
+    team: Team,
+) -> tuple[Sampler, Predictor]:
+    """Give the sampler as the saved frontier left it."""
+    return make_sampler(
+        residents.use(networks.transformer),
+        conditions,
+        plan,
+        job.render,
+        windows=saved.windows,
+        first=saved.first,
+        precompute=networks.placement.memory in ("full", "model"),
+        team=team,
+    )
+
+
 # -- The work: window steps, finals, checkpoints, segments ------------------------------------------------------------
 
 
@@ -213,35 +274,23 @@ class Work:
         networks: Networks,
         residents: Residents,
         conditions: Conditions,
+        team: Team,
         show: Progress,
         stop: Stop,
     ) -> None:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
-        self.networks, self.residents, self.show = networks, residents, show
+        self.networks, self.residents, self.team, self.show = networks, residents, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
         if job.frames is not None:
             with guarded(job.frames):
                 job.frames.mkdir(exist_ok=True)
         self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames)
         self.missing = self.frames.missing()
-        self.precompute = networks.placement.memory in ("full", "model")
         saved, self.write_from = self._where_to_begin()
-        residents.use(networks.transformer)
-        self.sampler, self.predictor = self._begin(conditions, saved)
+        self.sampler, self.predictor = begin(job, plan, networks, residents, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
         self._step_s: list[float] = []
         self._preview_cost_s = self._preview_at = 0.0
-
-    def _begin(self, conditions: Conditions, saved: frontier.Frontier) -> tuple[Any, Predictor]:
-        return make_sampler(
-            self.networks.transformer,
-            conditions,
-            self.plan,
-            self.job.render,
-            windows=saved.windows,
-            first=saved.first,
-            precompute=self.precompute,
-        )
 
     def _where_to_begin(self) -> tuple[frontier.Frontier, int]:
         """Give the state to go on from, and the first window whose final latents have to be written.
@@ -255,7 +304,7 @@ class Work:
         if not lost:
             return frontier.Frontier({}, self.plan.count), self.plan.count
         if lost[0] >= saved.first:
-            return saved, saved.first
+            return saved, lost[0]
         origin = max(lost[0] - self.plan.reach * self.job.render.steps - 1, 0)
         self.folder.event("again", window=origin, lost=lost[:8])
         self.folder.forget_all(self.folder.listed(frontier.FOLDER))
@@ -265,26 +314,32 @@ class Work:
         """Run the window steps that are left; give their number."""
         saved_at = time.monotonic()
         count = 0
-        begin = time.monotonic()
+        began = time.monotonic()
         for finals in self.sampler.run(self.job.render.order):
             count += 1
-            self._step_s = [*self._step_s[-19:], time.monotonic() - begin]
+            self._step_s = [*self._step_s[-19:], time.monotonic() - began]
             for final in finals:
                 self.predictor.forget(final.window)
                 if final.window >= self.write_from:
                     save_final(self.folder, final)
                     self.folder.event("window done", window=final.window)
             due = time.monotonic() - saved_at >= self.job.render.checkpoint_every_s
-            if due or self.stop.asked:
+            word = self.team.tell(STOP if self.stop.asked else SAVE if due else GO)
+            if word != GO:
+                self.sampler.gather()
                 self.checkpoint()
                 saved_at = time.monotonic()
-            if self.stop.asked:
+            if word == STOP:
                 self._interrupt()
             if finals:
                 self._segments(finals[-1].window)
             self._report()
-            begin = time.monotonic()
+            began = time.monotonic()
         return count
+
+    def step_s(self) -> float:
+        """Give the seconds of a window step, over the last ones."""
+        return sum(self._step_s) / max(len(self._step_s), 1)
 
     def checkpoint(self) -> None:
         """Save the windows in flight."""
@@ -301,10 +356,9 @@ class Work:
             segment = self.missing.pop(0)
             self.frames.write_segment(segment)
             self.folder.event("segment", segment=segment)
-            if self.stop.asked:
-                self.checkpoint()
-                self._interrupt()
             self._preview()
+            if self.stop.asked and self.sampler.progress.finished():
+                self._interrupt()  # nothing is in flight any more: what is missing is decoded again from the folder
         self.residents.use(self.networks.transformer)
 
     def _preview(self) -> None:
@@ -325,7 +379,7 @@ class Work:
 
     def _report(self) -> None:
         done = self.sampler.progress.steps_done()
-        step_s = sum(self._step_s) / len(self._step_s)
+        step_s = self.step_s()
         latents = min(self._segments_done() * self.job.render.segment_latent_frames, self.plan.latent_frames)
         pictures = min(4 * (latents - 1) + 1 if latents else 0, self.plan.video_frames)
         video_s = float(pictures / self.plan.fps)

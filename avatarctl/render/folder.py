@@ -65,10 +65,14 @@ class RenderFolder:
                 self._replace(HOLDER, _json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in self.path.rglob(f"*{PART}"):
                     leftover.unlink()
-                self._files = (read_json(self.path / INDEX) or {}).get("files", {})
+                self.look()
             yield
         finally:
             self._lock.release()
+
+    def look(self) -> None:
+        """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""
+        self._files = (read_json(self.path / INDEX) or {}).get("files", {})
 
     def busy(self) -> bool:
         """Tell whether another process holds the folder."""
@@ -159,7 +163,14 @@ class RenderFolder:
 
     def valid(self, name: str) -> bool:
         """Tell whether a listed file is there with the content that was written."""
-        return self.read(name) is not None
+        listed = self._files.get(name)
+        if listed is None:
+            return False
+        digest = _digest(self.path / name)
+        if digest != listed["sha256"]:
+            self.forget(name, "missing" if digest is None else "damaged")
+            return False
+        return True
 
     def verify(self) -> tuple[list[str], list[str]]:
         """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
@@ -167,9 +178,7 @@ class RenderFolder:
         whole: list[str] = []
         damaged: list[str] = []
         for name, entry in sorted(entries.items()):
-            path = self.path / name
-            same = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
-            (whole if same else damaged).append(name)
+            (whole if _digest(self.path / name) == entry["sha256"] else damaged).append(name)
         return whole, damaged
 
     def listed(self, folder: str) -> list[str]:
@@ -254,6 +263,15 @@ def guarded(path: Path) -> Iterator[None]:
                 f"{path}: can't be written ({error.strerror})", "choose another with --work-dir"
             ) from error
         raise
+
+
+def _digest(path: Path) -> str | None:
+    """Give the SHA-256 of a file of any size, or None when it isn't there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def _flush_folder(folder: Path) -> None:

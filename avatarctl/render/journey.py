@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
     from avatarctl.render.engine import Rendered
 
 
-def journey(job: RenderJob, force: bool, show: Progress) -> Rendered:
-    """Check, begin or go on, render, deliver, clean up."""
+def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
+    """Check, begin or go on, render, deliver, clean up. Gives None in a process that follows another one."""
     checked = check(job, force)
     folder = RenderFolder(job.folder)
+    if int(os.environ.get("RANK", "0")) > 0:
+        from avatarctl.render.engine import follow
+
+        follow(checked, folder)
+        return None
     with folder.held():
         manifest = manifest_of(checked)
         if folder.exists() and force:

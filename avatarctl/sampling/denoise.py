@@ -90,8 +90,6 @@ class Sampler:
         windows: dict[int, InFlight] | None = None,
         first: int = 0,
     ) -> None:
-        # Windows before ``origin`` are not there at all: a render that lost its state begins again some windows earlier.
-        self.origin = 0 if windows else first
         self.plan, self.levels, self.noise, self.predict, self.blend = plan, levels, noise, predict, blend
         self.windows = dict(windows or {})
         done = {index: window.done for index, window in self.windows.items()}
@@ -112,11 +110,12 @@ class Sampler:
         velocity, kept = self.predict(window, i, latents, before.kept if before else None)
         latents = self.levels.step(latents, velocity, i)
         # In the first step the later window overwrites: blending two noises would take variance away.
-        if i and window.index > self.origin:
-            left = self.windows[window.index - 1].latents
+        left = self.windows.get(window.index - 1)
+        # There is always a window to the left, but where a render that lost its state began again (``first``).
+        if i and left is not None:
             offset = window.start - self.plan.start_of(window.index - 1)
             weights = edge_weights(window.overlap, self.blend)
-            latents = blend_left(latents, left[:, :, offset : offset + window.overlap], weights)
+            latents = blend_left(latents, left.latents[:, :, offset : offset + window.overlap], weights)
         return InFlight(i + 1, latents, kept)
 
     def read(self, window: Window) -> Tensor:
@@ -131,6 +130,9 @@ class Sampler:
                 latents = latents.clone()
                 latents[:, :, start - window.start : stop - window.start] = right
         return latents
+
+    def gather(self) -> None:
+        """Make ``windows`` whole where they are shared with other processes; alone they always are."""
 
     def _retire(self, index: int) -> Final:
         window = self.plan.get(index)

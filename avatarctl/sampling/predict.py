@@ -13,6 +13,7 @@ from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
 from avatarctl.sampling.noise import window_noise
+from avatarctl.sampling.team import Team, TeamSampler
 from avatarctl.sampling.windows import Plan, Window
 from avatarctl.settings import RenderSettings
 
@@ -132,8 +133,12 @@ def make_sampler(
     windows: dict[int, InFlight] | None = None,
     first: int = 0,
     precompute: bool = True,
+    team: Team | None = None,
 ) -> tuple[Sampler, Predictor]:
-    """Build the sampler of a render, from its beginning or from a saved state (``windows`` in flight, ``first``)."""
+    """Build the sampler of a render, from its beginning or from a saved state (``windows`` in flight, ``first``).
+
+    With a ``team`` of several processes, its windows are shared among them.
+    """
     levels = schedule(settings.steps, settings.shift, settings.schedule)
     predictor = Predictor(
         transformer,
@@ -151,7 +156,10 @@ def make_sampler(
         def noise(start: int, stop: int) -> Tensor:
             return window_noise(settings.seed, start, stop, (channels, rows, columns))
 
-    return Sampler(plan, levels, noise, predictor, settings.blend, windows, first), predictor
+    state = (plan, levels, noise, predictor, settings.blend, windows, first)
+    if team is not None and team.size > 1:
+        return TeamSampler(team, *state), predictor
+    return Sampler(*state), predictor
 
 
 def sample_stream(
