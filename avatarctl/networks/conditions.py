@@ -27,10 +27,12 @@ def prompt_states(
     tokenizer: PreTrainedTokenizerBase,
     text_encoder: UMT5EncoderModel,
     text_len: int = 512,
+    device: torch.device | None = None,
 ) -> list[Tensor]:
     """Give the umT5 states (L, D) of each prompt: its real tokens only, L at most ``text_len``.
 
-    The transformer pads them with zeros itself. A prompt that is cut warns and says what was lost.
+    ``device``: where the encoder computes, when its weights are streamed there from elsewhere. The transformer pads states
+    with zeros itself. A prompt that is cut warns and says what was lost.
     """
     states = []
     for prompt in prompts:
@@ -49,8 +51,8 @@ def prompt_states(
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids = tokens["input_ids"].to(text_encoder.device)
-        mask = tokens["attention_mask"].to(text_encoder.device)
+        ids = tokens["input_ids"].to(device or text_encoder.device)
+        mask = tokens["attention_mask"].to(device or text_encoder.device)
         encoded = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         states.append(encoded[0, : int(mask.sum())])
     return states

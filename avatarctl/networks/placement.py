@@ -11,6 +11,7 @@ from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
+from transformers import CLIPVisionModel, Wav2Vec2Model
 
 from avatarctl.errors import DeviceError, UsageError
 from avatarctl.networks.audio_adapter import AudioAdapter
@@ -22,6 +23,8 @@ Role = Literal["transformer", "vae", "text encoder", "image encoder", "speech en
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FLOAT8 = torch.float8_e4m3fn
+# Encoders that stay on the CPU when layers are streamed.
+SMALL_ENCODERS = (CLIPVisionModel, Wav2Vec2Model)
 # Small and sensitive networks compute in float32 whatever the transformer does.
 FLOAT32_ROLES: tuple[Role, ...] = ("vae", "speech encoder")
 
@@ -78,8 +81,9 @@ def place(model: Model, placement: Placement) -> Model:
     """Put a freshly loaded network where the placement wants it, and give it back ready to compute.
 
     ``full`` and ``model`` leave its weights whole (in mode ``model`` on the CPU, :class:`Residents` moves them); ``group``
-    streams blocks and ``sequential`` single layers from memory to the device as they are needed. Float8 storage, the
-    attention backend and compilation concern the transformer.
+    streams blocks and ``sequential`` single layers from memory to the device as they are needed, but leaves the small
+    encoders of pictures and speech on the CPU, where a second of work per window costs nothing. Float8 storage, the attention
+    backend and compilation concern the transformer.
     """
     model.requires_grad_(False)
     if isinstance(model, StableAvatarTransformer3DModel):
@@ -91,7 +95,7 @@ def place(model: Model, placement: Placement) -> Model:
             )
     if placement.memory == "full":
         model.to(placement.device)
-    elif placement.memory in ("group", "sequential"):
+    elif placement.memory in ("group", "sequential") and not isinstance(model, SMALL_ENCODERS):
         on_gpu = placement.device.type == "cuda"
         blocks = isinstance(model, StableAvatarTransformer3DModel) and placement.memory == "group"
         apply_group_offloading(

@@ -42,7 +42,7 @@ from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team, launched
 from avatarctl.sampling.windows import Plan, Window
 from avatarctl.settings import PlacementSettings, RenderJob
 
-WAVEFORM, CONDITIONS, SOUND = "audio.f32", "conditions.safetensors", "sound.json"
+WAVEFORM, CONDITIONS = "audio.f32", "conditions.safetensors"
 PREVIEW = "preview.mp4"
 
 
@@ -218,7 +218,7 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
     dtype, device = placement.dtype_of("text encoder"), placement.load_device
     text_encoder = place(checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=device), placement)
     prompts = [job.render.prompt, job.render.negative_prompt]
-    positive, negative = prompt_states(prompts, tokenizer, residents.use(text_encoder), dims.text_len)
+    positive, negative = prompt_states(prompts, tokenizer, residents.use(text_encoder), dims.text_len, placement.device)
     residents.drop(text_encoder)
     del text_encoder
 
