@@ -81,10 +81,6 @@ def estimate(checked: Checked) -> Estimate:
 
 def first_window_steps(plan: Plan, steps: int) -> int:
     """Count the window steps until the first window has had all its steps, in wavefront order."""
-    if plan.reach == 1:
-        windows = min(plan.count, steps)
-        # Window w must be w steps behind: the first window needs 1 + 2 + … of its neighbours' steps.
-        return sum(steps - w for w in range(windows))
     from avatarctl.sampling.wavefront import Progress, next_window
 
     progress = Progress(plan, steps)

@@ -74,9 +74,9 @@ class Predictor:
             return conditional + kept, kept
         predictions = self._passes(scheme, window, i, latents)
         guided = guidance.combine(scheme, predictions)
-        if self._reuse > 1 and CONDITIONAL in predictions:
-            kept = guided - predictions[CONDITIONAL].float()
-        return guided, kept
+        if self._reuse > 1 and len(scheme) > 1 and CONDITIONAL in predictions:
+            return guided, guided - predictions[CONDITIONAL].float()
+        return guided, None  # outside the interval there is no difference to keep
 
     def forget(self, window: int) -> None:
         """Drop the speech states of windows up to this one: they are final."""

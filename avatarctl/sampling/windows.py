@@ -124,8 +124,11 @@ class Plan:
 
     @property
     def reach(self) -> int:
-        """The most windows to the right that share latent frames with one (1 unless the overlap is more than half)."""
-        return -(-self.window // self.stride) - 1
+        """The most windows to the right that share latent frames with one.
+
+        One, unless the overlap is more than half, or the last window is moved so far left that it meets two.
+        """
+        return max(-(-self.window // self.stride) - 1, len(self.left_of(self.count - 1)))
 
     def windows(self) -> Iterator[Window]:
         """Go through all windows from left to right."""
