@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from avatarctl import console
 from avatarctl.errors import WeightsError
 from avatarctl.paths import cache_folder, weights_folder
 
@@ -93,6 +94,7 @@ def checksum(path: Path) -> str:
         return _hash(path)
     known = _read_cache()
     if key not in known:
+        console.note(f"reading {path.name} for its checksum (once)")
         known[key] = _hash(path)
         _write_cache(known)
     return known[key]

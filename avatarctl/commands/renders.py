@@ -80,8 +80,6 @@ def verify(render: Render, as_json: AsJson = False) -> None:
 @app.command(epilog=EXIT_CODES)
 def remove(render: Render, force: Force = False, as_json: AsJson = False) -> None:
     """Remove a render folder (never the finished video). An unfinished one asks for --force."""
-    import shutil
-
     from avatarctl.errors import UsageError
     from avatarctl.render.folder import RenderFolder
     from avatarctl.render.known import look
@@ -93,5 +91,5 @@ def remove(render: Render, force: Force = False, as_json: AsJson = False) -> Non
         raise BusyError(f"{path}: a process is rendering in it", "stop that process first")
     if known.state != "finished" and not force:
         raise UsageError(f"{path}: the render is not finished", f"avatarctl resume {path}, or remove it with --force")
-    shutil.rmtree(path)
+    RenderFolder(path).remove()
     console.result("renders remove", {"path": str(path)}, str(path), as_json)

@@ -68,7 +68,9 @@ def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:
         residents = Residents(placement)
         sound, plan = hear(job, folder)
         networks = load_networks(checked, placement)
+        stop.check(folder)
         conditions = make_conditions(checked, networks, residents, folder, plan)
+        stop.check(folder)
         team.share(None)  # the others read what is in the folder now
         work = Work(job, folder, plan, networks, residents, conditions, team, show, stop)
         steps = work.sample()
@@ -387,12 +389,8 @@ class Work:
         self.show(done, self.total, step_s=round(step_s, 4), left_s=round(left_s, 1), video_s=round(video_s, 2))
 
     def _interrupt(self) -> None:
-        self.folder.event("interrupted", signal=self.stop.signal)
-        raise Interrupted(
-            f"stopped; {self.sampler.progress.steps_done()} of {self.total} window steps are saved",
-            f"go on with: avatarctl resume {shlex.quote(str(self.folder.path))}",
-            self.stop.signal,
-        )
+        done = self.sampler.progress.steps_done()
+        self.stop.check(self.folder, f"{done} of {self.total} window steps are saved")
 
 
 # -- The finished video ---------------------------------------------------------------------------------------------
@@ -439,6 +437,13 @@ class Stop:
     def asked(self) -> bool:
         """Tell whether to stop after this window step."""
         return self.signal != 0
+
+    def check(self, folder: RenderFolder, saved: str = "nothing is lost") -> None:
+        """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
+        if self.asked:
+            folder.event("interrupted", signal=self.signal)
+            hint = f"go on with: avatarctl resume {shlex.quote(str(folder.path))}"
+            raise Interrupted(f"stopped; {saved}", hint, self.signal)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 PART = ".part"
+OWN_FOLDERS = ("windows", "frontier", "segments")
+OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", "preview.mp4")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -84,14 +86,29 @@ class RenderFolder:
         return False
 
     def clear(self) -> None:
-        """Remove everything but the lock: the render begins anew."""
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        """Remove everything of a render but the lock: it begins anew. What isn't ours stays."""
+        (self.path / MANIFEST).unlink(missing_ok=True)  # first: from here on there is no render
         self._files = {}
-        for entry in self.path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name not in (LOCK, HOLDER):
-                entry.unlink()
+        for name in OWN_FOLDERS:
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for entry in [self.path / name for name in OWN_FILES] + list(self.path.glob(f".*{PART}")):
+            entry.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the render, and its folder if nothing else is in it."""
+        self.clear()
+        for name in (HOLDER, LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def strangers(self) -> list[str]:
+        """Give what lies in a folder that should become a render folder and isn't ours."""
+        if not self.path.is_dir() or self.exists():
+            return []
+        own = {*OWN_FILES, *OWN_FOLDERS, LOCK, HOLDER}
+        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own and PART not in entry.name)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write render.json; from then on the render exists."""

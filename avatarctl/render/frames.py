@@ -66,8 +66,8 @@ class Frames:
         return segment * length, min((segment + 1) * length, self._last_needed())
 
     def missing(self) -> list[int]:
-        """Give the segments that are not there as they were written, in order."""
-        return [segment for segment in range(self.count) if not self._folder.valid(segment_file(segment))]
+        """Give the segments that are not there as they were written, in order (or whose PNG files are asked for and lack)."""
+        return [s for s in range(self.count) if not (self._folder.valid(segment_file(s)) and self._has_png(s))]
 
     def needed_windows(self, segment: int) -> range:
         """Give the windows whose final latents a decode begun at this segment reads."""
@@ -113,6 +113,17 @@ class Frames:
         # Latents past the last picture (a recording shorter than a window) are not decoded.
         return min(-(-(self._plan.video_frames - 1) // PER_LATENT) + 1, self._plan.latent_frames)
 
+    def _has_png(self, segment: int) -> bool:
+        if self._png is None:
+            return True
+        start, stop = self.span(segment)
+        pictures = range(self._first_picture(start), min(pictures_of(stop), self._plan.video_frames))
+        return all(self._png_file(picture).is_file() for picture in pictures)
+
+    def _png_file(self, picture: int) -> Path:
+        assert self._png is not None
+        return self._png / f"frame_{picture:07d}.png"
+
     @staticmethod
     def _first_picture(start: int) -> int:
         return pictures_of(start) if start else 0
@@ -121,7 +132,7 @@ class Frames:
         assert self._png is not None
         with guarded(self._png):
             for offset, picture in enumerate(pictures):
-                target = self._png / f"frame_{first + offset:07d}.png"
+                target = self._png_file(first + offset)
                 part = target.with_suffix(".part")
                 Image.fromarray(picture).save(part, format="PNG")
                 part.replace(target)

@@ -90,7 +90,9 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "job": content,
         "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
-        "weights": fingerprint([*checked.weights.by_role().items(), *((f"lora {p.name}", p) for p, _ in job.lora)]),
+        "weights": fingerprint(
+            [*checked.weights.by_role().items(), *((f"lora {i + 1}", p) for i, (p, _) in enumerate(job.lora))]
+        ),
     }
 
 

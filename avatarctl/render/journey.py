@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
+from avatarctl.errors import UsageError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
@@ -25,6 +25,11 @@ def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
 
         follow(checked, folder)
         return None
+    if strangers := folder.strangers():
+        raise UsageError(
+            f"{folder.path}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a render",
+            "choose another --work-dir",
+        )
     with folder.held():
         manifest = manifest_of(checked)
         if folder.exists() and force:
@@ -39,5 +44,5 @@ def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
 
         rendered = run(checked, folder, show)
     if not job.keep:
-        shutil.rmtree(folder.path)
+        folder.remove()
     return rendered
