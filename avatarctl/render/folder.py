@@ -68,13 +68,15 @@ class RenderFolder:
                 for leftover in self.path.rglob(f"*{PART}"):
                     leftover.unlink()
                 self.look()
+                if self.exists() and (why := self._index_lost()):
+                    self.event("recompute", file=INDEX, why=why)
             yield
         finally:
             self._lock.release()
 
     def look(self) -> None:
         """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""
-        self._files = (read_json(self.path / INDEX) or {}).get("files", {})
+        self._files = (_unsealed(self.path / INDEX) or {}).get("files", {})
 
     def busy(self) -> bool:
         """Tell whether another process holds the folder."""
@@ -111,15 +113,20 @@ class RenderFolder:
         return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own and PART not in entry.name)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Write render.json; from then on the render exists."""
-        self._replace(MANIFEST, _json(manifest))
+        """Write render.json; from then on the render exists. What another render left behind is removed before."""
+        self.clear()  # a kill while clearing may have left files of other inputs, and an index that vouches for them
+        self._replace(MANIFEST, _sealed(manifest))
 
     def manifest(self) -> dict[str, Any]:
-        """Give render.json; raises ``InputFileError`` when it is missing or broken."""
-        content = read_json(self.path / MANIFEST)
+        """Give render.json; raises ``InputFileError`` when it is missing or not what was written."""
+        content = _unsealed(self.path / MANIFEST)
+        if content is None and self.exists():
+            raise InputFileError(
+                f"{self.path}: {MANIFEST} is damaged", "begin anew: the same `avatarctl generate` with --force"
+            )
         if content is None:
             raise InputFileError(
-                f"{self.path}: got no readable {MANIFEST}, expected a render folder",
+                f"{self.path}: got no {MANIFEST}, expected a render folder",
                 "see `avatarctl renders list` for the renders there are",
             )
         return content
@@ -191,9 +198,9 @@ class RenderFolder:
 
     def verify(self) -> tuple[list[str], list[str]]:
         """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
-        entries = (read_json(self.path / INDEX) or {}).get("files", {})
+        entries = (_unsealed(self.path / INDEX) or {}).get("files", {})
         whole: list[str] = []
-        damaged: list[str] = []
+        damaged = [INDEX] if self._index_lost() else []
         for name, entry in sorted(entries.items()):
             (whole if _digest(self.path / name) == entry["sha256"] else damaged).append(name)
         return whole, damaged
@@ -236,7 +243,13 @@ class RenderFolder:
         self._write_index()
 
     def _write_index(self) -> None:
-        self._replace(INDEX, _json({"files": self._files}))
+        self._replace(INDEX, _sealed({"files": self._files}))
+
+    def _index_lost(self) -> str:
+        """Tell what became of the index (missing, damaged, or nothing), if there was one: the first file is listed."""
+        if (self.path / INDEX).is_file():
+            return "" if _unsealed(self.path / INDEX) else "damaged"
+        return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
     def _replace(self, name: str, data: bytes) -> None:
         part = self.new_part(name)
@@ -259,6 +272,21 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """Give JSON with the checksum of its content."""
+    return _json({**content, "seal": _seal(content)})
+
+
+def _unsealed(path: Path) -> dict[str, Any] | None:
+    """Give what was sealed, or None when the file is missing or not what was written."""
+    content = read_json(path)
+    return content if content is not None and content.pop("seal", None) == _seal(content) else None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(content)).hexdigest()
 
 
 @contextmanager

@@ -37,11 +37,7 @@ def remember(path: Path) -> None:
 
 def known_renders() -> list[Known]:
     """Give the renders that exist, the newest first."""
-    try:
-        lines = (data_folder() / REGISTER).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    paths = {Path(json.loads(line)) for line in lines if line.startswith('"') and line.endswith('"')}
+    paths = {Path(line) for line in _lines(data_folder() / REGISTER) if isinstance(line, str)}
     found = [look(path) for path in paths if (path / MANIFEST).is_file()]
     return sorted(found, key=lambda known: -known.changed)
 
@@ -49,23 +45,24 @@ def known_renders() -> list[Known]:
 def look(path: Path) -> Known:
     """Read a render folder's state from its files."""
     manifest = read_json(path / MANIFEST) or {}
-    events = _events(path)
+    events = [line for line in _lines(path / EVENTS) if isinstance(line, dict) and "event" in line]
     state = "running" if RenderFolder(path).busy() else "interrupted"
-    if state == "interrupted" and events and events[-1].get("event") == "finished":
+    if state == "interrupted" and events and events[-1]["event"] == "finished":
         state = "finished"
     changed = (path / EVENTS).stat().st_mtime if (path / EVENTS).exists() else (path / MANIFEST).stat().st_mtime
     return Known(path, state, str(manifest.get("job", {}).get("output", "?")), changed, tuple(events))
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[Any]:
+    """Give what the lines of a file hold; one that a kill tore or a disk spoiled is left out."""
     try:
-        lines = (path / EVENTS).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    events = []
+    content = []
     for line in lines:
         try:
-            events.append(json.loads(line))
+            content.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # a line torn by a kill
-    return events
+            continue
+    return content

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avatarctl.errors import UsageError
 from avatarctl.networks.transformer import ContextKV, StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, schedule
@@ -58,6 +59,11 @@ class Predictor:
         reuse: int = 1,
         precompute: bool = True,
     ) -> None:
+        if reuse > 1 and CONDITIONAL not in scheme:
+            raise UsageError(
+                f"guidance_reuse: got {reuse} with a guidance that has no conditional pass to add a kept difference to",
+                "use guidance_reuse 1, or a text_scale other than 0",
+            )
         self._transformer, self._conditions, self._scheme = transformer, conditions, scheme
         self._levels, self._window, self._interval, self._reuse = levels, window, interval, reuse
         self._precompute = precompute
@@ -74,7 +80,7 @@ class Predictor:
             return conditional + kept, kept
         predictions = self._passes(scheme, window, i, latents)
         guided = guidance.combine(scheme, predictions)
-        if self._reuse > 1 and len(scheme) > 1 and CONDITIONAL in predictions:
+        if self._reuse > 1 and len(scheme) > 1:
             return guided, guided - predictions[CONDITIONAL].float()
         return guided, None  # outside the interval there is no difference to keep
 

@@ -14,6 +14,7 @@ keeps to this gives the same bits.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -93,5 +94,8 @@ def order(
 def next_window(progress: Progress, kind: Order = "wavefront") -> int:
     """Give the window whose next step comes next in this order."""
     if kind == "steps":
-        return min(range(progress.first, progress.plan.count), key=lambda index: (progress.done(index), index))
+        # Left windows are never behind right ones: next is the leftmost of those that have done as little as the last.
+        windows = range(progress.first, progress.plan.count)
+        least = progress.done(windows[-1])
+        return windows[bisect_left(windows, True, key=lambda index: progress.done(index) <= least)]
     return next(index for index in range(progress.first, progress.plan.count) if progress.ready(index))
