@@ -88,6 +88,7 @@ def load_network(
         found = network.dims.parse(dims) if dims is not None else _find_dims(network, stored, tensors)
     except KeyError as error:
         raise _foreign(network, stored, tensors, [str(error.args[0])]) from error
+    found = _with_layout(found, stored, tensors)
     with init_empty_weights(include_buffers=False):
         model = network.build(found)
     state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device))
@@ -96,6 +97,14 @@ def load_network(
     if isinstance(model, UMT5EncoderModel):
         model.tie_weights()
     return model.to(device).eval()
+
+
+def _with_layout(dims: Dims, stored: Stored, tensors: Mapping[str, str]) -> Dims:
+    """Tell the adapter's 14B layout by its second projection, where dims recorded elsewhere don't name it."""
+    second = "vocal_projector.proj_model.proj_1.weight"
+    if isinstance(dims, TransformerDims) and dims.vocal_hidden is None and second in tensors:
+        return dims.with_(vocal_hidden=stored.tensors[tensors[second]].shape[0])
+    return dims
 
 
 def _rename_stored(network: Network, stored: Stored) -> dict[str, str]:

@@ -68,6 +68,7 @@ class Predictor:
         self._levels, self._window, self._interval, self._reuse = levels, window, interval, reuse
         self._precompute = precompute
         self._contexts: dict[str, tuple[ContextKV, ...]] = {}
+        self._rotary: dict[torch.Size, tuple[Tensor, Tensor]] = {}
         self._speech: dict[int, Tensor] = {}
         self._reference = conditions.reference.to(transformer.device)
 
@@ -107,6 +108,7 @@ class Predictor:
                 audio_states=speech,
                 audio_tokens=heard.get(inputs.audio) if inputs.tokens == "adapter" else None,
                 window=self._window,
+                rotary_emb=self._places(latents),
                 **self._text(inputs.text),
             )
             if inputs.tokens == "adapter":
@@ -123,6 +125,13 @@ class Predictor:
         if which not in self._contexts:
             self._contexts[which] = self._transformer.precompute_context(states, image)
         return {"context": self._contexts[which]}
+
+    def _places(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self._precompute:
+            return None
+        if latents.shape not in self._rotary:
+            self._rotary[latents.shape] = self._transformer.rope(latents)
+        return self._rotary[latents.shape]
 
     def _states(self, window: Window) -> Tensor:
         if window.index not in self._speech:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-FOLDER = Path(os.environ.get("AVATARCTL_GOLDEN") or Path(__file__).parent / "data")
+SHIPPED = Path(__file__).parent / "data"
+FOLDER = Path(os.environ.get("AVATARCTL_GOLDEN") or SHIPPED)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Recorded:
 def golden_files(prefix: str) -> list[Path]:
     """Give the recorded files whose name begins with ``prefix``."""
     return sorted(FOLDER.glob(f"{prefix}*.safetensors"))
+
+
+def shipped(prefix: str) -> Path:
+    """Give the recorded file of that prefix that lies with the tests, whatever folder is compared."""
+    return sorted(SHIPPED.glob(f"{prefix}*.safetensors"))[0]
 
 
 def read(path: Path) -> Recorded:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.recorded import Recorded, golden_files, read, seeded_weights
+from golden.recorded import Recorded, golden_files, read, seeded_weights, shipped
 from golden.test_golden import assert_close
 from PIL import Image
 
@@ -21,13 +21,12 @@ from avatarctl.sampling.windows import Window, latent_frames_of, plan_windows
 from avatarctl.settings import RenderSettings
 
 TOLERANCE = 2e-3
-# A recorded render names its own sizes only where they differ from those of the recorded networks.
-NETWORKS = {"transformer": "transformer", "vae": "vae", "clip": "clip"}
 
 
 def dims_of(config: dict, network: str) -> dict:
     """Give a network's sizes: those of its own recording, with what the render says and its weights' shapes show."""
-    own = {k: v for k, v in read(golden_files(network)[0]).config.items() if k not in ("weights", "seed")}
+    recorded = (golden_files(network) or [shipped(network)])[0]
+    own = {k: v for k, v in read(recorded).config.items() if k not in ("weights", "seed")}
     shapes = config["weights"][network]
     given = config.get(network) if isinstance(config.get(network), dict) else {}
     if network == "transformer":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.recorded import golden_files, read, seeded_weights
+from golden.recorded import read, seeded_weights, shipped
 from safetensors.torch import load_file, save_file
 from tiny import TINY, tiny_inputs, tiny_transformer
 
@@ -72,7 +72,7 @@ def test_released_weights_come_back_unchanged(prefix: str) -> None:
         "text_encoder": c.load_text_encoder,
         "clip": c.load_image_encoder,
     }[prefix]
-    config = read(golden_files(prefix)[0]).config
+    config = read(shipped(prefix)).config
     weights = seeded_weights(config["seed"], config["weights"])
     back = c.released_state(load(weights, dims=config))
     assert set(back) == set(weights) - UNUSED
@@ -141,11 +141,16 @@ def test_saved_file_has_released_names_and_sizes(tmp_path: Path, released: dict)
         c.save_weights(tiny_transformer(), tmp_path / "w.pt")
 
 
+def test_14b_layout_is_told_by_its_second_projection() -> None:
+    model = tiny_transformer(TINY.with_(vocal_hidden=32))
+    assert c.load_transformer(c.released_state(model), dims=TINY).dims == model.dims
+
+
 @pytest.mark.parametrize("prefix", ["vae", "text_encoder", "clip"])
 @pytest.mark.parametrize("names", ["released", "ours"])
 def test_other_networks_round_trip_through_files(prefix: str, names: str, tmp_path: Path) -> None:
     load = {"vae": c.load_vae, "text_encoder": c.load_text_encoder, "clip": c.load_image_encoder}[prefix]
-    config = read(golden_files(prefix)[0]).config
+    config = read(shipped(prefix)).config
     model = load(seeded_weights(config["seed"], config["weights"]), dims=config)
     again = load(c.save_weights(model, tmp_path / "w.safetensors", names=names))
     assert c.dims_of(again) == c.dims_of(model)
@@ -154,7 +159,7 @@ def test_other_networks_round_trip_through_files(prefix: str, names: str, tmp_pa
 
 
 def test_speech_encoder_loads_recorded_and_published_names(tmp_path: Path) -> None:
-    config = read(golden_files("render")[0]).config
+    config = read(shipped("render")).config
     weights = seeded_weights(config["seeds"]["wav2vec"], config["weights"]["wav2vec"])
     model = c.load_speech_encoder(weights, dims=config["wav2vec"])
     waveform = torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))

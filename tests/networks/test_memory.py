@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.recorded import golden_files, read
+from golden.recorded import read, shipped
 from live import LiveBytes
 from tiny import TINY, tiny_inputs, tiny_transformer
 
@@ -42,7 +42,7 @@ def test_parameters_of_the_released_files(dims: object, file: str) -> None:
 def test_parameters_of_any_size() -> None:
     for dims in (TINY, TINY.with_(vocal_hidden=32, layers=5, in_dim=20)):
         assert transformer_parameters(dims) == sum(p.numel() for p in kinds.build_transformer(dims).parameters())
-    config = read(golden_files("transformer")[0]).config
+    config = read(shipped("transformer")).config
     dims = c.TransformerDims.parse(config)
     assert transformer_parameters(dims) == sum(math.prod(shape) for shape in config["weights"].values())
 
