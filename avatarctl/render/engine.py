@@ -1,48 +1,30 @@
-"""READ FIRST. Takes a job, gives the finished video: the whole journey, top to bottom, one call per stage."""
+"""Takes a job, gives the finished video: the whole journey, top to bottom, one call per stage. READ THIS FILE FIRST."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import numpy as np
-import torch
-
-from avatarctl.audio.decode import probe, write_waveform
-from avatarctl.audio.levels import gain_db, loudness, trimmed_span
-from avatarctl.audio.speech import speech_states
 from avatarctl.console import Progress
-from avatarctl.errors import DeviceError, InputFileError, Interrupted
-from avatarctl.networks import checkpoints
-from avatarctl.networks.adapters import merge_lora
-from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
-from avatarctl.networks.images import load_image
-from avatarctl.networks.placement import Placement, Residents, decide, place
+from avatarctl.networks.placement import Residents, decide
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import frontier
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
-from avatarctl.render.inputs import Checked, exact, plan_of
+from avatarctl.render.inputs import Checked
+from avatarctl.render.prepare import Networks, hear, load_networks, make_conditions, own_device
+from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.video import Sound, contact_sheet, join
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
-from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team, launched
-from avatarctl.sampling.windows import Plan, Window
-from avatarctl.settings import PlacementSettings, RenderJob
+from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
+from avatarctl.sampling.windows import Plan
+from avatarctl.settings import RenderJob
 
-WAVEFORM, CONDITIONS = "audio.f32", "conditions.safetensors"
 PREVIEW = "preview.mp4"
 
 
@@ -105,139 +87,6 @@ def follow(checked: Checked, folder: RenderFolder) -> None:
                 sampler.gather()
             if word == STOP:
                 return
-
-
-def own_device(settings: PlacementSettings) -> PlacementSettings:
-    """Give each process of a launcher its own GPU."""
-    if not launched() or settings.device == "cpu" or not torch.cuda.is_available():
-        return settings
-    return settings.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
-
-
-# -- Sound ----------------------------------------------------------------------------------------------------------
-
-
-def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
-    """Decode the stretch of the recording that is used to 16 kHz, once; give the sound for the video, and the plan."""
-    settings = job.render
-    start, duration = exact(settings.start_s), None if settings.duration_s is None else exact(settings.duration_s)
-    if settings.trim_silence:
-        begin_s, length_s = trimmed_span(job.audio, start_s=start, duration_s=duration)
-        start, duration = exact(round(begin_s, 3)), exact(round(length_s, 3))
-    if not folder.valid(WAVEFORM):
-        part = folder.new_part(WAVEFORM)
-        with guarded(folder.path):
-            write_waveform(job.audio, part, start, duration)
-        folder.adopt(part, WAVEFORM)
-    samples = (folder.path / WAVEFORM).stat().st_size // 4
-    plan = plan_of(settings, samples)
-    if not settings.with_audio:
-        return None, plan
-    gain = 0.0
-    if settings.loudness_dbfs is not None:
-        measured = loudness(job.audio, start, duration)
-        gain = gain_db(measured, settings.loudness_dbfs)
-        if measured.dbfs + gain < settings.loudness_dbfs - 0.5:
-            warnings.warn(
-                f"loudness: {measured.dbfs + gain:.1f} dBFS is as loud as it gets without clipping", stacklevel=2
-            )
-    length = plan.video_frames / plan.fps
-    heard = length if duration is None else min(duration, length)
-    return Sound(job.audio, probe(job.audio), start, heard, length, gain), plan
-
-
-def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:
-    """Give the function that hears a window: its samples from the waveform file, silence past the end."""
-
-    def heard(window: Window) -> torch.Tensor:
-        samples = np.zeros(window.last_sample - window.first_sample, np.float32)
-        count = max(min(window.last_sample, plan.samples) - window.first_sample, 0)
-        # Read, not mapped: pages of a mapped file would count as memory of this process.
-        known = np.fromfile(folder.path / WAVEFORM, "<f4", count, offset=4 * window.first_sample)
-        samples[: len(known)] = known
-        return speech_states(encoder, samples).float()
-
-    return heard
-
-
-# -- Networks and conditions ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Networks:
-    """The networks that stay for the whole render."""
-
-    transformer: Any
-    vae: Any
-    speech_encoder: Any
-    placement: Placement
-
-
-def load_networks(checked: Checked, placement: Placement) -> Networks:
-    """Load transformer (with its LoRAs merged), VAE and speech encoder, and place them."""
-    files, device = checked.weights, placement.load_device
-    transformer = checkpoints.load_transformer(
-        files.transformer, dtype=placement.dtype_of("transformer"), device=device
-    )
-    for path, scale in checked.job.lora:
-        merge_lora(transformer, path, scale)
-    vae = checkpoints.load_vae(files.vae, dtype=placement.dtype_of("vae"), device=device)
-    speech = checkpoints.load_speech_encoder(
-        files.speech_encoder, dtype=placement.dtype_of("speech encoder"), device=device
-    )
-    return Networks(place(transformer, placement), place(vae, placement), place(speech, placement), placement)
-
-
-def make_conditions(
-    checked: Checked, networks: Networks, residents: Residents, folder: RenderFolder, plan: Plan
-) -> Conditions:
-    """Make text states, image tokens and the reference condition once per render, and keep them in the folder."""
-    tensors = folder.read_tensors(CONDITIONS)
-    if tensors is None:
-        tensors = _encode(checked, networks, residents, plan)
-        folder.write_tensors(CONDITIONS, {name: tensor.cpu() for name, tensor in tensors.items()})
-
-    hear_window = speech_of(folder, plan, networks.speech_encoder)
-
-    def heard(window: Window) -> torch.Tensor:
-        residents.use(networks.speech_encoder)
-        states = hear_window(window)
-        residents.use(networks.transformer)
-        return states
-
-    return Conditions(tensors["positive"], tensors["negative"], tensors["image"], tensors["reference"], heard)
-
-
-def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Plan) -> dict[str, torch.Tensor]:
-    job, files, placement = checked.job, checked.weights, networks.placement
-    width, height = job.render.size
-    picture, notes = load_image(job.image, width, height, job.render.fit)
-    for text in notes:
-        warnings.warn(text, stacklevel=2)
-
-    dims = networks.transformer.dims
-    tokenizer = checkpoints.load_tokenizer(files.tokenizer)
-    dtype, device = placement.dtype_of("text encoder"), placement.load_device
-    text_encoder = place(checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=device), placement)
-    prompts = [job.render.prompt, job.render.negative_prompt]
-    positive, negative = prompt_states(prompts, tokenizer, residents.use(text_encoder), dims.text_len, placement.device)
-    residents.drop(text_encoder)
-    del text_encoder
-
-    dtype = placement.dtype_of("image encoder")
-    image_encoder = place(checkpoints.load_image_encoder(files.image_encoder, dtype=dtype, device=device), placement)
-    image = image_tokens(residents.use(image_encoder), picture.to(placement.device))
-    residents.drop(image_encoder)
-    del image_encoder
-
-    tiling = Tiling() if job.placement.vae_tiling else None
-    reference = reference_condition(residents.use(networks.vae), picture.to(placement.device), plan.window, tiling)
-    return {
-        "positive": positive[None].float(),
-        "negative": negative[None].float(),
-        "image": image.float(),
-        "reference": reference,
-    }
 
 
 def begin(
@@ -422,65 +271,3 @@ def _move(part: Path, target: Path) -> None:
             near.replace(target)
         finally:
             near.unlink(missing_ok=True)
-
-
-# -- Around it ------------------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Whether somebody asked to stop, and by which signal."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    @property
-    def asked(self) -> bool:
-        """Tell whether to stop after this window step."""
-        return self.signal != 0
-
-    def check(self, folder: RenderFolder, saved: str = "nothing is lost") -> None:
-        """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
-        if self.asked:
-            folder.event("interrupted", signal=self.signal)
-            hint = f"go on with: avatarctl resume {shlex.quote(str(folder.path))}"
-            raise Interrupted(f"stopped; {saved}", hint, self.signal)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Let the first Ctrl-C or SIGTERM finish the window step and checkpoint; the second one stops at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may watch for signals
-        return
-
-    def heard(number: int, _: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def no_grad_on(job: RenderJob) -> Iterator[None]:
-    """Compute without gradients; turn a full device into an error that says what to do."""
-    try:
-        with torch.no_grad():
-            yield
-    except torch.OutOfMemoryError as error:
-        modes = {"full": "model", "model": "group", "group": "sequential"}
-        mode = modes.get(job.placement.memory)
-        hint = f"resume with --memory {mode}" if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
-        raise DeviceError(
-            f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
-        ) from error
-    except MemoryError as error:
-        raise DeviceError("out of memory", "close other programs and resume; what is done is kept") from error
-    except FileNotFoundError as error:
-        raise InputFileError(f"{error.filename}: disappeared while rendering", "put it back and resume") from error

@@ -186,7 +186,7 @@ def plan_windows(
     if samples < 1:
         raise UsageError("recording: got no samples, expected sound")
     if audio_span == "reference":
-        video_frames = int(samples / int(SAMPLE_RATE_HZ / fps))
+        video_frames = max(samples // int(SAMPLE_RATE_HZ / fps), 1)
         latent_frames = (video_frames - 1) // PER_LATENT + 1
     else:
         video_frames = video_frames_of(samples, fps)

@@ -125,6 +125,12 @@ def test_layout_of_short_sound(samples: int, video_frames: int, latent_frames: i
     assert plan.get(plan.count - 1).last_sample >= samples
 
 
+@pytest.mark.parametrize("audio_span", ["exact", "reference"])
+def test_shorter_than_a_picture_is_one_picture(audio_span) -> None:
+    plan = plan_windows(639, Fraction(25), audio_span=audio_span)
+    assert (plan.video_frames, plan.latent_frames, plan.count) == (1, 21, 1)
+
+
 def test_plan_of_ten_hours_is_instant_and_small() -> None:
     begin = time.perf_counter()
     plan = plan_windows(TEN_HOURS, Fraction(25))

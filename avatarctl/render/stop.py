@@ -1,0 +1,75 @@
+"""Takes signals and device errors while a render runs, gives a stop that loses nothing and errors that say what to do."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.render.folder import RenderFolder
+from avatarctl.settings import RenderJob
+
+
+class Stop:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether to stop after this window step."""
+        return self.signal != 0
+
+    def check(self, folder: RenderFolder, saved: str = "nothing is lost") -> None:
+        """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
+        if self.asked:
+            folder.event("interrupted", signal=self.signal)
+            hint = f"go on with: avatarctl resume {shlex.quote(str(folder.path))}"
+            raise Interrupted(f"stopped; {saved}", hint, self.signal)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Let the first Ctrl-C or SIGTERM finish the window step and checkpoint; the second one stops at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may watch for signals
+        return
+
+    def heard(number: int, _: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def no_grad_on(job: RenderJob) -> Iterator[None]:
+    """Compute without gradients; turn a full device into an error that says what to do."""
+    try:
+        with torch.no_grad():
+            yield
+    except torch.OutOfMemoryError as error:
+        modes = {"full": "model", "model": "group", "group": "sequential"}
+        mode = modes.get(job.placement.memory)
+        hint = f"resume with --memory {mode}" if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
+        raise DeviceError(
+            f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
+        ) from error
+    except MemoryError as error:
+        raise DeviceError("out of memory", "close other programs and resume; what is done is kept") from error
+    except FileNotFoundError as error:
+        raise InputFileError(f"{error.filename}: disappeared while rendering", "put it back and resume") from error
