@@ -37,8 +37,12 @@ def random_transformer(
     """Build a transformer with random weights directly on the device."""
     torch.manual_seed(0)
     with device:
-        model = build_transformer(dims).to(dtype)
-    return model.eval().requires_grad_(False)
+        model = build_transformer(dims).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        # As loaded checkpoints are: time embedding, modulation and norms stay in float32.
+        if not any(piece in name.split(".") for piece in model._keep_in_fp32_modules):
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def random_inputs(

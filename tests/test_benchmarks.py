@@ -1,0 +1,88 @@
+"""Takes the device benchmark at tiny size, shows that every section runs, counts rightly and survives full memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from avatarctl.networks.memory import latent_tokens  # noqa: E402
+from benchmarks import device as bench  # noqa: E402
+
+
+def tiny(target: Path | None = None) -> bench.Bench:
+    return bench.Bench(torch.device("cpu"), tiny=True, minutes=0.001, target=target)
+
+
+def test_one_command_gives_every_section(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/device.py", "--tiny", "--device", "cpu", "--json", str(tmp_path / "d.json")]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    figures = json.loads((tmp_path / "d.json").read_text())
+    assert set(bench.SECTIONS) <= set(figures)
+    assert all(name in out.stdout for name in bench.SECTIONS)
+    assert {(tuple(row["size"]), row["float8"]) for row in figures["passes"]} == {
+        (size, float8) for size in tiny().sizes for float8 in (False, True)
+    }
+    assert all(row["window_step_s"] > row["pass_s"] > 0 for row in figures["passes"])
+    assert all(0 < share < 1.5 for share in figures["matmul"]["share_of_limit"].values())
+    assert [row["mode"] for row in figures["memory"]] == list(bench.MODES)
+    assert all(row["measured_pass_gib"] == "runs; not measured on the CPU" for row in figures["memory"])
+    assert figures["equality"]["wavefront_equals_steps"] is True
+    assert figures["equality"]["batch_of_two_largest_difference"] < 1e-4
+    assert all(row["seconds_per_second"] > 0 for row in figures["video"])
+
+
+@torch.inference_mode()
+def test_operations_are_counted_as_torch_counts_them() -> None:
+    run = tiny()
+    for size in run.sizes:
+        model = bench.random_transformer(run.dims, run.dtype, run.device)
+        bench.place(model, run.placement(attention="_native_math"))  # the counter knows no fused attention of the CPU
+        with FlopCounterMode(display=False) as counter:
+            model(**run.inputs(size))
+        tokens = latent_tokens(run.dims, *size, bench.WINDOW)
+        assert bench.flops_per_pass(run.dims, tokens, 161) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_a_section_out_of_memory_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(bench.SECTIONS, "vae", full)
+    figures = bench.run(tiny(tmp_path / "d.json"), ["vae", "video"])
+    assert figures["vae"] == bench.OUT_OF_MEMORY
+    assert figures["video"][0]["seconds_per_second"] is None
+    assert json.loads((tmp_path / "d.json").read_text())["vae"] == bench.OUT_OF_MEMORY
+
+
+def test_a_row_out_of_memory_does_not_end_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def sometimes(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return real(*arguments)
+
+    real = bench.random_transformer
+    monkeypatch.setattr(bench, "random_transformer", sometimes)
+    run = tiny()
+    run.sizes = run.sizes[:1]
+    bench.passes(run)
+    rows = run.figures["passes"]
+    assert [row["pass_s"] == bench.OUT_OF_MEMORY for row in rows] == [False, True, False]
+
+
+def test_the_window_step_benchmark_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/window_step.py", "--size", "64x64", "--dim", "128", "--layers", "1"]
+    subprocess.run([*command, "--device", "cpu", "--json", str(tmp_path / "w.json")], cwd=ROOT, check=True)
+    seconds = json.loads((tmp_path / "w.json").read_text())["seconds"]
+    assert sum(value for part, value in seconds.items() if part != "total") == pytest.approx(seconds["total"])
