@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from avatarctl.errors import InputFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD_COLOUR = (128, 128, 128)  # mid-grey: the value that the network knows as "nothing here"
 
@@ -46,6 +47,8 @@ def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"]
 
 def pixels_of(picture: Image.Image) -> Tensor:
     """Give an RGB picture as (3, H, W), float32 in [-1, 1]."""
+    import torch  # a picture is checked before anything heavy is loaded
+
     array = np.asarray(picture.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous() / 255 * 2 - 1
 

@@ -27,7 +27,7 @@ CODECS = {"h264": "libx264", "hevc": "libx265"}
 # gaps in their time stamps, at some 10 % more bytes.
 ENCODER = ("-pix_fmt", "yuv420p", "-preset", "medium", "-bf", "0", "-flags", "+cgop", "-threads", "1")
 BITEXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1")
-AUDIO_BIT_RATE = "192k"
+AUDIO_KBIT_S_PER_CHANNEL = 96  # and 192 for one channel
 
 
 class SegmentWriter:
@@ -77,16 +77,27 @@ def join(segments: list[Path], target: Path, sound: Sound | None) -> None:
     The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
     or padded with silence to the picture's length, to the sample.
     """
-    listing = "ffconcat version 1.0\n" + "".join(f"file 'file:{_quote(path)}'\n" for path in segments)
+    # Plain names, seen from their folder: no listing can hold every name that a folder may have.
+    listing = "ffconcat version 1.0\n" + "".join(f"file 'file:{path.name}'\n" for path in segments)
     source = ["-f", "concat", "-safe", "0", "-protocol_whitelist", "file,pipe,fd", "-i", "pipe:0"]
     command = [*source]
     if sound is not None:
-        command += ["-protocol_whitelist", "file", "-i", f"file:{sound.path}", "-map", "0:v:0", "-map", "1:a:0"]
-        command += ["-af", sound.filter(), "-c:a", "aac", "-b:a", AUDIO_BIT_RATE]
+        command += [
+            "-protocol_whitelist",
+            "file",
+            "-i",
+            f"file:{sound.path.absolute()}",
+            "-map",
+            "0:v:0",
+            "-map",
+            "1:a:0",
+        ]
+        bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.info.channels, 2)}k"
+        command += ["-af", sound.filter(), "-c:a", "aac", "-b:a", bit_rate]
     else:
         command += ["-map", "0:v:0"]
-    command += ["-c:v", "copy", "-movflags", "+faststart", *BITEXACT, "-f", "mp4", "-y", f"file:{target}"]
-    process = _start(command)
+    command += ["-c:v", "copy", "-movflags", "+faststart", *BITEXACT, "-f", "mp4", "-y", f"file:{target.absolute()}"]
+    process = _start(command, folder=segments[0].parent)
     _, log = process.communicate(listing.encode())
     _check(process.returncode, log)
 
@@ -209,11 +220,7 @@ def inspect(path: Path) -> VideoInfo:
     )
 
 
-def _quote(path: Path) -> str:
-    return str(path).replace("'", "'\\''")
-
-
-def _start(arguments: list[str], level: str = "error") -> subprocess.Popen[bytes]:
+def _start(arguments: list[str], level: str = "error", folder: Path | None = None) -> subprocess.Popen[bytes]:
     command = [
         ffmpeg(),
         "-v",
@@ -225,7 +232,9 @@ def _start(arguments: list[str], level: str = "error") -> subprocess.Popen[bytes
     ]
     pipe: int | IO[bytes] = subprocess.PIPE if "pipe:0" in arguments else subprocess.DEVNULL
     # A session of its own: Ctrl-C in the terminal is ours to handle.
-    return subprocess.Popen(command, stdin=pipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, cwd=folder
+    )
 
 
 def _check(status: int, log: bytes) -> None:
