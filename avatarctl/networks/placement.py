@@ -69,6 +69,11 @@ def decide(settings: PlacementSettings) -> Placement:
         raise UsageError(
             "float8 weights with float16 compute: got float16, expected bfloat16 or float32", "use --dtype bfloat16"
         )
+    if float8 and settings.compile:
+        raise UsageError(
+            "float8 weights with compile: got both, expected one (torch can't trace weights that are cast as they are used)",
+            "leave compile off, or use weights_dtype same",
+        )
     if device.type == "cpu" and settings.memory in ("group", "sequential"):
         warnings.warn(
             f"memory mode {settings.memory} saves nothing on the CPU: weights stay where they are", stacklevel=2

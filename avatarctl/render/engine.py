@@ -149,15 +149,16 @@ class Work:
         When final latents that are still needed are lost, or the frontier is, sampling begins again so many windows
         earlier that what is missing to its left can't reach the first lost one: ``reach`` windows per step.
         """
-        saved = frontier.load(self.folder) or frontier.Frontier({}, 0)
+        saved = frontier.load(self.folder)
         needed = sorted({window for segment in self.missing for window in self.frames.needed_windows(segment)})
         lost = [window for window in needed if not self.folder.valid(window_file(window))]
         if not lost:
             return frontier.Frontier({}, self.plan.count), self.plan.count
-        if lost[0] >= saved.first:
+        if saved is not None and lost[0] >= saved.first:
             return saved, lost[0]
         origin = max(lost[0] - self.plan.reach * self.job.render.steps - 1, 0)
-        self.folder.event("again", window=origin, lost=lost[:8])
+        if self.folder.listed("windows"):
+            self.folder.event("again", window=origin, lost=lost[:8])
         self.folder.forget_all(self.folder.listed(frontier.FOLDER))
         return frontier.Frontier({}, origin), lost[0]
 

@@ -83,6 +83,7 @@ def test_usable_attention_is_what_runs() -> None:
     ("settings", "error", "words"),
     [
         ({"memory": "sequential", "compile": True}, UsageError, "compile with memory mode sequential"),
+        ({"weights_dtype": "float8", "compile": True}, UsageError, "float8 weights with compile"),
         ({"weights_dtype": "float8", "dtype": "float16"}, UsageError, "float8 weights with float16"),
         ({"attention": "flsh"}, UsageError, "got 'flsh', expected auto or one of"),
         ({"attention": "flash_hub"}, DeviceError, "downloads its kernel"),
