@@ -1,0 +1,131 @@
+"""Takes command lines on stdin, runs each in a forked copy of a process that has imported everything, gives pid and status.
+
+A render of a second would spend three more on imports; a fork has them done. A request is a JSON object: ``argv``,
+``folder`` (where to run), ``environment`` (variables to add), ``log`` (both streams), ``fault`` (none, kill, full) and
+``at`` (which write meets it: 1 is the first).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def child(request: dict[str, Any]) -> int:
+    """Run one command line with its fault; give the exit status."""
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["avatarctl", *request["argv"]]
+    from avatarctl.cli import main
+
+    plant(request)
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def plant(request: dict[str, Any]) -> None:
+    """Let the n-th write inside the case's folder meet the fault.
+
+    ``kill`` dies right before a file is opened for writing, renamed, removed, or a folder is made or removed: whatever a
+    SIGKILL can leave on the disk, it leaves between two of these. ``full`` fails as a full disk does, when a file is
+    made, grows (told at the latest by fsync), or gets another name.
+    """
+    fault, inside = request["fault"], request["folder"] + os.sep
+    if fault == "none":
+        return
+    seen = 0
+
+    def met() -> None:
+        nonlocal seen
+        seen += 1
+        if seen != request["at"]:
+            return
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def audit(event: str, details: tuple[Any, ...]) -> None:
+        if fault in WRITES.get(event, ()) and writes(event, details, inside):
+            met()
+
+    sys.addaudithook(audit)
+    if fault == "full":
+        os.fsync = before(os.fsync, met)
+
+
+WRITES = {
+    "open": ("kill", "full"),
+    "os.rename": ("kill", "full"),
+    "os.mkdir": ("kill", "full"),
+    "os.remove": ("kill",),
+    "os.rmdir": ("kill",),
+}
+
+
+def writes(event: str, details: tuple[Any, ...], inside: str) -> bool:
+    """Tell whether an audited event changes something in the folder."""
+    if not isinstance(details[0], str | os.PathLike):
+        return False
+    path = os.fspath(details[0])
+    if not path.startswith(os.sep):
+        return True  # trees are removed by names relative to an open folder
+    if event == "open":
+        changes = bool(details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    else:
+        changes = os.path.lexists(path) != (event == "os.mkdir")  # else it finds its work done already
+    return changes and path.startswith(inside)
+
+
+def before(function: Callable[..., Any], first: Callable[[], None]) -> Callable[..., Any]:
+    """Give a function that calls another one first."""
+
+    def both(*args: Any) -> Any:
+        first()
+        return function(*args)
+
+    return both
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    import avatarctl.networks.kinds
+    import avatarctl.render.engine
+    from avatarctl.audio.decode import ffmpeg
+
+    ffmpeg()
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    loaded = [avatarctl.networks.kinds.__name__, avatarctl.render.engine.__name__]
+    print(json.dumps({"loaded": loaded}), file=answer, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            status = 70
+            try:
+                status = child(request)
+            finally:
+                os._exit(status)
+        print(json.dumps({"pid": pid}), file=answer, flush=True)
+        _, ended = os.waitpid(pid, 0)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(ended)}), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    serve()

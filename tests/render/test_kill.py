@@ -1,0 +1,88 @@
+"""Takes renders killed at random instants and at every single write, shows that they go on to the same video, to the byte."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from workshop import Attempt, Case, Server, kill_after, seeded, straight
+
+SIGKILLED = -9
+NewCase = Callable[..., Case]
+
+
+@pytest.fixture(scope="module")
+def long_bytes(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The video of the longer recording, rendered without interruption."""
+    return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case", "long.wav"))
+
+
+@pytest.fixture(scope="module")
+def short_bytes(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The video of the shorter recording, rendered without interruption."""
+    return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case"))
+
+
+def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: NewCase, long_bytes: bytes) -> None:
+    chance = seeded("kills")
+    kills: list[int] = []
+    for number in itertools.count():
+        case = new_case(f"render{number}", audio="long.wav")
+        every_s = ("0", "0.15")[number % 2]
+        reported = 0
+        for attempt, saved in attempts(case, every_s, lambda: chance.uniform(0.05, 0.9), most=6):
+            steps = attempt.steps()
+            if steps:  # else it was killed before its first window step, or had only pictures left to do
+                begun_from = steps[0] - 1
+                assert begun_from >= saved, "a saved window step was computed again"
+                # A report follows the checkpoint of its window step: with one after every step, only the step that
+                # the kill cut short is lost.
+                assert begun_from >= reported or every_s != "0"
+                reported = steps[-1]
+            if attempt.status == SIGKILLED:
+                kills.append(reported)
+        assert case.bytes() == long_bytes
+        assert not case.render.exists()
+        if len(kills) >= 50:
+            break
+    # The instants are spread: before the first window step, in every third of them, and after.
+    assert {min(done // 7, 2) for done in kills if done} == {0, 1, 2} and 0 in kills
+
+
+def attempts(case: Case, every_s: str, delay_s: Callable[[], float], most: int) -> Iterator[tuple[Attempt, int]]:
+    """Run `generate` and kill it, again and again, at last without a kill; give also the steps saved before."""
+    for number in itertools.count():
+        saved = case.checkpoint()
+        meanwhile = kill_after(delay_s()) if number < most else None
+        attempt = case.generate("--checkpoint-every", every_s, meanwhile=meanwhile)
+        yield attempt, saved
+        if attempt.status == 0:
+            return
+        assert attempt.status == SIGKILLED, attempt.log
+
+
+def test_a_kill_at_a_write_costs_no_bit(new_case: NewCase, short_bytes: bytes) -> None:
+    assert kill_at_writes(new_case, short_bytes, first=3, step=13) > 8
+
+
+@pytest.mark.long
+def test_a_kill_at_any_write_costs_no_bit(new_case: NewCase, short_bytes: bytes) -> None:
+    assert kill_at_writes(new_case, short_bytes, first=1, step=1) > 100
+
+
+def kill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) -> int:
+    """Kill a render at its n-th change of a file, resume it, for growing n until there are no more; give their number."""
+    for number in itertools.count(first, step):
+        case = new_case(f"write{number}")
+        attempt = case.generate(fault="kill", at=number)
+        if attempt.status == SIGKILLED:
+            attempt = case.generate()
+            assert attempt.status == 0, f"write {number}: {attempt.log}"
+            assert case.bytes() == expected, f"write {number}"
+            assert sorted(path.name for path in case.folder.iterdir()) == ["attempt.log", "talk.mp4"], f"write {number}"
+            continue
+        assert attempt.status == 0, attempt.log
+        return number // step
+    raise AssertionError

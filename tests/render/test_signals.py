@@ -1,0 +1,109 @@
+"""Takes renders that are asked to stop, or met by a second process, shows exit codes, messages and what is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workshop import Case, Server, signal_at, straight
+
+NewCase = Callable[..., Case]
+STEPS = ("--steps", "6")
+
+
+@pytest.fixture(scope="module")
+def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The video, rendered without interruption."""
+    return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case", "long.wav"), *STEPS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_window_step_and_says_how_to_go_on(
+    new_case: NewCase, expected: bytes, number: signal.Signals
+) -> None:
+    case = new_case(audio="long.wav")
+    process = case.start(*case.argv(*STEPS, "--checkpoint-every", "0.2"))
+    signal_at(case, 1, number)(process.pid)
+    log, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    done = case.checkpoint()
+    assert f"stopped; {done} of 60 window steps are saved" in log
+    assert f"avatarctl resume {case.render}" in log
+    assert [event["event"] for event in case.events()[-2:]] == ["checkpoint", "interrupted"]
+    assert case.events()[-1]["signal"] == number
+    assert not case.output.exists()
+    resumed = case.command("resume", str(case.render), "--progress", "json")
+    assert resumed.status == 0, resumed.log
+    assert resumed.steps()[0] == done + 1
+    assert case.bytes() == expected
+
+
+def test_a_signal_while_pictures_are_decoded_stops_too(new_case: NewCase, expected: bytes) -> None:
+    case = new_case(audio="long.wav")
+    stopped = case.generate(*STEPS, meanwhile=signal_at(case, 60, signal.SIGTERM))
+    assert stopped.status in (143, 0), stopped.log
+    if stopped.status == 143:
+        assert "60 of 60 window steps are saved" in stopped.log
+        assert case.generate(*STEPS).status == 0
+    assert case.bytes() == expected
+
+
+def test_the_second_signal_stops_at_once(case: Case) -> None:
+    # Large pictures, so that a window step takes long enough to be stopped within.
+    slow = ("--size", "384x384")
+
+    def twice(pid: int) -> None:
+        signal_at(case, 1, signal.SIGINT)(pid)
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGINT)
+
+    stopped = case.generate(*slow, meanwhile=twice)
+    assert stopped.status == 130, stopped.log
+    assert "Traceback" not in stopped.log
+    # Nothing more was done: no checkpoint of the step, not even an event.
+    assert [event["event"] for event in case.events()].count("checkpoint") == 1
+    assert case.events()[-1]["event"] == "checkpoint"
+    assert case.command("renders", "verify", str(case.render)).status == 0
+    done = case.checkpoint()
+    resumed = case.command("resume", str(case.render), "--progress", "json")
+    assert resumed.status == 0, resumed.log
+    assert resumed.steps()[0] == done + 1
+
+
+def test_a_signal_before_the_first_window_step_stops_too(case: Case, server: Server) -> None:
+    def early(pid: int) -> None:
+        deadline = time.monotonic() + 30
+        while not case.events() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGINT)
+
+    stopped = case.generate(meanwhile=early)
+    assert stopped.status == 130, stopped.log
+    assert case.checkpoint() <= 1
+    assert case.generate().status == 0
+
+
+def test_a_second_process_is_told_who_holds_the_render(case: Case) -> None:
+    def meet(pid: int) -> None:
+        signal_at(case, 1, signal.SIGSTOP)(pid)
+        try:
+            for argv in (case.argv(), case.argv("--force"), ["resume", str(case.render)]):
+                second = case.start(*argv)
+                log, _ = second.communicate(timeout=60)
+                assert second.returncode == 6, log
+                assert f"process {pid} on {socket.gethostname()} since 20" in log
+            for argv, said in ((["list"], "running"), (["remove", str(case.render), "--force"], "a process is")):
+                other = case.start("renders", *argv)
+                log, _ = other.communicate(timeout=60)
+                assert said in log and other.returncode == (6 if argv[0] == "remove" else 0), log
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    first = case.generate(meanwhile=meet)
+    assert first.status == 0, first.log
+    assert first.steps() == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,216 @@
+"""Takes settings, gives tiny renders in folders of their own: run, killed, resumed, and what they left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tiny import tiny_weights
+
+ROOT = Path(__file__).parents[2]
+PRESET = """
+size: 64x64
+steps: 2
+window: 3
+overlap: 2
+segment_latent_frames: 2
+checkpoint_every_s: 0
+device: cpu
+"""
+
+
+def write_wav(path: Path, samples_TC: NDArray[np.floating], rate_hz: int) -> Path:
+    """Write sound (T, C) of full scale 1 as a 16-bit WAV file."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples_TC.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes((samples_TC * 32767).astype("<i2").tobytes())
+    return path
+
+
+def babble(seconds: float, rate_hz: int = 16000, channels: int = 1, seed: int = 0) -> NDArray[np.floating]:
+    """Give noise (T, C) that swells and fades."""
+    count = round(seconds * rate_hz)
+    noise_TC = np.random.default_rng(seed).normal(0, 0.1, (count, channels))
+    return (noise_TC * (1 + np.sin(np.arange(count) * 20 / rate_hz))[:, None]).clip(-1, 1)
+
+
+def furnish(folder: Path) -> Path:
+    """Fill a folder with tiny weights, pictures, recordings and a preset."""
+    tiny_weights(folder / "weights")
+    Image.radial_gradient("L").convert("RGB").save(folder / "face.png")
+    write_wav(folder / "voice.wav", babble(0.68), 16000)  # 17 pictures, 5 latent frames, 3 windows, 3 segments
+    write_wav(folder / "long.wav", babble(1.8), 16000)  # 45 pictures, 12 latent frames, 10 windows, 6 segments
+    Image.linear_gradient("L").convert("RGB").save(folder / "other.png")
+    write_wav(folder / "other.wav", babble(0.68, seed=1), 16000)
+    (folder / "tiny.yaml").write_text(PRESET)
+    return folder
+
+
+class Server:
+    """A process that has imported everything; runs one command line at a time in a forked copy of itself."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "AVATARCTL_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("server.py"))],
+            stdin=pipe,
+            stdout=pipe,
+            env=self.environment,
+            text=True,
+        )
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the server is gone"
+        return json.loads(line)
+
+    def run(
+        self,
+        folder: Path,
+        argv: list[str],
+        fault: str = "none",
+        at: int = 0,
+        meanwhile: Callable[[int], None] | None = None,
+        **environment: str,
+    ) -> Attempt:
+        """Run a command line in ``folder``; ``meanwhile`` is called with the process's number while it runs."""
+        log = folder / "attempt.log"
+        request = {"argv": argv, "folder": str(folder), "log": str(log), "fault": fault, "at": at}
+        request["environment"] = environment
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        pid = self._answer()["pid"]
+        if meanwhile is not None:
+            meanwhile(pid)
+        return Attempt(self._answer()["status"], log.read_text())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a command line ended (minus the number of the signal that killed it), and what it said."""
+
+    status: int
+    log: str
+
+    def steps(self) -> list[int]:
+        """Give the window steps that were done after each report of a render with ``--progress json``."""
+        rows = [
+            line for line in self.log.splitlines() if line.startswith('{"event": "progress"') and line.endswith("}")
+        ]
+        return [json.loads(row)["window_steps"] for row in rows]
+
+
+class Case:
+    """One render in a folder of its own, in the hands of a server."""
+
+    def __init__(self, studio: Path, server: Server, folder: Path, audio: str = "voice.wav") -> None:
+        self.studio, self.server, self.folder, self.audio = studio, server, folder, audio
+        folder.mkdir()
+        self.output = folder / "talk.mp4"
+        self.render = folder / "talk.mp4.render"
+
+    def argv(self, *more: str) -> list[str]:
+        """Give the command line of ``generate``; later flags win."""
+        files = ["-i", self.studio / "face.png", "-a", self.studio / self.audio, "-o", self.output]
+        files += ["--weights", self.studio / "weights", "--preset", self.studio / "tiny.yaml"]
+        return ["generate", *map(str, files), "--progress", "json", *more]
+
+    def stop(self, *more: str, steps: int = 3) -> None:
+        """Run `generate` and kill it once its folder holds so many window steps."""
+        attempt = self.generate(*more, meanwhile=signal_at(self, steps))
+        assert attempt.status == -signal.SIGKILL, attempt.log
+
+    def generate(self, *more: str, **how: Any) -> Attempt:
+        """Run ``generate``."""
+        return self.server.run(self.folder, self.argv(*more), **how)
+
+    def command(self, *argv: str, **how: Any) -> Attempt:
+        """Run any command."""
+        return self.server.run(self.folder, list(argv), **how)
+
+    def bytes(self) -> bytes:
+        """Give the finished video."""
+        return self.output.read_bytes()
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Start the command line in a process as users do; both streams come in one."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "avatarctl", *argv],
+            cwd=self.folder,
+            env=self.server.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        """Give the render folder's events."""
+        path = self.render / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def checkpoint(self) -> int:
+        """Give the window steps that the last checkpoint holds."""
+        return max((e["window_steps"] for e in self.events() if e["event"] == "checkpoint"), default=0)
+
+
+def kill_after(seconds: float) -> Callable[[int], None]:
+    """Give what kills a process after some time, if it still runs."""
+
+    def kill(pid: int) -> None:
+        time.sleep(seconds)
+        # A process that has ended is a child nobody waited for only until the server reads its status.
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    return kill
+
+
+def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[[int], None]:
+    """Give what sends a process a signal as soon as its folder holds so many window steps."""
+
+    def send(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while case.checkpoint() < steps:
+            assert time.monotonic() < deadline, case.events()
+            time.sleep(0.005)
+        os.kill(pid, number)
+
+    return send
+
+
+def straight(case: Case, *more: str) -> bytes:
+    """Render without interruption; give the video."""
+    attempt = case.generate(*more)
+    assert attempt.status == 0, attempt.log
+    return case.bytes()
+
+
+def seeded(name: str) -> random.Random:
+    """Give random numbers that are the same in every run of a test."""
+    return random.Random(name)
