@@ -15,7 +15,14 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel, Wav2Vec2Model
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    UMT5EncoderModel,
+    Wav2Vec2Model,
+)
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import dims as sizes
@@ -162,6 +169,8 @@ def _state_for(
         raise _foreign(network, stored, tensors, missing, left_over)
 
     keep_float32 = getattr(model, "_keep_in_fp32_modules", None) or []
+    # diffusers means every half precision, transformers float16 alone (umT5's range fits bfloat16).
+    narrow = (torch.float16,) if isinstance(model, PreTrainedModel) else HALF
     state: dict[str, Tensor] = {}
     wrong: list[str] = []
     for name, ours in names.items():
@@ -172,7 +181,7 @@ def _state_for(
             if part.shape != shape and tuple(n for n in part.shape if n > 1) != tuple(n for n in shape if n > 1):
                 wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
                 continue
-            keep = dtype in HALF and any(piece in target.split(".") for piece in keep_float32)
+            keep = dtype in narrow and any(piece in target.split(".") for piece in keep_float32)
             state[target] = _aligned(part.reshape(shape).to(device, torch.float32 if keep else dtype))
     if wrong:
         raise WeightsError(

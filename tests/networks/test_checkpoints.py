@@ -187,6 +187,14 @@ def test_half_precision_keeps_sensitive_weights_in_float32() -> None:
         assert torch.isfinite(model(**tiny_inputs()).sample).all()
 
 
+def test_text_encoder_keeps_float32_in_float16_alone() -> None:
+    config = read(shipped("text_encoder")).config
+    weights = seeded_weights(config["seed"], config["weights"])
+    for dtype, kept in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
+        model = c.load_text_encoder(weights, config, dtype)
+        assert model.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype == kept
+
+
 # -- What is wrong with a file --------------------------------------------------------------------------------------
 
 
