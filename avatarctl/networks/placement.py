@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -43,6 +43,16 @@ class Placement:
     def dtype_of(self, role: Role) -> torch.dtype:
         """Give the dtype that the network of this role computes in."""
         return torch.float32 if role in FLOAT32_ROLES else self.dtype
+
+    def streamed(self) -> Placement:
+        """Give a placement that streams layers: for a network that is used once and would fill the device."""
+        return replace(self, memory="group")
+
+    def has_room(self, weight_bytes: int) -> bool:
+        """Tell whether so many bytes of weights, and two GiB to compute in, are free on the device now."""
+        if self.device.type != "cuda":
+            return True
+        return torch.cuda.mem_get_info(self.device)[0] > weight_bytes + (2 << 30)
 
     @property
     def load_device(self) -> torch.device:

@@ -90,6 +90,7 @@ class Frames:
                     self._save_png(first + writer.pictures, pictures)
                 writer.write(pictures)
         self._next = stop
+        stream.rest()
         self._folder.adopt(part, name)
 
     def _at(self, start: int) -> DecodeStream:

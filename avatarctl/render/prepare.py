@@ -18,6 +18,7 @@ from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import merge_lora
 from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
 from avatarctl.networks.images import load_image
+from avatarctl.networks.memory import PARAMETERS
 from avatarctl.networks.placement import Placement, Residents, place
 from avatarctl.networks.vae import Tiling
 from avatarctl.render.folder import RenderFolder, guarded
@@ -142,11 +143,17 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
     dims = networks.transformer.dims
     tokenizer = checkpoints.load_tokenizer(files.tokenizer)
     dtype, device = placement.dtype_of("text encoder"), placement.load_device
-    text_encoder = place(checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=device), placement)
+    # Eleven gigabytes for one use: streamed, unless the device has room to spare.
+    text_bytes = PARAMETERS["text encoder"] * dtype.itemsize
+    whole = placement.memory in ("group", "sequential") or placement.has_room(text_bytes)
+    text_placement = placement if whole else placement.streamed()
+    text_encoder = checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=text_placement.load_device)
+    text_encoder = place(text_encoder, text_placement)
+    on_device = residents.use(text_encoder) if whole else text_encoder
     prompts = [job.render.prompt, job.render.negative_prompt]
-    positive, negative = prompt_states(prompts, tokenizer, residents.use(text_encoder), dims.text_len, placement.device)
+    positive, negative = prompt_states(prompts, tokenizer, on_device, dims.text_len, placement.device)
     residents.drop(text_encoder)
-    del text_encoder
+    del text_encoder, on_device
 
     dtype = placement.dtype_of("image encoder")
     image_encoder = place(checkpoints.load_image_encoder(files.image_encoder, dtype=dtype, device=device), placement)

@@ -77,12 +77,11 @@ class Predictor:
         """Give the guided velocity of ``latents`` at step ``i``, and what guidance keeps for the window's next steps."""
         scheme = guidance.active(self._scheme, float(self._levels.sigmas[i]), self._interval)
         if self._reuse > 1 and len(scheme) > 1 and kept is not None and i % self._reuse:
-            conditional = self._passes(guidance.none(), window, i, latents)[CONDITIONAL].float()
-            return conditional + kept, kept
+            return self._passes(guidance.none(), window, i, latents)[CONDITIONAL] + kept, kept
         predictions = self._passes(scheme, window, i, latents)
         guided = guidance.combine(scheme, predictions)
         if self._reuse > 1 and len(scheme) > 1:
-            return guided, guided - predictions[CONDITIONAL].float()
+            return guided, guided - predictions[CONDITIONAL]
         return guided, None  # outside the interval there is no difference to keep
 
     def forget(self, window: int) -> None:
@@ -90,7 +89,7 @@ class Predictor:
         self._speech = {index: states for index, states in self._speech.items() if index > window}
 
     def _passes(self, scheme: Scheme, window: Window, i: int, latents: Tensor) -> dict[Inputs, Tensor]:
-        device = self._transformer.device
+        device, home = self._transformer.device, latents.device
         latents = latents.to(device)
         timestep = self._levels.timesteps[i].to(device).expand(1)
         # The adapter hears audio, latents and time, not the text: passes that share these share its tokens.
@@ -113,7 +112,8 @@ class Predictor:
             )
             if inputs.tokens == "adapter":
                 heard[inputs.audio] = out.audio_tokens
-            predictions[inputs] = out.sample
+            # Back to where the windows live (the CPU): a few megabytes, and the device's memory doesn't grow with windows.
+            predictions[inputs] = out.sample.float().to(home)
         return predictions
 
     def _text(self, which: str) -> dict[str, object]:

@@ -81,6 +81,8 @@ def join_team(device: torch.device) -> Team:
     """Meet the other processes (NCCL on GPUs, gloo on the CPU), or be a team of one."""
     if not launched():
         return Team()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL talks from the current one
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Team(dist.get_rank(), dist.get_world_size(), device)

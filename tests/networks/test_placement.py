@@ -66,6 +66,14 @@ def test_one_network_at_a_time() -> None:
     residents.drop(vae)
 
 
+def test_a_network_for_one_use_is_streamed_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 16 << 30))
+    gpu = Placement(torch.device("cuda"), torch.bfloat16, "full", False, None, False)
+    assert gpu.has_room(5 << 30) and not gpu.has_room(7 << 30)
+    assert gpu.streamed().memory == "group" and gpu.streamed().load_device == CPU
+    assert decided().has_room(1 << 50)
+
+
 def test_dtypes_by_role() -> None:
     half = decided(dtype="bfloat16")
     assert half.dtype_of("transformer") == half.dtype_of("text encoder") == torch.bfloat16

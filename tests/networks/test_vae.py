@@ -75,6 +75,16 @@ def test_encode_stream_equals_encoding_at_once(vae: torch.nn.Module) -> None:
     assert torch.equal(torch.cat(list(encode_stream(vae, x.split([1, 4, 4], dim=2))), dim=2), encode(vae, x))
 
 
+def test_a_stream_may_rest_between_pushes(vae: torch.nn.Module) -> None:
+    z = latents(4)
+    stream = DecodeStream(vae)
+    parts = []
+    for frame in z.split(1, dim=2):
+        parts.append(stream.push(frame))
+        stream.rest()
+    assert torch.equal(torch.cat(parts, dim=2), decode(vae, z))
+
+
 def test_streams_run_interleaved(vae: torch.nn.Module) -> None:
     one, two = latents(3, seed=1), latents(3, seed=2)
     pairs = zip(decode_stream(vae, one.split(1, 2)), decode_stream(vae, two.split(1, 2)), strict=True)
