@@ -53,6 +53,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == UsageError.exit_code and as_json:  # Typer said on stderr what is wrong
             console.error_object(UsageError("the command line can't be read", "see --help"), command)
+        if end.code == 130:  # Typer made it of a KeyboardInterrupt
+            console.note("interrupted; the same command goes on")
         raise
     except AvatarError as problem:
         console.trace()

@@ -85,7 +85,8 @@ def remove(render: Render, force: Force = False, as_json: AsJson = False) -> Non
     from avatarctl.render.known import look
 
     path = render_folder(render)
-    RenderFolder(path).manifest()
+    if not (force and RenderFolder(path).exists()):  # what is broken may still be thrown away
+        RenderFolder(path).manifest()
     known = look(path)
     if known.state == "running":
         raise BusyError(f"{path}: a process is rendering in it", "stop that process first")

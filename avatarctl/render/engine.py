@@ -137,6 +137,7 @@ class Work:
                 job.frames.mkdir(exist_ok=True)
         self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames)
         self.missing = self.frames.missing()
+        folder.valid(PREVIEW)  # a damaged one is reported and joined anew
         saved, self.write_from = self._where_to_begin()
         self.sampler, self.predictor = begin(job, plan, networks, residents, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps

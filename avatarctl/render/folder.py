@@ -209,10 +209,6 @@ class RenderFolder:
         """Give the listed names in a subfolder, in order."""
         return sorted(name for name in self._files if name.startswith(f"{folder}/"))
 
-    def sizes(self) -> dict[str, int]:
-        """Give the bytes of every listed file."""
-        return {name: entry["bytes"] for name, entry in self._files.items()}
-
     def forget(self, name: str, why: str = "") -> None:
         """Take a file out of the index, then off the disk; ``why`` (missing, damaged) goes to the events."""
         if why:
