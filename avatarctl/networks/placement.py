@@ -118,7 +118,7 @@ def place(model: Model, placement: Placement) -> Model:
             onload_device=placement.device,
             offload_type="block_level" if blocks else "leaf_level",
             num_blocks_per_group=1 if blocks else None,
-            use_stream=on_gpu and placement.memory == "group",
+            use_stream=on_gpu and blocks,  # it pins the weights in memory: worth it for what runs at every step
             non_blocking=on_gpu,
         )
     if placement.compile and isinstance(model, StableAvatarTransformer3DModel):
