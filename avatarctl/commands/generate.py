@@ -12,7 +12,7 @@ from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from avatarctl.render.engine import Rendered
+    from avatarctl.render.inputs import Rendered
     from avatarctl.render.estimate import Estimate
     from avatarctl.settings import RenderJob
 

@@ -8,7 +8,7 @@ from avatarctl.console import Progress, progress
 from avatarctl.settings import RenderJob
 
 if TYPE_CHECKING:
-    from avatarctl.render.engine import Rendered
+    from avatarctl.render.inputs import Rendered
 
 
 def render(job: RenderJob, force: bool = False, show: Progress | None = None) -> Rendered | None:

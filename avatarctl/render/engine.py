@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from avatarctl.console import Progress
@@ -15,7 +14,7 @@ from avatarctl.render import frontier
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
-from avatarctl.render.inputs import Checked
+from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.prepare import Networks, hear, load_networks, make_conditions, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.video import Sound, contact_sheet, join
@@ -26,18 +25,6 @@ from avatarctl.sampling.windows import Plan
 from avatarctl.settings import RenderJob
 
 PREVIEW = "preview.mp4"
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """What a render made."""
-
-    output: Path
-    video_s: float
-    pictures: int
-    window_steps: int
-    wall_s: float
-    contact_sheet: Path | None
 
 
 def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:

@@ -8,7 +8,6 @@ exist for a reader and is computed again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,22 +15,23 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl.errors import BusyError, DeviceError, InputFileError
+from avatarctl import durable
+from avatarctl.durable import PART, digest, read_json, sealed, to_json, unsealed
+from avatarctl.errors import BusyError, InputFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
-PART = ".part"
+DELIVERED = "delivered.json"
 OWN_FOLDERS = ("windows", "frontier", "segments")
 OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", "preview.mp4")
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RenderFolder:
@@ -64,11 +64,11 @@ class RenderFolder:
         try:
             with guarded(self.path):
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
-                self._replace(HOLDER, _json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+                self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in self.path.rglob(f"*{PART}"):
                     leftover.unlink()
                 self.look()
-                if self.exists() and (why := self._index_lost()):
+                if self.exists() and not (self.path / DELIVERED).exists() and (why := self._index_lost()):
                     self.event("recompute", file=INDEX, why=why)
             yield
         finally:
@@ -76,7 +76,7 @@ class RenderFolder:
 
     def look(self) -> None:
         """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""
-        self._files = (_unsealed(self.path / INDEX) or {}).get("files", {})
+        self._files = (unsealed(self.path / INDEX) or {}).get("files", {})
 
     def busy(self) -> bool:
         """Tell whether another process holds the folder."""
@@ -89,7 +89,19 @@ class RenderFolder:
 
     def clear(self) -> None:
         """Remove everything of a render but the lock: it begins anew. What isn't ours stays."""
-        (self.path / MANIFEST).unlink(missing_ok=True)  # first: from here on there is no render
+        for name in (DELIVERED, MANIFEST):  # first: from here on there is no render
+            (self.path / name).unlink(missing_ok=True)
+        self._sweep()
+
+    def remove(self) -> None:
+        """Remove the render, and its folder if nothing else is in it. A kill meanwhile leaves it delivered, not begun."""
+        self._sweep()
+        for name in (MANIFEST, DELIVERED, HOLDER, LOCK):  # in this order: while there is a manifest, it is delivered
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def _sweep(self) -> None:
         self._files = {}
         for name in OWN_FOLDERS:
             if (self.path / name).is_dir():
@@ -97,29 +109,32 @@ class RenderFolder:
         for entry in [self.path / name for name in OWN_FILES] + list(self.path.glob(f".*{PART}")):
             entry.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the render, and its folder if nothing else is in it."""
-        self.clear()
-        for name in (HOLDER, LOCK):
-            (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+    def mark_delivered(self, output: Path, facts: Mapping[str, Any]) -> None:
+        """Note that the video is in its place, whole: from here on there is nothing left to compute."""
+        self._replace(DELIVERED, sealed({"output": str(output.resolve()), "sha256": digest(output), **facts}))
+
+    def delivered(self, output: Path) -> dict[str, Any] | None:
+        """Give the facts noted on delivery, if the video is still in its place as it was made."""
+        content = unsealed(self.path / DELIVERED)
+        if content is None or content.pop("output") != str(output.resolve()) or content.pop("sha256") != digest(output):
+            return None
+        return content
 
     def strangers(self) -> list[str]:
         """Give what lies in a folder that should become a render folder and isn't ours."""
         if not self.path.is_dir() or self.exists():
             return []
-        own = {*OWN_FILES, *OWN_FOLDERS, LOCK, HOLDER}
+        own = {*OWN_FILES, *OWN_FOLDERS, LOCK, HOLDER, DELIVERED}
         return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own and PART not in entry.name)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write render.json; from then on the render exists. What another render left behind is removed before."""
         self.clear()  # a kill while clearing may have left files of other inputs, and an index that vouches for them
-        self._replace(MANIFEST, _sealed(manifest))
+        self._replace(MANIFEST, sealed(manifest))
 
     def manifest(self) -> dict[str, Any]:
         """Give render.json; raises ``InputFileError`` when it is missing or not what was written."""
-        content = _unsealed(self.path / MANIFEST)
+        content = unsealed(self.path / MANIFEST)
         if content is None and self.exists():
             raise InputFileError(
                 f"{self.path}: {MANIFEST} is damaged", "begin anew: the same `avatarctl generate` with --force"
@@ -149,19 +164,19 @@ class RenderFolder:
         with guarded(self.path):
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                checksum = hashlib.file_digest(file, "sha256").hexdigest()
             size = part.stat().st_size
             os.replace(part, self.path / name)
-            _flush_folder((self.path / name).parent)
-        self._list(name, digest, size)
+            durable.flush_folder((self.path / name).parent)
+        self._list(name, checksum, size)
 
     def new_part(self, name: str) -> Path:
         """Give a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
         with guarded(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
-        # The process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
-        return target.with_name(f".{target.name}.{os.getpid()}{PART}")
+        # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
+        return durable.part_of(target)
 
     def read(self, name: str) -> bytes | None:
         """Give a file's content, or None when it is missing, unlisted or not what was written."""
@@ -190,19 +205,19 @@ class RenderFolder:
         listed = self._files.get(name)
         if listed is None:
             return False
-        digest = _digest(self.path / name)
-        if digest != listed["sha256"]:
-            self.forget(name, "missing" if digest is None else "damaged")
+        found = digest(self.path / name)
+        if found != listed["sha256"]:
+            self.forget(name, "missing" if found is None else "damaged")
             return False
         return True
 
     def verify(self) -> tuple[list[str], list[str]]:
         """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
-        entries = (_unsealed(self.path / INDEX) or {}).get("files", {})
+        entries = (unsealed(self.path / INDEX) or {}).get("files", {})
         whole: list[str] = []
         damaged = [INDEX] if self._index_lost() else []
         for name, entry in sorted(entries.items()):
-            (whole if _digest(self.path / name) == entry["sha256"] else damaged).append(name)
+            (whole if digest(self.path / name) == entry["sha256"] else damaged).append(name)
         return whole, damaged
 
     def listed(self, folder: str) -> list[str]:
@@ -239,91 +254,23 @@ class RenderFolder:
         self._write_index()
 
     def _write_index(self) -> None:
-        self._replace(INDEX, _sealed({"files": self._files}))
+        self._replace(INDEX, sealed({"files": self._files}))
 
     def _index_lost(self) -> str:
         """Tell what became of the index (missing, damaged, or nothing), if there was one: the first file is listed."""
         if (self.path / INDEX).is_file():
-            return "" if _unsealed(self.path / INDEX) else "damaged"
+            return "" if unsealed(self.path / INDEX) else "damaged"
         return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
     def _replace(self, name: str, data: bytes) -> None:
-        part = self.new_part(name)
         with guarded(self.path):
-            try:
-                with part.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, self.path / name)
-                _flush_folder((self.path / name).parent)
-            finally:
-                part.unlink(missing_ok=True)
+            durable.replace(self.path / name, data)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Give a JSON object from a file, or None when it is missing or not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    """Give JSON with the checksum of its content."""
-    return _json({**content, "seal": _seal(content)})
-
-
-def _unsealed(path: Path) -> dict[str, Any] | None:
-    """Give what was sealed, or None when the file is missing or not what was written."""
-    content = read_json(path)
-    return content if content is not None and content.pop("seal", None) == _seal(content) else None
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_json(content)).hexdigest()
-
-
-@contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into errors that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise DeviceError(
-                f"{path}: the disk is full", "free some space and run `avatarctl resume`: what is finished is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputFileError(
-                f"{path}: got a folder that can't be written ({error.strerror})", "choose another with --work-dir"
-            ) from error
-        if error.errno in (errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
-            raise InputFileError(
-                f"{path}: can't be written ({error.strerror})", "choose another with --work-dir"
-            ) from error
-        raise
-
-
-def _digest(path: Path) -> str | None:
-    """Give the SHA-256 of a file of any size, or None when it isn't there."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # other systems flush a rename with the file
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+def guarded(path: Path) -> AbstractContextManager[None]:
+    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render."""
+    return durable.guarded(
+        path,
+        full="free some space and run `avatarctl resume`: what is finished is kept",
+        elsewhere="choose another with --work-dir",
+    )

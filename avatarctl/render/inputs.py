@@ -15,6 +15,7 @@ from typing import Any
 from avatarctl import __version__
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_weights, fingerprint
@@ -34,6 +35,18 @@ class Checked:
     weights: WeightFiles
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """What a render made."""
+
+    output: Path
+    video_s: float
+    pictures: int
+    window_steps: int
+    wall_s: float
+    contact_sheet: Path | None
+
+
 def check(job: RenderJob, force: bool = False) -> Checked:
     """Look at every input and at where the output goes; raises the error of the first thing that can't work."""
     for path, what in ((job.image, "a picture"), (job.audio, "a recording")):
@@ -43,7 +56,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
     read_image(job.image)
     audio = probe(job.audio)
-    check_output(job.output, force or job.folder.is_dir())
+    check_output(job.output, force or RenderFolder(job.folder).exists())
     if job.frames is not None:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)
     for path, _ in job.lora:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
 from avatarctl.errors import UsageError
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import check, check_unchanged, manifest_of
+from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
 from avatarctl.settings import RenderJob
-
-if TYPE_CHECKING:
-    from avatarctl.render.engine import Rendered
 
 
 def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
@@ -36,13 +32,29 @@ def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
             folder.clear()
         if folder.exists():
             check_unchanged(folder.manifest(), manifest, folder.path)
+            rendered = already(job, folder)
         else:
             folder.write_manifest(manifest)
             remember(folder.path)
-        # Everything until here took no torch: mistakes show at once.
-        from avatarctl.render.engine import run
+            rendered = None
+        if rendered is None:
+            # Everything until here took no torch: mistakes show at once.
+            from avatarctl.render.engine import run
 
-        rendered = run(checked, folder, show)
-    if not job.keep:
-        folder.remove()
+            rendered = run(checked, folder, show)
+            facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
+            folder.mark_delivered(job.output, facts)
+        if not job.keep:
+            folder.remove()
     return rendered
+
+
+def already(job: RenderJob, folder: RenderFolder) -> Rendered | None:
+    """Give what was delivered, when there is nothing left to do: a kill came after the video, or the folder was kept."""
+    facts = folder.delivered(job.output)
+    if facts is None or facts["frames"] != str(job.frames):
+        return None
+    sheet = job.output.with_suffix(".jpg") if job.render.contact_sheet_every_s else None
+    if sheet is not None and not sheet.exists():
+        return None
+    return Rendered(job.output, facts["video_s"], facts["pictures"], 0, 0.0, sheet)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avatarctl.durable import read_json
 from avatarctl.paths import data_folder
-from avatarctl.render.folder import EVENTS, MANIFEST, RenderFolder, read_json
+from avatarctl.render.folder import DELIVERED, EVENTS, MANIFEST, RenderFolder
 
 REGISTER = "renders.jsonl"
 
@@ -47,7 +48,7 @@ def look(path: Path) -> Known:
     manifest = read_json(path / MANIFEST) or {}
     events = [line for line in _lines(path / EVENTS) if isinstance(line, dict) and "event" in line]
     state = "running" if RenderFolder(path).busy() else "interrupted"
-    if state == "interrupted" and events and events[-1]["event"] == "finished":
+    if state == "interrupted" and (path / DELIVERED).is_file():
         state = "finished"
     changed = (path / EVENTS).stat().st_mtime if (path / EVENTS).exists() else (path / MANIFEST).stat().st_mtime
     return Known(path, state, str(manifest.get("job", {}).get("output", "?")), changed, tuple(events))

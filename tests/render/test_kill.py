@@ -44,11 +44,17 @@ def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: 
             if attempt.status == SIGKILLED:
                 kills.append(reported)
         assert case.bytes() == long_bytes
-        assert not case.render.exists()
+        assert done(case)
         if len(kills) >= 50:
             break
     # How far the instants spread over the run depends on the machine's speed; some have to fall between window steps.
     assert any(kills)
+
+
+def done(case: Case) -> bool:
+    """Tell whether the video is there and its render is gone, but perhaps for the lock."""
+    left = {entry.name for entry in case.render.iterdir()} if case.render.is_dir() else set()
+    return case.output.exists() and left <= {"delivered.json", "holder.json", "lock"}
 
 
 def attempts(case: Case, every_s: str, delay_s: Callable[[], float], most: int) -> Iterator[tuple[Attempt, int]]:
@@ -61,7 +67,7 @@ def attempts(case: Case, every_s: str, delay_s: Callable[[], float], most: int) 
         if attempt.status == 0:
             return
         assert attempt.status == SIGKILLED, attempt.log
-        if case.output.exists() and not case.render.exists():
+        if done(case):
             return  # killed when everything was done, on its way out
 
 
@@ -80,10 +86,14 @@ def kill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) ->
         case = new_case(f"write{number}")
         attempt = case.generate(fault="kill", at=number)
         if attempt.status == SIGKILLED:
-            attempt = case.generate()
-            assert attempt.status == 0, f"write {number}: {attempt.log}"
+            if not done(case):
+                attempt = case.generate()
+                assert attempt.status == 0, f"write {number}: {attempt.log}"
+                assert not case.render.exists(), f"write {number}"
             assert case.bytes() == expected, f"write {number}"
-            assert sorted(path.name for path in case.folder.iterdir()) == ["attempt.log", "talk.mp4"], f"write {number}"
+            assert {path.name for path in case.folder.iterdir()} <= {"attempt.log", "talk.mp4", case.render.name}, (
+                number
+            )
             continue
         assert attempt.status == 0, attempt.log
         return number // step

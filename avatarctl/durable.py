@@ -1,0 +1,101 @@
+"""Takes bytes and paths, gives files that are whole or absent after a kill, and errors that say what a full disk means."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avatarctl.errors import DeviceError, InputFileError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+PART = ".part"
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file in one step: beside the target, flushed, renamed, the folder flushed. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Give the temporary path beside ``path``; the process's number keeps two writers apart."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PART}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    if os.name != "posix":
+        return  # other systems flush a rename with the file
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def guarded(path: Path, full: str, elsewhere: str) -> Iterator[None]:
+    """Turn a full disk (hint: ``full``) and an unwritable folder (hint: ``elsewhere``) into errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise DeviceError(f"{path}: the disk is full", full) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputFileError(f"{path}: got a folder that can't be written ({error.strerror})", elsewhere) from error
+        if error.errno in (errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
+            raise InputFileError(f"{path}: can't be written ({error.strerror})", elsewhere) from error
+        raise
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """Give readable JSON whose bytes depend on the content alone."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Give a JSON object from a file, or None when it is missing or not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """Give JSON with the checksum of its content."""
+    return to_json({**content, "seal": _seal(content)})
+
+
+def unsealed(path: Path) -> dict[str, Any] | None:
+    """Give what was sealed, or None when the file is missing or not what was written."""
+    content = read_json(path)
+    return content if content is not None and content.pop("seal", None) == _seal(content) else None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(content)).hexdigest()
+
+
+def digest(path: Path) -> str | None:
+    """Give the SHA-256 of a file of any size, or None when it isn't there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
