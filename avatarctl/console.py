@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from avatarctl.errors import AvatarError
@@ -39,7 +40,7 @@ def error(problem: AvatarError, command: str = "", as_json: bool = False) -> Non
 def error_object(problem: AvatarError, command: str = "") -> None:
     """Write the object with the errors to stdout, and nothing for people."""
     errors = [{"message": problem.message, "hint": problem.hint}]
-    sys.stdout.write(_object(command, "failed", problem.exit_code, {}, errors) + "\n")
+    sys.stdout.write(_object(command, "failed", problem.exit_code, problem.data, errors) + "\n")
     sys.stdout.flush()
 
 
@@ -98,38 +99,43 @@ def _object(command: str, status: str, code: int, data: Mapping[str, Any], error
 
 
 class Progress(Protocol):
-    """What a render reports while it runs."""
+    """What long work reports while it runs."""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        """Tell that ``done`` of ``total`` window steps are done; ``facts`` are further numbers (seconds of video …)."""
+        """Tell that ``done`` of ``total`` units are done; ``facts`` are further numbers (seconds of video …)."""
 
 
 @contextmanager
-def progress(kind: Literal["auto", "json", "none"]) -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere, or JSON lines."""
+def progress(kind: Literal["auto", "json", "none"], unit: str = "window steps") -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere, or JSON lines.
+
+    ``unit`` is what is counted: window steps of a render, steps of a training run, clips.
+    """
     if kind == "none":
         yield _silent
     elif kind == "json":
-        yield _json_line
+        yield partial(_json_line, unit.replace(" ", "_"))
     elif sys.stderr.isatty():
-        with _bar() as show:
+        with _bar(unit) as show:
             yield show
     else:
-        yield _Lines(every_s=10.0)
+        yield _Lines(unit, every_s=10.0)
 
 
 def _silent(done: int, total: int, **facts: Any) -> None:
     """Show nothing."""
 
 
-def _json_line(done: int, total: int, **facts: Any) -> None:
-    _to_stderr(json.dumps({"event": "progress", "window_steps": done, "of": total, **facts}))
+def _json_line(unit: str, done: int, total: int, **facts: Any) -> None:
+    _to_stderr(json.dumps({"event": "progress", unit: done, "of": total, **facts}))
 
 
-def _words(facts: Mapping[str, Any]) -> str:
+def _words(facts: Mapping[str, Any], unit: str) -> str:
     parts = []
+    if (loss := facts.get("loss")) is not None:
+        parts.append(f"loss {loss:.4f}")
     if (step_s := facts.get("step_s")) is not None:
-        parts.append(f"{step_s:.2f} s per window step")
+        parts.append(f"{step_s:.2f} s per {unit.removesuffix('s')}")
     if (left_s := facts.get("left_s")) is not None:
         parts.append(f"{clock(left_s)} left")
     if (video_s := facts.get("video_s")) is not None:
@@ -147,28 +153,28 @@ def clock(seconds: float) -> str:
 class _Lines:
     """One line at most every so many seconds, for logs."""
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
+    def __init__(self, unit: str, every_s: float) -> None:
+        self._unit, self._every_s = unit, every_s
         self._last = 0.0
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
         now = time.monotonic()
         if now - self._last >= self._every_s or done == total:
             self._last = now
-            note(f"{done}/{total} window steps, {_words(facts)}")
+            note(f"{done}/{total} {self._unit}, {_words(facts, self._unit)}".removesuffix(", "))
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar(unit: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (TextColumn("window steps"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
     with RichProgress(*columns, console=Console(stderr=True)) as rich_progress:
-        task = rich_progress.add_task("render", total=None, words="")
+        task = rich_progress.add_task(unit, total=None, words="")
 
         def show(done: int, total: int, **facts: Any) -> None:
-            rich_progress.update(task, completed=done, total=total, words=_words(facts))
+            rich_progress.update(task, completed=done, total=total, words=_words(facts, unit))
 
         yield show

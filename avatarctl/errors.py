@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AvatarError(Exception):
     """A mistake or a condition that the user can mend.
 
     ``message`` names the thing and reads "got X, expected Y"; ``hint`` is the command or the change that fixes it.
-    ``exit_code`` is what the command line ends with (the table is in the README).
+    ``exit_code`` is what the command line ends with (the table is in the README), ``data`` what was found all the same.
     """
 
     exit_code = 1
@@ -16,6 +18,7 @@ class AvatarError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.data: dict[str, Any] = {}
 
 
 class UsageError(AvatarError):

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avatarctl import console
 from avatarctl.errors import UsageError
-from avatarctl.paths import preset_folders
+from avatarctl.paths import preset_folders, shipped_presets
 
 if TYPE_CHECKING:
     import yaml
+
+    from avatarctl.settings import Settings
+
+# Kind of preset -> module and class of the settings that it holds.
+KINDS = {
+    "render": ("avatarctl.settings", "AllSettings"),
+    "train": ("avatarctl.settings_train", "TrainSettings"),
+    "lora": ("avatarctl.settings_train", "TrainSettings"),
+}
+# What a preset says about itself, beside settings.
+HEADER = ("description", "extends")
+SUFFIXES = (".yaml", ".yml")
+# Flags that leave out a word of their setting.
+FLAGS = {
+    "start_s": "--start",
+    "duration_s": "--duration",
+    "loudness_dbfs": "--loudness",
+    "checkpoint_every_s": "--checkpoint-every",
+    "contact_sheet_every_s": "--contact-sheet",
+}
 
 PREFIX = "AVATARCTL_"
 # Settings whose variable is taken letter by letter: a prompt with a colon is no YAML mapping.
@@ -31,36 +54,116 @@ class Preset:
     places: Mapping[str, str]
 
 
+def settings_class(kind: str) -> type[Settings]:
+    """Give the settings that presets of this kind hold."""
+    module, name = KINDS[kind]
+    found: type[Settings] = getattr(import_module(module), name)
+    return found
+
+
+def kind_of(name: str) -> str:
+    """Give the kind of a preset: of a file by the folder it lies in, of a name by the first kind that has it."""
+    if name.endswith(SUFFIXES):
+        folder = Path(name).resolve().parent.name
+        return folder if folder in KINDS else "render"
+    return next((kind for kind in KINDS if name in names(kind)), "render")
+
+
 def names(kind: str = "render") -> dict[str, Path]:
     """Give every preset by name; a user's preset shadows a shipped one of the same name."""
-    found: dict[str, Path] = {}
+    return {name: paths[0] for name, paths in _candidates(kind).items()}
+
+
+def shadowed(path: Path, kind: str = "render") -> Path | None:
+    """Give the shipped preset that a user's preset stands in for, if there is one."""
+    candidates = _candidates(kind).get(path.stem, [])
+    return candidates[1] if len(candidates) > 1 and path == candidates[0] else None
+
+
+def is_shipped(path: Path) -> bool:
+    """Tell whether a preset came with the program."""
+    return path.is_relative_to(shipped_presets())
+
+
+def _candidates(kind: str) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
     for folder in preset_folders(kind):
         for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
+            found.setdefault(path.stem, []).append(path)
     return found
 
 
 def load(name: str, kind: str = "render") -> Preset:
     """Load a preset by name or path, merged with what it extends; raises ``UsageError`` for what is wrong with it."""
-    return _load(name, kind, (), Path())
-
-
-def _load(name: str, kind: str, chain: tuple[str, ...], folder: Path) -> Preset:
-    path = folder / name if name.endswith((".yaml", ".yml")) else names(kind).get(name)
-    if path is None or not path.is_file():
-        known = sorted(names(kind))
-        close = get_close_matches(name, known)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"preset '{name}': not found", f"{hint}known presets: {', '.join(known)}")
-    if str(path) in chain:
-        raise UsageError(f"preset '{name}': extends itself ({' -> '.join([*chain, str(path)])})")
+    path = find(name, kind)
     own, places = read(path)
-    description = str(own.pop("description", ""))
-    parent = own.pop("extends", None)
-    if parent is None:
-        return Preset(name, path, description, own, places)
-    base = _load(str(parent), kind, (*chain, str(path)), path.parent)
-    return Preset(name, path, description, {**base.values, **own}, {**base.places, **places})
+    return _merge(name, path, own, places, kind, (path,))
+
+
+def find(name: str, kind: str = "render", chain: tuple[Path, ...] = ()) -> Path:
+    """Give the file of a preset; raises ``UsageError`` with the nearest names.
+
+    ``chain``: the presets that extend it. A user's ``draft`` that extends ``draft`` means the shipped one.
+    """
+    by_path = name.endswith(SUFFIXES)
+    folder = chain[-1].parent if chain else Path()
+    candidates = [folder / name] if by_path else _candidates(kind).get(name, [])
+    candidates = [path for path in candidates if path.is_file()]
+    for path in candidates:
+        if path.resolve() not in [link.resolve() for link in chain]:
+            return path
+    if candidates:
+        raise UsageError(f"preset '{name}': extends itself ({' -> '.join(map(str, (*chain, candidates[0])))})")
+    known = sorted(names(kind))
+    close = get_close_matches(name, known)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"preset '{name}': not found", f"{hint}known presets: {', '.join(known)}")
+
+
+def _merge(
+    name: str, path: Path, own: dict[str, Any], places: dict[str, str], kind: str, chain: tuple[Path, ...]
+) -> Preset:
+    values = {key: value for key, value in own.items() if key not in HEADER}
+    for key in values:
+        if close := get_close_matches(str(key), HEADER, n=1, cutoff=0.75):
+            raise UsageError(f"{key} ({places[str(key)]}): unknown setting, did you mean {close[0]}?")
+    description = str(own.get("description", ""))
+    if own.get("extends") is None:
+        return Preset(name, path, description, values, places)
+    parent = str(own["extends"])
+    try:
+        above = find(parent, kind, chain)
+    except UsageError as error:
+        raise UsageError(f"extends ({places['extends']}): {error.message}", error.hint) from error
+    base = _merge(parent, above, *read(above), kind, (*chain, above))
+    return Preset(name, path, description, {**base.values, **values}, {**base.places, **places})
+
+
+def mistakes(name: str, kind: str = "render") -> list[str]:
+    """Give every mistake of a preset and of what it extends, each with file and line; none for a good one.
+
+    What stands under a broken ``extends`` is checked all the same.
+    """
+    from avatarctl.settings import make
+
+    found: list[str] = []
+    try:
+        path = find(name, kind)
+        own, places = read(path)
+    except UsageError as error:
+        return [error.message]
+    values: Mapping[str, Any] = {key: value for key, value in own.items() if key not in HEADER}
+    try:
+        preset = _merge(name, path, own, places, kind, (path,))
+        values, places = preset.values, dict(preset.places)
+    except UsageError as error:
+        found.append(error.message)
+    try:
+        make(settings_class(kind), values, places)
+    except UsageError as error:
+        known = [line.split(":")[0] for line in found]
+        found += [line for line in error.message.split("\n") if line.split(":")[0] not in known]
+    return found
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -89,6 +192,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if twice:
         raise UsageError("\n".join(twice), "keep one of them")
     return values, places
+
+
+def moved(path: Path, folder: Path) -> str:
+    """Give a preset's text for a copy in ``folder``: a file beside it that it extends is named by its whole path."""
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(node, yaml.MappingNode), "it was read before"
+    for key, value in node.value:
+        if key.value == "extends" and value.value.endswith(SUFFIXES) and path.parent.resolve() != folder.resolve():
+            whole = json.dumps(str((path.parent / value.value).resolve()), ensure_ascii=False)
+            return text[: value.start_mark.index] + whole + text[value.end_mark.index :]
+    return text
 
 
 def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
@@ -130,11 +247,34 @@ def resolve(
     sources: dict[str, str] = {}
     if preset is not None:
         loaded = load(preset, kind)
+        if instead := shadowed(loaded.path, kind):
+            console.note(f"preset {preset}: yours ({loaded.path}), not the shipped one ({instead})")
         values.update(loaded.values)
         sources.update({name: loaded.places.get(name, str(loaded.path)) for name in loaded.values})
     for name, value in from_environment(known).items():
         values[name], sources[name] = value, PREFIX + name.upper()
     for name, value in flags.items():
         if value is not None:
-            values[name], sources[name] = value, f"--{name.replace('_', '-')}"
+            values[name], sources[name] = value, flag_of(name)
     return values, sources
+
+
+def flag_of(name: str) -> str:
+    """Give the flag of a setting."""
+    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def explain(kind: str, preset: str | None, flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give setting -> its ``value``, what it ``takes``, the ``source`` of the value and what it ``does``.
+
+    Raises ``UsageError`` with every mistake.
+    """
+    from avatarctl.settings import describe, make
+
+    model = settings_class(kind)
+    values, sources = resolve(model.model_fields, preset, flags, kind)
+    resolved = make(model, values, sources).model_dump(mode="json")
+    return {
+        name: {"value": resolved[name], "takes": takes, "source": sources.get(name, "default"), "does": does}
+        for name, (takes, _, does) in describe(model).items()
+    }

@@ -74,7 +74,7 @@ def parse_lora(text: str) -> tuple[str, float]:
     return file, scale
 
 
-def _check_device(name: str) -> str:
+def check_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f"got '{name}', expected auto, cpu, cuda or cuda:N")
     return name
@@ -223,7 +223,7 @@ class RenderSettings(Settings):
 class PlacementSettings(Settings):
     """Where and how the networks compute."""
 
-    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the transformer: auto is bfloat16 on GPUs that have it, float32 on the CPU."""

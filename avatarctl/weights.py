@@ -57,19 +57,26 @@ class WeightFiles:
 
 
 def find_weights(
-    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
+    folder: Path | None,
+    size: tuple[int, int],
+    variant: Literal["auto", "square", "rec-vec"],
+    transformer: Path | None = None,
 ) -> WeightFiles:
-    """Find every network's weights; raises ``WeightsError`` that lists what is missing and how to get it."""
+    """Find every network's weights; raises ``WeightsError`` that lists what is missing and how to get it.
+
+    ``transformer``: taken instead of the folder's.
+    """
     folder = folder or weights_folder()
     if not folder.is_dir():
         raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT)
     if variant == "auto":
         variant = "square" if size[0] == size[1] else "rec-vec"
-    name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
-    places = {"transformer": ("transformer.safetensors", f"{name}.safetensors", f"{name}.pt"), **PLACES}
-    found: dict[str, Path] = {}
+    places = {"transformer": _transformer_places(variant), **PLACES}
+    found: dict[str, Path] = {} if transformer is None else {"transformer": transformer}
     missing = []
     for role, names in places.items():
+        if role in found:
+            continue
         existing = [folder / place for place in names if (folder / place).exists()]
         if existing:
             found[role.replace(" ", "_")] = existing[0]
@@ -78,6 +85,21 @@ def find_weights(
     if missing:
         raise WeightsError(f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT)
     return WeightFiles(folder, **found)
+
+
+def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"]) -> Path:
+    """Find the transformer alone, which is all that training needs; raises ``WeightsError``."""
+    folder = folder or weights_folder()
+    places = [folder / place for place in _transformer_places(variant)]
+    for place in places:
+        if place.exists():
+            return place
+    raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT)
+
+
+def _transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:
+    name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
+    return "transformer.safetensors", f"{name}.safetensors", f"{name}.pt"
 
 
 def checksum(path: Path) -> str:

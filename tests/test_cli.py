@@ -148,5 +148,5 @@ def test_committed_completions_are_what_the_program_makes(name: str) -> None:
 
 def test_completions_complete() -> None:
     assert completions.scripts()["_avatarctl"].startswith("#compdef avatarctl\n")  # zsh reads the first line only
-    words = {"_AVATARCTL_COMPLETE": "complete_bash", "COMP_WORDS": "avatarctl presets show p", "COMP_CWORD": "3"}
+    words = {"_AVATARCTL_COMPLETE": "complete_bash", "COMP_WORDS": "avatarctl presets show po", "COMP_CWORD": "3"}
     assert run(**words).stdout.split() == ["portrait"]

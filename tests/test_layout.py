@@ -10,8 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1] / "avatarctl"
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = {"torch", "numpy", "transformers", "diffusers", "accelerate", "peft", "pydub", "rich"}
-# Who may open files of tensors: weights, and the render folder its own.
-OPENERS = ("avatarctl.networks.weight_files", "avatarctl.networks.checkpoints", "avatarctl.render.folder")
+# Who may open files of tensors: weights; render folders, caches of samples and checkpoints of runs their own.
+OPENERS = (
+    "avatarctl.networks.weight_files",
+    "avatarctl.networks.checkpoints",
+    "avatarctl.render.folder",
+    "avatarctl.data.shards",
+    "avatarctl.training.checkpoints",
+)
 # Lower numbers may be imported from higher ones.
 LAYERS = {
     "ground": 0,
@@ -23,6 +29,7 @@ LAYERS = {
     "training": 4,
     "evaluation": 4,
     "puppet": 4,
+    "checks": 4,
     "commands": 5,
     "cli": 6,
     "__main__": 7,

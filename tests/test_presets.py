@@ -106,7 +106,28 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_users_preset_shadows_a_shipped_one(home: Path) -> None:
     write(home, "draft", "steps: 3\n")
     assert presets.load("draft").values == {"steps": 3}
-    assert {row["name"]: row["from"] for row in command("list")["presets"]}["draft"] == "yours"
+    rows = {row["name"]: row for row in command("list")["presets"]}
+    assert rows["draft"]["from"] == "yours" and rows["draft"]["shadows"] == str(
+        paths.shipped_presets() / "render/draft.yaml"
+    )
+    assert rows["square"]["from"] == "shipped" and rows["square"]["shadows"] is None
+
+
+def test_a_shadowing_preset_is_told_when_used(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = write(home, "draft", "steps: 3\n")
+    presets.resolve(FIELDS, "square", {})
+    assert capsys.readouterr().err == ""
+    presets.resolve(FIELDS, "draft", {})
+    err = capsys.readouterr().err
+    assert f"preset draft: yours ({mine}), not the shipped one (" in err
+
+
+def test_a_preset_may_extend_the_one_it_shadows(home: Path) -> None:
+    write(home, "draft", "extends: draft\nsteps: 3\n")
+    loaded = presets.load("draft")
+    assert loaded.values["steps"] == 3 and loaded.values["crf"] == 23 and loaded.values["size"] == "512x512"
+    write(home, "square", "extends: draft\ncrf: 1\n")  # yours, yours, shipped draft, shipped square
+    assert presets.load("square").values["steps"] == 3 and presets.load("square").values["crf"] == 1
 
 
 def test_extends_by_path_is_seen_from_the_file(tmp_path: Path) -> None:
@@ -128,7 +149,9 @@ def test_extends_by_path_is_seen_from_the_file(tmp_path: Path) -> None:
         ("prompt: 2001-99-99", "can't be read"),
         ("prompt: \xff\x00", "broken YAML|can't be read"),
         ("extends: mine", "extends itself"),
-        ("extends: dreft", "preset 'dreft': not found"),
+        ("steps: 1\nextends: dreft", r"extends \(.*mine.yaml, line 2\): preset 'dreft': not found"),
+        ("extend: square", r"extend \(.*line 1\): unknown setting, did you mean extends\?"),
+        ("descripton: x", "did you mean description"),
     ],
 )
 def test_broken_files_are_refused(home: Path, text: str, said: str) -> None:
@@ -164,7 +187,7 @@ def test_show_tells_value_source_and_meaning(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_check_lists_every_mistake_of_every_file(home: Path) -> None:
-    assert command("check")["checked"] == list(SHIPPED)
+    assert command("check", "--kind", "render")["checked"] == list(SHIPPED)
     one = write(home, "one", "stepz: 3\ncrf: 99\n")
     write(home, "two", "guidance:\n- {text: positive, audio: window, tokens: adapter, weight: 1}\n- text: loud\n")
     error = refusal("check")
@@ -173,6 +196,16 @@ def test_check_lists_every_mistake_of_every_file(home: Path) -> None:
     assert f"crf ({one}, line 2): got '99'" in error.message
     assert re.search(r"guidance\.1\.text \(.*two\.yaml, line 3\): got 'loud'", error.message)
     assert "crf" not in refusal("check", "two").message
+
+
+def test_check_lists_settings_beside_a_broken_extends(home: Path) -> None:
+    write(home, "one", "extends: dreft\nstepz: 3\n")
+    write(home, "two", "extends: one\ncrf: 99\n")
+    lines = refusal("check", "one").message.split("\n")
+    assert len(lines) == 2 and "line 1): preset 'dreft': not found" in lines[0] and "did you mean steps?" in lines[1]
+    write(home, "three", "extend: square\nstepz: 3\n")
+    assert len(refusal("check", "three").message.split("\n")) == 2, "every mistake once"
+    assert presets.mistakes("square") == [] and "not found" in presets.mistakes("no-such")[0]
 
 
 def test_copy_keeps_comments_and_does_not_replace(home: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from avatarctl.render.inputs import Rendered
     from avatarctl.render.estimate import Estimate
+    from avatarctl.render.inputs import Rendered
     from avatarctl.settings import RenderJob
 
 
@@ -53,6 +53,7 @@ def generate(
     keep: o.Keep = False,
     force: o.Force = False,
     dry_run: o.DryRun = False,
+    show_settings: o.ShowSettings = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -92,6 +93,9 @@ def generate(
         "codec": codec,
     }
     console.quiet(quiet)
+    if show_settings:
+        _show_settings(preset, flags, as_json)
+        return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
         _dry_run(job, force, as_json)
@@ -159,6 +163,14 @@ def job_of(
         lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
+
+
+def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
+    from avatarctl import presets
+    from avatarctl.commands.presets import settings_table
+
+    rows = presets.explain("render", preset, flags)
+    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:

@@ -35,6 +35,9 @@ Frames = Annotated[Path | None, typer.Option("--frames", help="Also write every 
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the render folder when the video is done.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
+ShowSettings = Annotated[
+    bool, typer.Option("--show-settings", help="Show every setting with where its value comes from, do nothing.")
+]
 
 # -- Settings: what each does in full is in `avatarctl presets show` and presets/render/square.yaml ----------------
 Preset = Annotated[

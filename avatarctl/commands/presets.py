@@ -1,66 +1,116 @@
-"""Takes names of presets, gives their list, their resolved values with sources, what is wrong with them, or a copy."""
+"""Takes names of presets, gives their list, resolved values with sources, mistakes, a copy, or their JSON Schema."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from avatarctl import console
-from avatarctl.commands.options import EXIT_CODES, AsJson, Force, PresetName
+from avatarctl.commands.options import EXIT_CODES, AsJson, Force
 from avatarctl.errors import UsageError
 
 app = typer.Typer(help="List, show, check and copy presets.", epilog=EXIT_CODES, no_args_is_help=True)
 
 
+def _names(ctx: typer.Context, incomplete: str) -> list[str]:
+    from avatarctl import presets
+
+    kinds = [ctx.params["kind"]] if ctx.params.get("kind") else list(presets.KINDS)
+    found = {name for kind in kinds for name in presets.names(kind)}
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+Kind = Annotated[
+    Literal["render", "train", "lora"] | None,
+    typer.Option("--kind", help="What the preset is for; else told from its name or folder."),
+]
+Name = Annotated[str, typer.Argument(autocompletion=_names, help="Preset by name, or a YAML file.")]
+
+
 @app.command("list", epilog=EXIT_CODES)
-def list_(as_json: AsJson = False) -> None:
-    """List every preset with what it is for and whose it is; yours stand before shipped ones of the same name."""
-    from avatarctl import paths, presets
+def list_(kind: Kind = None, as_json: AsJson = False) -> None:
+    """List every preset with what it is for and whose it is; yours stand before shipped ones of the same name.
+
+    Example: avatarctl presets list --kind train
+    """
+    from avatarctl import presets
 
     rows: list[dict[str, Any]] = []
-    for name, path in sorted(presets.names().items()):
-        try:
-            description = presets.load(name).description
-        except UsageError:
-            description = f"broken: see `avatarctl presets check {name}`"
-        shipped = path.is_relative_to(paths.shipped_presets())
-        rows.append(
-            {"name": name, "description": description, "from": "shipped" if shipped else "yours", "path": str(path)}
+    for each in [kind] if kind else presets.KINDS:
+        for name, path in sorted(presets.names(each).items()):
+            try:
+                description = presets.load(name, each).description
+            except UsageError:
+                description = f"broken: see `avatarctl presets check {name} --kind {each}`"
+            instead = presets.shadowed(path, each)
+            rows.append(
+                {
+                    "name": name,
+                    "kind": each,
+                    "description": description,
+                    "from": "shipped" if presets.is_shipped(path) else "yours",
+                    "shadows": str(instead) if instead else None,
+                    "path": str(path),
+                }
+            )
+    cells = [
+        (
+            row["name"],
+            row["kind"],
+            row["from"] + (", not the shipped one" if row["shadows"] else ""),
+            row["description"],
         )
-    text = console.table(("PRESET", "FROM", "FOR"), [(row["name"], row["from"], row["description"]) for row in rows])
-    console.result("presets list", {"presets": rows}, text, as_json)
+        for row in rows
+    ]
+    console.result("presets list", {"presets": rows}, console.table(("PRESET", "KIND", "FROM", "FOR"), cells), as_json)
 
 
 @app.command(epilog=EXIT_CODES)
-def show(name: PresetName, as_json: AsJson = False) -> None:
+def show(
+    name: Name,
+    kind: Kind = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Show the file as it is, with its comments.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what a preset comes to, with what each setting takes and where its value comes from.
 
     Example: AVATARCTL_STEPS=30 avatarctl presets show draft
     """
     from avatarctl import presets
-    from avatarctl.settings import AllSettings, describe, make
 
-    loaded = presets.load(name)
-    values, sources = presets.resolve(AllSettings.model_fields, name, {})
-    resolved = make(AllSettings, values, sources).model_dump(mode="json")
-    rows = {
-        field: {"value": resolved[field], "takes": takes, "source": sources.get(field, "default"), "does": does}
-        for field, (takes, _, does) in describe(AllSettings).items()
-    }
-    data = {"name": name, "path": str(loaded.path), "description": loaded.description, "settings": rows}
+    kind = kind or _kind_of(name)
+    if raw:
+        path = presets.find(name, kind)
+        presets.read(path)  # a broken file is an error, not a result
+        text = path.read_text(encoding="utf-8")
+        content = {"name": name, "kind": kind, "path": str(path), "text": text}
+        console.result("presets show", content, text.rstrip("\n"), as_json)
+        return
+    loaded = presets.load(name, kind)
+    rows = presets.explain(kind, name, {})
+    data = {"name": name, "kind": kind, "path": str(loaded.path), "description": loaded.description, "settings": rows}
+    console.result("presets show", data, settings_table(rows), as_json)
+
+
+def settings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Give settings as ``presets.explain`` tells them, one a line."""
     cells = [
         (field, row["source"], row["takes"], json.dumps(row["value"], ensure_ascii=False))
         for field, row in rows.items()
     ]
-    console.result("presets show", data, console.table(("SETTING", "FROM", "TAKES", "VALUE"), cells), as_json)
+    return console.table(("SETTING", "FROM", "TAKES", "VALUE"), cells)
 
 
 @app.command(epilog=EXIT_CODES)
 def check(
-    preset: Annotated[list[str] | None, typer.Argument(help="Presets by name, or YAML files; all if none.")] = None,
+    preset: Annotated[
+        list[str] | None, typer.Argument(autocompletion=_names, help="Presets by name, or YAML files; all if none.")
+    ] = None,
+    kind: Kind = None,
     as_json: AsJson = False,
 ) -> None:
     """Check presets: every mistake of every file at once, with its line. Exits with 2 if there is one.
@@ -68,27 +118,28 @@ def check(
     Example: avatarctl presets check my.yaml
     """
     from avatarctl import presets
-    from avatarctl.settings import AllSettings, make
 
-    names = preset or sorted(presets.names())
-    mistakes = []
-    for name in names:
-        try:
-            loaded = presets.load(name)
-            make(AllSettings, loaded.values, loaded.places)
-        except UsageError as error:
-            mistakes.append(error.message)
-    if mistakes:
-        raise UsageError("\n".join(mistakes), "`avatarctl presets show square` tells what each setting takes")
-    console.result("presets check", {"checked": names}, f"{len(names)} checked, nothing wrong", as_json)
+    wanted: list[tuple[str, str]]
+    if preset:
+        wanted = [(name, kind or _kind_of(name)) for name in preset]
+    else:
+        wanted = [(name, each) for each in ([kind] if kind else presets.KINDS) for name in sorted(presets.names(each))]
+    mistakes = {(name, each): presets.mistakes(name, each) for name, each in wanted}
+    if lines := dict.fromkeys(line for found in mistakes.values() for line in found):
+        wrong = next(each for (_, each), found in mistakes.items() if found)
+        shipped = min(name for name, path in presets.names(wrong).items() if presets.is_shipped(path))
+        raise UsageError("\n".join(lines), f"`avatarctl presets show {shipped}` tells what each setting takes")
+    data = {"checked": [name for name, _ in wanted], "kinds": [each for _, each in wanted]}
+    console.result("presets check", data, f"{len(wanted)} checked, nothing wrong", as_json)
 
 
 @app.command(epilog=EXIT_CODES)
 def copy(
-    name: PresetName,
+    name: Name,
     target: Annotated[
         str | None, typer.Argument(help="Name of the copy, or a YAML file; the same name if none.")
     ] = None,
+    kind: Kind = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,17 +147,41 @@ def copy(
 
     Example: avatarctl presets copy portrait phone
     """
-    from avatarctl import paths, presets
+    from avatarctl import durable, paths, presets
 
-    source = presets.load(name).path
+    kind = kind or _kind_of(name)
+    source = presets.load(name, kind).path
     wanted = target or source.stem
-    by_path = wanted.endswith((".yaml", ".yml"))
-    if not by_path and Path(wanted).name != wanted:
+    by_path = wanted.endswith(presets.SUFFIXES)
+    if not by_path and (Path(wanted).name != wanted or wanted.startswith(".")):
         raise UsageError(f"target: got '{wanted}', expected a name, or a file that ends in .yaml")
-    copied = Path(wanted) if by_path else paths.preset_folders()[0] / f"{wanted}.yaml"
+    copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
     if copied.exists() and not force:
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
-    content = source.read_bytes()
-    copied.parent.mkdir(parents=True, exist_ok=True)
-    copied.write_bytes(content)
-    console.result("presets copy", {"name": wanted, "path": str(copied)}, str(copied), as_json)
+    if copied.parent.exists() and not copied.parent.is_dir():
+        raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder")
+    content = presets.moved(source, copied.parent)
+    with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
+        durable.replace(copied, content.encode())
+    data = {"name": wanted, "kind": kind, "path": str(copied)}
+    console.result("presets copy", data, str(copied), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def schema(kind: Kind = None, as_json: AsJson = False) -> None:
+    """Write the JSON Schema of presets to stdout, for editors that complete, explain and check YAML with it.
+
+    Example: avatarctl presets schema > preset.schema.json
+    """
+    from avatarctl.preset_schema import preset_schema
+
+    made = preset_schema(kind or "render")
+    data = {"kind": kind or "render", "schema": made}
+    console.result("presets schema", data, json.dumps(made, indent=1, ensure_ascii=False), as_json)
+
+
+def _kind_of(name: str) -> Literal["render", "train", "lora"]:
+    from avatarctl import presets
+
+    kind: Any = presets.kind_of(name)
+    return kind

@@ -89,13 +89,7 @@ def load_network(
     ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. Raises
     ``WeightsError`` with the names that are missing, left over or of another shape.
     """
-    stored = open_weights(source)
-    tensors = _rename_stored(network, stored)
-    try:
-        found = network.dims.parse(dims) if dims is not None else _find_dims(network, stored, tensors)
-    except KeyError as error:
-        raise _foreign(network, stored, tensors, [str(error.args[0])]) from error
-    found = _with_layout(found, stored, tensors)
+    stored, tensors, found = _look_into(network, source, dims)
     with init_empty_weights(include_buffers=False):
         model = network.build(found)
     state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device))
@@ -104,6 +98,26 @@ def load_network(
     if isinstance(model, UMT5EncoderModel):
         model.tie_weights()
     return model.to(device).eval()
+
+
+def transformer_dims(source: Source) -> TransformerDims:
+    """Give the sizes of a stored transformer, without reading its weights; raises ``WeightsError`` as loading does."""
+    _, _, dims = _look_into(TRANSFORMER, source, None)
+    assert isinstance(dims, TransformerDims)
+    return dims
+
+
+def _look_into(
+    network: Network, source: Source, dims: Dims | Mapping[str, Any] | None
+) -> tuple[Stored, dict[str, str], Dims]:
+    """Open a source: what is stored, usable name -> stored name, and the sizes."""
+    stored = open_weights(source)
+    tensors = _rename_stored(network, stored)
+    try:
+        found = network.dims.parse(dims) if dims is not None else _find_dims(network, stored, tensors)
+    except KeyError as error:
+        raise _foreign(network, stored, tensors, [str(error.args[0])]) from error
+    return stored, tensors, _with_layout(found, stored, tensors)
 
 
 def _with_layout(dims: Dims, stored: Stored, tensors: Mapping[str, str]) -> Dims:

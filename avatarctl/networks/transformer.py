@@ -336,9 +336,11 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Give the time embedding (B, D) and its modulation (B, 6, D) of ``timestep`` (B,), both in float32."""
         embedder = self.condition_embedder
-        frequencies = embedder.timesteps_proj(timestep)
-        temb = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype))
-        modulation = embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype))
+        # Training's autocast would narrow the layers that the released network keeps in float32.
+        with torch.autocast(timestep.device.type, enabled=False):
+            frequencies = embedder.timesteps_proj(timestep)
+            temb = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype))
+            modulation = embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype))
         return temb.float(), modulation.float().unflatten(1, (6, -1))
 
     def forward(
@@ -352,6 +354,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         audio_tokens: Tensor | None = None,
         window: int | None = None,
         clip_level_audio: bool = False,
+        audio_kept: Tensor | None = None,
         context: tuple[ContextKV, ...] | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
         return_dict: bool = True,
@@ -366,6 +369,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
           with neither, the audio tokens are zero ("no audio").
         - ``window``: full length in latent frames when T is a shorter last window; zero tokens fill it up.
         - ``clip_level_audio``: every latent token hears the audio tokens of the whole window.
+        - ``audio_kept`` (B,): whether a sample's audio tokens count, or become zero (training's dropout).
         - ``rotary_emb``: what ``self.rope`` gave for latents of this shape, to save making it again.
 
         Gives ``AvatarOutput`` (or its two fields) with ``sample`` (B, out channels, T, H, W).
@@ -405,7 +409,13 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
                 raise UsageError("conditions: got none, expected text states and image tokens, or context")
             encoder_states = self.embed_context(encoder_hidden_states, encoder_hidden_states_image)
         if audio_tokens is None and audio_states is not None:
-            audio_tokens = self.vocal_projector(audio_states.to(dtype), tokens, temb, time_modulation, latent_frames)
+            adapter_inputs = (audio_states.to(dtype), tokens, temb, time_modulation, latent_frames)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                audio_tokens = self._gradient_checkpointing_func(self.vocal_projector, *adapter_inputs)
+            else:
+                audio_tokens = self.vocal_projector(*adapter_inputs)
+        if audio_kept is not None and audio_tokens is not None:
+            audio_tokens = audio_tokens * audio_kept[:, None, None, None]
         heard, span = audio_tokens, tokens_per_frame
         if clip_level_audio and audio_tokens is not None:
             heard, span = audio_tokens.flatten(1, 2).unsqueeze(1), latent_frames * tokens_per_frame

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from workshop import Attempt, Case, Server, kill_after, seeded, straight
+from served import Attempt, Server, kill_after
+from workshop import Case, seeded, straight
 
 SIGKILLED = -9
 NewCase = Callable[..., Case]

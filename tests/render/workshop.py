@@ -11,13 +11,13 @@ import sys
 import time
 import wave
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from served import Attempt, Server
 from tiny import tiny_weights
 
 ROOT = Path(__file__).parents[2]
@@ -59,68 +59,6 @@ def furnish(folder: Path) -> Path:
     write_wav(folder / "other.wav", babble(0.68, seed=1), 16000)
     (folder / "tiny.yaml").write_text(PRESET)
     return folder
-
-
-class Server:
-    """A process that has imported everything; runs one command line at a time in a forked copy of itself."""
-
-    def __init__(self, home: Path) -> None:
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "AVATARCTL_HOME": str(home), "PYTHONPATH": str(ROOT)}
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("server.py"))],
-            stdin=pipe,
-            stdout=pipe,
-            env=self.environment,
-            text=True,
-        )
-        self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the server is gone"
-        return json.loads(line)
-
-    def run(
-        self,
-        folder: Path,
-        argv: list[str],
-        fault: str = "none",
-        at: int = 0,
-        meanwhile: Callable[[int], None] | None = None,
-        **environment: str,
-    ) -> Attempt:
-        """Run a command line in ``folder``; ``meanwhile`` is called with the process's number while it runs."""
-        log = folder / "attempt.log"
-        request = {"argv": argv, "folder": str(folder), "log": str(log), "fault": fault, "at": at}
-        request["environment"] = environment
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        pid = self._answer()["pid"]
-        if meanwhile is not None:
-            meanwhile(pid)
-        return Attempt(self._answer()["status"], log.read_text())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How a command line ended (minus the number of the signal that killed it), and what it said."""
-
-    status: int
-    log: str
-
-    def steps(self) -> list[int]:
-        """Give the window steps that were done after each report of a render with ``--progress json``."""
-        rows = [
-            line for line in self.log.splitlines() if line.startswith('{"event": "progress"') and line.endswith("}")
-        ]
-        return [json.loads(row)["window_steps"] for row in rows]
 
 
 class Case:
@@ -175,20 +113,6 @@ class Case:
     def checkpoint(self) -> int:
         """Give the window steps that the last checkpoint holds."""
         return max((e["window_steps"] for e in self.events() if e["event"] == "checkpoint"), default=0)
-
-
-def kill_after(seconds: float) -> Callable[[int], None]:
-    """Give what kills a process after some time, if it still runs."""
-
-    def kill(pid: int) -> None:
-        time.sleep(seconds)
-        # A process that has ended is a child nobody waited for only until the server reads its status.
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-    return kill
 
 
 def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[[int], None]:

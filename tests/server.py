@@ -106,11 +106,13 @@ def serve() -> None:
     """Answer requests until stdin ends."""
     import avatarctl.networks.kinds
     import avatarctl.render.engine
+    import avatarctl.training.loop
     from avatarctl.audio.decode import ffmpeg
 
     ffmpeg()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    loaded = [avatarctl.networks.kinds.__name__, avatarctl.render.engine.__name__]
+    modules = (avatarctl.networks.kinds, avatarctl.render.engine, avatarctl.training.loop)
+    loaded = [module.__name__ for module in modules]
     print(json.dumps({"loaded": loaded}), file=answer, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -127,5 +129,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     serve()

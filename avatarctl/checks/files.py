@@ -1,0 +1,148 @@
+"""Takes a folder of weights and the environment, gives rows about weights, AVATARCTL_* variables and presets."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from avatarctl import paths, presets
+from avatarctl.checks.check import Check
+from avatarctl.errors import UsageError, WeightsError
+from avatarctl.settings import make
+from avatarctl.weights import HINT, find_weights
+
+# Variables that no setting is named like.
+OWN_VARIABLES = ("HOME", "DEBUG", "WEIGHTS", "GOLDEN")
+SIZES: dict[Literal["square", "rec-vec"], tuple[int, int]] = {"square": (512, 512), "rec-vec": (480, 832)}
+FETCH = "avatarctl fetch stableavatar-1.3b"
+
+
+def weights(folder: Path | None) -> Check:
+    """Check that the weights of every network are there and whole as far as their ends tell, for all sizes of video."""
+    where = folder or paths.weights_folder()
+    missing, files = {}, {}
+    for variant, size in SIZES.items():
+        try:
+            files.update(find_weights(folder, size, variant).by_role())
+        except WeightsError as error:
+            missing[variant] = error.message
+        except OSError as error:
+            missing[variant] = f"{where}: can't be read ({error.strerror})"
+    if len(missing) == len(SIZES):
+        return Check("weights", "fail", missing["square"], HINT, WeightsError, {"folder": str(where)})
+    damaged = [f"{path}: {fault}" for path in files.values() if (fault := damage(path))]
+    facts = {"folder": str(where), "variants": [name for name in SIZES if name not in missing]}
+    if damaged:
+        return Check("weights", "fail", "; ".join(damaged), FETCH, WeightsError, facts)
+    if missing:
+        lacking = next(iter(missing))
+        sizes = "square sizes" if lacking == "square" else "sizes that aren't square"
+        return Check(
+            "weights", "warn", f"in {where}, but none for {sizes}: {missing[lacking]}", FETCH, WeightsError, facts
+        )
+    return Check("weights", "ok", f"in {where}, for all sizes", facts=facts)
+
+
+def damage(path: Path) -> str:
+    """Say what a look at the ends of a file of weights tells is wrong with it, or nothing: its bytes aren't read."""
+    try:
+        if path.is_dir():
+            return "" if any(path.iterdir()) else "got an empty folder"
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+        if not start:
+            return "got an empty file"
+        if start.startswith(b"version https://git-lfs"):
+            return "got a pointer of git-lfs, expected the file itself"
+        if path.suffix == ".safetensors":
+            return _short_of(_end_of(path, size), size)
+        if start.startswith(b"PK") and not zipfile.is_zipfile(path):  # torch's format: its index stands at the end
+            return f"got {size} bytes, the end of the file is missing"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return ""
+
+
+def _end_of(path: Path, size: int) -> int:
+    """Give where the header of a safetensors file says that its last tensor ends; 0 for what is no header."""
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
+        if length > size - 8:
+            return length + 8
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return 0
+    return 8 + length + max(ends, default=0)
+
+
+def _short_of(end: int, size: int) -> str:
+    if not end:
+        return "got something that is not a safetensors file"
+    return f"got {size} bytes, expected {end}" if end != size else ""
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> Check:
+    """Check ``AVATARCTL_*`` variables: is there a setting of that name, and does it take that value?"""
+    ours = sorted(name for name in variables if name.startswith(presets.PREFIX))
+    models = {kind: presets.settings_class(kind) for kind in presets.KINDS}
+    known = {*OWN_VARIABLES, *(field.upper() for model in models.values() for field in model.model_fields)}
+    strange = []
+    for name in ours:
+        word = name.removeprefix(presets.PREFIX)
+        if word not in known:
+            close = get_close_matches(word, sorted(known), n=1)
+            strange.append(
+                f"{name}: no setting is called so" + (f", did you mean {presets.PREFIX}{close[0]}?" if close else "")
+            )
+    wrong: dict[str, list[str]] = {}
+    for kind, model in models.items():
+        try:
+            values = presets.from_environment(model.model_fields, variables)
+            make(model, values, {name: presets.PREFIX + name.upper() for name in values})
+        except UsageError as error:
+            wrong[kind] = error.message.split("\n")
+    # What only training refuses stops no render.
+    others = [f"for training: {line}" for line in wrong.get("train", [])]
+    facts = {"variables": ours}
+    if "render" in wrong:
+        return Check(
+            "environment",
+            "fail",
+            "; ".join(dict.fromkeys([*wrong["render"], *strange])),
+            "unset it, or set it right",
+            UsageError,
+            facts,
+        )
+    if strange or others:
+        return Check(
+            "environment", "warn", "; ".join([*strange, *others]), "unset it, or call it right", UsageError, facts
+        )
+    return Check("environment", "ok", ", ".join(ours) or "no AVATARCTL_* variables", facts=facts)
+
+
+def own_presets() -> Check:
+    """Check the user's presets: which are broken, which stand in for shipped ones."""
+    broken, instead, count = [], [], 0
+    for kind in presets.KINDS:
+        for name, path in presets.names(kind).items():
+            if presets.is_shipped(path):
+                continue
+            count += 1
+            broken += presets.mistakes(name, kind)
+            if presets.shadowed(path, kind):
+                instead.append(name)
+    said = f"{count} of yours" + (f", {', '.join(instead)} in place of shipped ones" if instead else "")
+    if broken:
+        return Check(
+            "presets", "warn", f"{said}: {'; '.join(dict.fromkeys(broken))}", "avatarctl presets check", UsageError
+        )
+    return Check("presets", "ok", said, facts={"yours": count, "instead_of_shipped": instead})

@@ -1,0 +1,218 @@
+"""Takes clips or a cache and flags, gives encoded samples, or what is in the cache, to the console."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from avatarctl import console
+from avatarctl.commands import options as o
+from avatarctl.commands.options import EXIT_CODES
+from avatarctl.errors import InputFileError, PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from avatarctl.data.check import Group, Report
+    from avatarctl.data.encode import Encoded
+    from avatarctl.settings_encode import EncodeJob
+
+app = typer.Typer(help="Encode clips to train on, and check what was encoded.", epilog=EXIT_CODES, no_args_is_help=True)
+
+Source = Annotated[Path, typer.Argument(help="Folder of clips, list of clip folders (.txt), or one video.")]
+Cache = Annotated[Path, typer.Option("--output", "-o", help="Folder of encoded samples; gone on with if it is there.")]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of samples, several times for clips of several aspects."),
+]
+Stride = Annotated[
+    int | None, typer.Option("--stride", metavar="FRAMES", help="From one sample's start to the next; else a window.")
+]
+Window = Annotated[int | None, typer.Option("--window", metavar="FRAMES", help="Latent frames of a sample.")]
+Fps = Annotated[str | None, typer.Option("--fps", metavar="RATE", help="Rate of every sample; else each clip's own.")]
+Short = Annotated[
+    Literal["pad", "skip"] | None,
+    typer.Option("--short", help="Fill up clips shorter than a window, or leave them out."),
+]
+Prompt = Annotated[str | None, typer.Option("--prompt", help="Prompt of clips without a caption; else by their kind.")]
+StoreDtype = Annotated[
+    Literal["bfloat16", "float16", "float32"] | None,
+    typer.Option("--store-dtype", help="Number format in the cache."),
+]
+SettingsFile = Annotated[str | None, typer.Option("--preset", "-p", help="YAML file of settings.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a clip can't be used.")]
+SHOWN = 12  # of clips that can't be used; --json lists all
+
+
+@app.command(epilog=EXIT_CODES)
+def encode(
+    source: Source,
+    output: Cache,
+    size: Sizes = None,
+    stride: Stride = None,
+    window: Window = None,
+    fps: Fps = None,
+    short: Short = None,
+    prompt: Prompt = None,
+    store_dtype: StoreDtype = None,
+    preset: SettingsFile = None,
+    weights: o.Weights = None,
+    device: o.Device = None,
+    force: o.Force = False,
+    strict: Strict = False,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Encode clips once, to train on: what is new or changed; the same command again does nothing, or goes on.
+
+    SOURCE holds videos with sound at any depth (masks, if any: masks/NAME.face/ and masks/NAME.lip/ with one numbered
+    picture per frame, or masks/NAME.face.mp4 and masks/NAME.lip.mp4; caption: NAME.txt), clip folders (images/ and
+    audio.wav, or sub_clip.mp4; face_masks/ and lip_masks/), or both; a .txt lists clip folders. A folder named speech,
+    singing or dancing above a clip chooses its prompt.
+
+    Several processes may work on one cache at once. Ctrl-C or a kill loses one clip at most. Clips without sound are
+    left out; unreadable ones are listed, and fail the command with --strict alone.
+
+    Example: avatarctl data encode videos/ --output cache/ --size 512x512
+    """
+    flags = {
+        "sizes": tuple(size) if size else None,
+        "stride": stride,
+        "window": window,
+        "fps": fps,
+        "short": short,
+        "prompt": prompt,
+        "store_dtype": store_dtype,
+    }
+    console.quiet(quiet)
+    job = _job_of(source, output, preset, flags, weights, device, force)
+    if dry_run:
+        _dry_run(job, as_json)
+        return
+    from avatarctl.data.encode import encode as encode_clips
+
+    kind: Any = "none" if quiet and progress == "auto" else progress
+    with console.warnings_as_notes(), console.progress(kind, "clips") as show:
+        done = encode_clips(job, show)
+    _tell(done, as_json, strict)
+
+
+def _job_of(
+    source: Path,
+    cache: Path,
+    preset: str | None,
+    flags: dict[str, Any],
+    weights: Path | None,
+    device: str | None,
+    force: bool,
+) -> EncodeJob:
+    from avatarctl import presets
+    from avatarctl.settings import make
+    from avatarctl.settings_encode import EncodeJob, EncodeSettings
+
+    values, places = presets.resolve(EncodeSettings.model_fields, preset, flags, kind="data")
+    if flags["sizes"] is not None:
+        places["sizes"] = "--size"
+    settings = make(EncodeSettings, values, places)
+    rest = {"source": source, "cache": cache, "weights": weights, "device": device or "auto", "force": force}
+    return make(EncodeJob, {**rest, "settings": settings}, {"device": "--device"})
+
+
+def _dry_run(job: EncodeJob, as_json: bool) -> None:
+    from avatarctl.data.encode import plan
+
+    found = plan(job)
+    text = f"{found['clips']} clips: {found['to_encode']} to encode, {found['known']} known already"
+    console.result("data encode", found, text, as_json, status="dry run")
+
+
+def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
+    if not done.samples:
+        reasons = [f"{name}: {reason}" for name, reason in [*done.failed, *done.skipped]]
+        raise InputFileError(
+            f"{done.cache}: got {done.clips} clips, none of them usable\n  " + "\n  ".join(reasons[:SHOWN]),
+            "`avatarctl data encode --help` tells what a clip looks like",
+        )
+    unused = [("left out", *each) for each in done.skipped] + [("failed", *each) for each in done.failed]
+    if strict and done.failed:
+        raise PartialFailure(
+            f"{len(done.failed)} of {done.clips} clips can't be used:\n  "
+            + "\n  ".join(f"{name}: {reason}" for name, reason in done.failed),
+            f"mend or remove them; try again what was read badly: avatarctl data check {done.cache} --repair",
+        )
+    for what, name, reason in unused[:SHOWN]:
+        console.note(f"{what}: {name}: {reason}")
+    if len(unused) > SHOWN:
+        console.note(f"… and {len(unused) - SHOWN} more: --json lists them all")
+    parts = [
+        f"{done.encoded} clips encoded",
+        f"{done.known} known",
+        f"{len(done.skipped)} left out",
+        f"{len(done.failed)} failed",
+    ]
+    console.note(f"{', '.join(parts)}; {done.samples} samples in {done.cache}")
+    console.result("data encode", {**asdict(done), "cache": str(done.cache)}, str(done.cache), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def check(
+    cache: Annotated[Path, typer.Argument(help="Folder of encoded samples.")],
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE.jpg", help="Write a sheet with a picture per sample."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop clips that are damaged or failed, so that encode makes them again.")
+    ] = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Read every sample of a cache: counts, lengths, sizes, and damaged ones, which exit with 4.
+
+    Example: avatarctl data check cache/ --contact-sheet cache.jpg
+    """
+    if contact_sheet is not None and contact_sheet.suffix.lower() not in (".jpg", ".jpeg"):
+        raise UsageError(f"{contact_sheet}: got the ending '{contact_sheet.suffix}', expected .jpg")
+    console.quiet(quiet)
+    from avatarctl.data import check as checks
+
+    kind: Any = "none" if quiet and progress == "auto" else progress
+    with console.progress(kind, "samples") as show:
+        report = checks.check(cache, show)
+    if contact_sheet is not None:
+        shown = checks.contact_sheet(cache, contact_sheet)
+        console.note(f"{shown} of {report.total.samples} samples on {contact_sheet}")
+    dropped = checks.repair(cache, report.damaged) if repair else []
+    broken = [*report.damaged, *([] if report.null_text_whole else ["null.safetensors"])]
+    if broken and not repair:
+        raise InputFileError(
+            f"{cache}: {len(broken)} of {report.total.samples} samples are damaged or missing: "
+            + ", ".join(broken[:SHOWN]),
+            f"avatarctl data check {cache} --repair, then encode again",
+        )
+    if repair:
+        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` makes them again")
+    data = {**asdict(report), "cache": str(cache), "dropped": dropped}
+    console.result("data check", data, _report_text(report), as_json)
+
+
+def _report_text(report: Report) -> str:
+    def row(name: str, group: Group) -> tuple[str, ...]:
+        return name, str(group.samples), console.clock(group.seconds), f"{group.bytes / 1e6:.1f}"
+
+    rows = [row(name, group) for groups in (report.buckets, report.kinds) for name, group in sorted(groups.items())]
+    lines = [
+        console.table(("SAMPLES", "COUNT", "LENGTH", "MB"), [*rows, row("all", report.total)]),
+        "",
+        "clips: " + (", ".join(f"{count} {status}" for status, count in sorted(report.clips.items())) or "none"),
+        f"{report.padded} samples filled up, {report.without_masks} without masks, {len(report.damaged)} damaged",
+        *([f"{report.twice} clips are there twice, under two names"] if report.twice else []),
+        f"{report.disk_bytes / 1e6:.1f} MB on disk",
+        *(f"note: {note}" for note in report.notes[:SHOWN]),
+        *(f"{what}: {name}: {why}" for what in ("skipped", "failed") for name, why in getattr(report, what)[:SHOWN]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""Takes nothing, gives a table of what this machine has for rendering, what is missing, and the commands that mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avatarctl import console
+from avatarctl.commands.options import AsJson, Weights
+
+if TYPE_CHECKING:
+    from avatarctl.checks.check import Check
+
+
+def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
+    """Check this machine: torch, GPU, memory, ffmpeg, weights, disk, settings. Works when torch is broken or missing.
+
+    Exits with 0 when nothing fails, else with the code of the first failure (8 machine, 5 weights, 2 settings).
+
+    Example: avatarctl doctor
+    """
+    from avatarctl.checks.check import Unfit, report
+    from avatarctl.checks.examine import examine
+
+    console.note("looking at torch and the GPUs …")
+    checks = examine(weights)
+    failed = any(check.state == "fail" for check in checks)
+    if not (failed and as_json):  # else the error carries them
+        console.result("doctor", report(checks), _text(checks), as_json)
+    if failed:
+        raise Unfit(checks)
+
+
+def _text(checks: list[Check]) -> str:
+    found = console.table(("STATE", "CHECK", "FOUND"), [(check.state, check.name, check.found) for check in checks])
+    fixes = [(check.name, check.fix) for check in checks if check.fix]
+    return f"{found}\n\n{console.table(('CHECK', 'TO MEND IT'), fixes)}" if fixes else found

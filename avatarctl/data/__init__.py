@@ -1,0 +1,1 @@
+"""Takes videos of people speaking, gives a cache of encoded samples to train on."""

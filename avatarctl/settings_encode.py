@@ -1,0 +1,91 @@
+"""Takes plain values, gives frozen, validated settings of how clips become samples; no torch, no files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from avatarctl.settings import Fps, RenderSettings, Settings, Size, check_device
+
+# What may be another when a cache is gone on with: nothing in a sample depends on it.
+FREE = ("shard_mb",)
+
+
+def _one_or_more(value: Any) -> Any:
+    """Take one size where a list is expected."""
+    single = isinstance(value, str) or (isinstance(value, list | tuple) and value and isinstance(value[0], int))
+    return (value,) if single else value
+
+
+class EncodeSettings(Settings):
+    """How clips become samples of one window each."""
+
+    window: Annotated[int, Field(ge=2, le=128)] = 21
+    """Latent frames of a sample (21 are 81 video frames), as trained."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Video frames from one sample's start to the next (null: a window, so that none overlap)."""
+    sizes: Annotated[tuple[Size, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = (
+        (512, 512),
+        (480, 832),
+        (832, 480),
+    )
+    """Sizes of samples: each clip goes to the one nearest to its aspect, scaled to cover it and cropped in the middle."""
+    fps: Fps | None = None
+    """Frames per second of every sample (null: each clip's own)."""
+    short: Literal["pad", "skip"] = "pad"
+    """A clip shorter than a window: filled up with its last picture and silence, which are not trained on, or left out."""
+    prompt: str | None = None
+    """Prompt of every clip without a caption (null: the one of its kind)."""
+    prompt_speech: str = "The protagonist is talking"
+    """Prompt of clips of speech, and of those whose kind isn't known."""
+    prompt_singing: str = "The protagonist is singing"
+    """Prompt of clips of singing."""
+    prompt_dancing: str = "The protagonist is simultaneously dancing and singing"
+    """Prompt of clips of dancing."""
+    negative_prompt: str = RenderSettings.model_fields["negative_prompt"].default
+    """Null text that guidance moves away from: the negative prompt of generation."""
+    text_len: Annotated[int, Field(ge=2, le=512)] = 512
+    """Most tokens of a prompt; what the transformer takes."""
+    store_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Number format in the cache."""
+    shard_mb: Annotated[int, Field(ge=1)] = 1024
+    """Megabytes after which a new tar file is begun."""
+
+    @model_validator(mode="after")
+    def _sizes_differ(self) -> EncodeSettings:
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("sizes: got the same size twice, expected different ones")
+        return self
+
+    @property
+    def frames(self) -> int:
+        """The number of video frames of a sample."""
+        return 4 * (self.window - 1) + 1
+
+    def that_count(self) -> dict[str, Any]:
+        """Give, as JSON holds them, the settings that every sample of a cache has in common."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
+
+    def prompt_of(self, kind: str | None) -> str:
+        """Give the prompt of a clip without a caption."""
+        of_kind: str = getattr(self, f"prompt_{kind or 'speech'}")
+        return self.prompt if self.prompt is not None else of_kind
+
+
+class EncodeJob(Settings):
+    """Clips to be encoded: where they are, where the samples go, and how."""
+
+    source: Path
+    """A folder of clips, a list of clip folders (.txt), or one video."""
+    cache: Path
+    """The folder of encoded samples."""
+    settings: EncodeSettings = EncodeSettings()
+    """How clips become samples."""
+    weights: Path | None = None
+    """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    device: Annotated[str, AfterValidator(check_device)] = "auto"
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
+    force: bool = False
+    """Throw away what the cache holds and begin anew."""

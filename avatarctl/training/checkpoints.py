@@ -1,0 +1,103 @@
+"""Takes everything a run has to remember, gives it back after a kill: step folders that are whole or don't count.
+
+``checkpoints/step-00000500/`` holds ``trained.safetensors`` (what trains), ``optimizer.safetensors``, ``ema.safetensors``, and
+``state.json``, sealed, with the checksum of every file. A folder is written under a hidden name, flushed, and renamed; one
+without a whole state.json, or with a file that is not what was written, is passed over. A sharded run (FSDP2, DeepSpeed)
+keeps its files, written by accelerate, in ``sharded/`` instead of the first three.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from avatarctl import durable
+
+FOLDER, STATE = "checkpoints", "state.json"
+NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, and ``state`` as it was saved."""
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Give the tensors of one of its files."""
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def part_of(run: Path, step: int) -> Path:
+    """Give where a checkpoint is written before it counts."""
+    return run / FOLDER / f".step-{step:08d}{durable.PART}"
+
+
+def begin(run: Path, step: int) -> Path:
+    """Give an empty folder to write a checkpoint into; a leftover of a kill is removed."""
+    path = part_of(run, step)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write named groups of tensors into a checkpoint that was begun."""
+    for name, tensors in files.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+
+
+def finish(run: Path, folder: Path, state: Mapping[str, Any], keep: int) -> Checkpoint:
+    """Seal a checkpoint and put it in its place, then remove what is older than the newest ``keep``."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = durable.digest(path)
+    durable.replace(folder / STATE, durable.sealed({**state, "files": files}))
+    target = run / FOLDER / f"step-{int(state['step']):08d}"
+    if target.exists():  # passed over because it is damaged
+        shutil.rmtree(target)
+    folder.rename(target)
+    durable.flush_folder(target.parent)
+    for old in steps(run)[:-keep]:
+        shutil.rmtree(run / FOLDER / f"step-{old:08d}")
+    return Checkpoint(target, state)
+
+
+def steps(run: Path) -> list[int]:
+    """Give the steps of the checkpoints there are, whole or not, in order."""
+    found = [NAME.fullmatch(path.name) for path in (run / FOLDER).glob("step-*")]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Give the newest whole checkpoint, and what was passed over."""
+    passed_over: list[str] = []
+    for step in reversed(steps(run)):
+        path = run / FOLDER / f"step-{step:08d}"
+        state = durable.unsealed(path / STATE)
+        if state is not None and all(durable.digest(path / name) == sum_ for name, sum_ in state["files"].items()):
+            return Checkpoint(path, state), passed_over
+        passed_over.append(path.name)
+    return None, passed_over
+
+
+def sweep(run: Path) -> None:
+    """Remove what a kill left half-written."""
+    for leftover in (run / FOLDER).glob(f".step-*{durable.PART}"):
+        shutil.rmtree(leftover)

@@ -1,0 +1,110 @@
+"""Takes what each step measured, gives metrics.jsonl, TensorBoard events and the loss curve of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from avatarctl import durable
+from avatarctl.errors import UsageError
+
+METRICS, CURVE, EVENTS = "metrics.jsonl", "loss.png", "tensorboard"
+
+
+def check_installed() -> None:
+    """Raise ``UsageError`` when what draws and logs is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+        import tensorboard  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"training: got no {error.name}, which logs the run", "pip install 'avatarctl[train]'"
+        ) from error
+
+
+class Log:
+    """The measurements of a run, going on from step ``first``: what a killed run wrote beyond it is cut off."""
+
+    def __init__(self, run: Path, first: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.run = run
+        lines = [line for line in read(run) if line["step"] <= first]
+        durable.replace(run / METRICS, b"".join(_line(line) for line in lines))
+        self._file = (run / METRICS).open("ab")
+        self._board: Any = SummaryWriter(str(run / EVENTS), purge_step=first + 1 if first else None)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def add(self, step: int, values: Mapping[str, Any]) -> None:
+        """Note the measurements of a step (counted from 1)."""
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+    def draw(self) -> None:
+        """Draw the loss curve anew."""
+        draw_curve(read(self.run), self.run / CURVE)
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values) + "\n").encode()
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """Give the measurements of a run; a torn last line is left out."""
+    path = run / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def smooth(values: Sequence[float], decay: float) -> list[float]:
+    """Give the running average of values, without a bias towards its beginning."""
+    total = weight = 0.0
+    smoothed = []
+    for value in values:
+        total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def draw_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """Draw loss against steps, every step faint, its running average, and the loss of held-out samples."""
+    import matplotlib.figure
+
+    trained = [line for line in lines if "loss" in line]
+    if not trained:
+        return
+    steps, losses = [line["step"] for line in trained], [line["loss"] for line in trained]
+    figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, color="#9bb7d4", linewidth=0.6, label="every step")
+    decay = 1 - 1 / min(max(len(losses) / 25, 2), 200)
+    axes.plot(steps, smooth(losses, decay), color="#1f4e79", linewidth=1.8, label="running average")
+    if held := [line for line in lines if "held_out_loss" in line]:
+        axes.plot(
+            [line["step"] for line in held],
+            [line["held_out_loss"] for line in held],
+            color="#c0504d",
+            marker="o",
+            markersize=3,
+            label="held-out samples",
+        )
+    axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    part = durable.part_of(target)
+    figure.savefig(part, format="png", dpi=100)
+    part.replace(target)

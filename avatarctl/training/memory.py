@@ -1,0 +1,109 @@
+"""Takes sizes and settings of a run, gives the bytes that it needs on the device: a calculation, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, latent_tokens, transformer_parameters
+from avatarctl.settings_train import TrainSettings
+
+# Bytes per token that one block keeps at its widest moment on the way back, for passes in float32 (4 bytes) and bfloat16
+# (2): per unit of width, of the feed-forward's hidden width, and of LoRA rank. Measured as peaks of the allocator over
+# passes of small models on the CPU (tests/training/test_memory.py compares other sizes with them).
+BLOCK_BYTES = {4: (77.0, 16.0, 26.0), 2: (79.0, 10.0, 11.0)}
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on the device: weights as they are stored, gradients, optimizer states, activations, and their sum."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+    def in_words(self) -> str:
+        """Give the parts in GiB."""
+        parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        return ", ".join(
+            f"{name} {size / 2**30:.1f}" for name, size in {**parts, "activations": self.activations}.items()
+        )
+
+
+def linear_weights(dims: TransformerDims) -> dict[str, list[tuple[int, int]]]:
+    """Give (inputs, outputs) of every linear layer by group."""
+    d, f = dims.dim, dims.ffn
+    hidden = dims.vocal_hidden
+    adapter = [(dims.w2v, hidden or d)] + ([(hidden, d)] if hidden else [])
+    adapter += 2 * [*(4 * [(d, d)]), (d, 2 * d), (2 * d, d)] + [(d, d)]
+    return {
+        # self-attention 4; cross-attention query, output, keys and values of text and image
+        "attention": dims.layers * 10 * [(d, d)],
+        "feed_forward": dims.layers * [(d, f), (f, d)],
+        "audio": dims.layers * 2 * [(d, d)] + adapter,
+    }
+
+
+def trained_parameters(dims: TransformerDims, settings: TrainSettings) -> tuple[int, int]:
+    """Count (weights that train, base weights among them: those of groups that train in full)."""
+    whole = transformer_parameters(dims)
+    linear = {group: sum(i * o + o for i, o in layers) for group, layers in linear_weights(dims).items()}
+    sizes = {**linear, "norms": dims.layers * 13 * dims.dim}
+    # The adapter's norms and tables train with it; its first projections, counted above with a bias, have none.
+    hidden = dims.vocal_hidden
+    sizes["audio"] += 24 * dims.dim + (2 * hidden - hidden - dims.dim if hidden else -dims.dim)
+    sizes["embeddings"] = whole - sum(sizes.values())
+    modes = settings.modes
+    full = sum(size for group, size in sizes.items() if modes[group] == "full")
+    lora = sum(
+        settings.rank * (i + o)
+        for group, layers in linear_weights(dims).items()
+        if modes[group] == "lora"
+        for i, o in layers
+    )
+    return full + lora, full
+
+
+def activation_bytes(dims: TransformerDims, tokens: int, settings: TrainSettings, value_bytes: int) -> int:
+    """Bytes of activations of one sample: the blocks' inputs (unless they wait in the CPU's memory), and one block at its widest.
+
+    Without checkpointing every block is kept as a whole; what of it is freed on the way is not taken off.
+    """
+    width, hidden, rank = BLOCK_BYTES[value_bytes]
+    block = round(dims.dim * width + dims.ffn * hidden + (settings.rank * rank if settings.is_lora else 0))
+    if not settings.gradient_checkpointing:
+        return tokens * dims.layers * block
+    inputs = 0 if settings.offload_activations else dims.layers * dims.dim * value_bytes
+    return tokens * (inputs + block)
+
+
+def estimate(
+    dims: TransformerDims, width: int, height: int, window: int, settings: TrainSettings, narrow: bool, on_gpu: bool
+) -> TrainingMemory:
+    """Estimate the device memory of a training step at ``width`` x ``height`` pixels; ``narrow``: passes in bfloat16.
+
+    Frozen weights count as they are stored, trained ones four bytes; gradients four bytes each, AdamW's states eight (two
+    with 8 bits), the running average four more. A calculation: what it rests on is measured on small models on the CPU.
+    """
+    trained, full = trained_parameters(dims, settings)
+    frozen = transformer_parameters(dims) - full
+    value_bytes = 2 if narrow else 4
+    stored = frozen * value_bytes
+    if settings.base_dtype == "float8":
+        linear = sum(
+            i * o
+            for group, layers in linear_weights(dims).items()
+            if settings.modes[group] != "full"
+            for i, o in layers
+        )
+        stored -= linear * (value_bytes - 1)
+    # Autocast keeps a narrow copy of each trained weight while the passes run.
+    weights = stored + trained * (4 + (2 if narrow else 0) + (4 if settings.ema else 0))
+    gradients = trained * 4
+    states = trained * (2 if settings.optimizer == "adamw8bit" else 8)
+    tokens = latent_tokens(dims, width, height, window)
+    activations = settings.batch_size * activation_bytes(dims, tokens, settings, value_bytes)
+    context = CUDA_CONTEXT_BYTES if on_gpu else 0
+    return TrainingMemory(weights, gradients, states, activations, weights + gradients + states + activations + context)

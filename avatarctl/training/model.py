@@ -1,0 +1,113 @@
+"""Takes settings and the sizes of the samples, gives the transformer to train: loaded or new, groups set, LoRA attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from avatarctl.errors import ChangedError, WeightsError
+from avatarctl.networks import checkpoints
+from avatarctl.networks.adapters import attach
+from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.kinds import build_transformer
+from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.settings_train import TrainSettings
+from avatarctl.training.draws import seed_of
+from avatarctl.weights import find_transformer
+
+TEXT_LEN = 512
+
+
+def base_file(settings: TrainSettings) -> Path | None:
+    """Give the file of weights to start from; None for a new transformer."""
+    if settings.dims is not None:
+        return None
+    if settings.weights is not None and settings.weights.is_file():
+        return settings.weights
+    return find_transformer(settings.weights, settings.variant)
+
+
+def make_model(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> StableAvatarTransformer3DModel:
+    """Load or make the transformer, in float32 on the CPU, and set which of its weights train."""
+    file = base_file(settings)
+    if file is None:
+        model = new_transformer(settings, new_dims(settings, shapes))
+    else:
+        model = checkpoints.load_transformer(file)
+    check_fits(model.dims, shapes, str(file or "dims"))
+    torch.manual_seed(seed_of(settings.seed, "lora"))  # the LoRA's down-weights
+    attach(model, settings.modes, settings.rank, settings.alpha, settings.dropout)
+    if settings.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model.train()
+
+
+def new_dims(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> TransformerDims:
+    """Give the sizes of a new transformer: those that the settings name, the rest as the samples need them."""
+    channels = shapes["latents"][0]
+    from_data = {
+        "text": shapes["text"][-1],
+        "clip": shapes["image_tokens"][-1],
+        "w2v": shapes["speech"][-1],
+        "in_dim": channels + shapes["condition"][0],
+        "out_dim": channels,
+    }
+    return TransformerDims.parse({**from_data, "text_len": TEXT_LEN, **(settings.dims or {})})
+
+
+def new_transformer(settings: TrainSettings, dims: TransformerDims) -> StableAvatarTransformer3DModel:
+    """Give a transformer with random weights; its output layer begins at zero.
+
+    An output of zero makes the first steps predict the mean, not noise (Peebles and Xie 2023, adaLN-Zero).
+    """
+    torch.manual_seed(seed_of(settings.seed, "weights"))
+    model = build_transformer(dims)
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def check_fits(dims: TransformerDims, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise ``WeightsError`` naming every size in which samples and transformer differ."""
+    channels = shapes["latents"][0]
+    pairs = {
+        "latent channels": (channels, dims.out_dim),
+        "latent and condition channels": (channels + shapes["condition"][0], dims.in_dim),
+        "width of text states": (shapes["text"][-1], dims.text),
+        "width of image tokens": (shapes["image_tokens"][-1], dims.clip),
+        "width of speech states": (shapes["speech"][-1], dims.w2v),
+    }
+    wrong = [f"{what}: samples have {got}, the transformer {has}" for what, (got, has) in pairs.items() if got != has]
+    if wrong:
+        raise WeightsError(
+            f"{source}: the samples were encoded by other networks: {'; '.join(wrong)}",
+            "encode them with the weights that belong to this transformer",
+        )
+
+
+def place_model(
+    model: StableAvatarTransformer3DModel, settings: TrainSettings, dtype: torch.dtype, whole: bool
+) -> StableAvatarTransformer3DModel:
+    """Store frozen weights in ``dtype`` or float8; what trains stays float32. ``whole``: shards need one dtype throughout."""
+    if not whole:
+        keep = model._keep_in_fp32_modules
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad and not any(piece in name.split(".") for piece in keep):
+                parameter.data = parameter.data.to(dtype)
+    if settings.base_dtype == "float8":
+        from avatarctl.networks.float8 import to_float8
+
+        to_float8(model)
+    return model
+
+
+def check_world(before: int, now: int) -> None:
+    """Raise ``ChangedError`` when a resumed run takes another number of samples per step."""
+    if before != now:
+        raise ChangedError(
+            f"batch: the run began with {before} samples per step (processes x accumulate x batch_size), got {now}",
+            "start as many processes as before, or change accumulate to match",
+        )

@@ -1,0 +1,524 @@
+"""Takes machines with something wrong (torch, driver, memory, ffmpeg, weights, settings), shows the row that says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_weights
+
+from avatarctl import paths
+from avatarctl.checks import files, fit, graphics, machine
+from avatarctl.checks.check import GIB, Check, Unfit, report
+from avatarctl.checks.graphics import Driver, Probe
+from avatarctl.commands.doctor import _text
+from avatarctl.errors import UsageError, WeightsError
+from avatarctl.networks.dims import TRANSFORMER_1_3B
+from avatarctl.networks.memory import estimate
+from avatarctl.weights import WAN
+
+ROOT = Path(__file__).parents[1]
+# A torch good enough for the first stages of the probe; WHAT happens in the second.
+FAKE_TORCH = """
+import os, sys, types, warnings
+__version__ = "9.9"
+version = types.SimpleNamespace(cuda={cuda!r}, hip=None)
+def _look():
+    {what}
+    return False
+cuda = types.SimpleNamespace(is_available=_look, device_count=lambda: 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("AVATARCTL_", "CUDA_VISIBLE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def fake_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (folder / "torch.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def program(folder: Path, name: str, script: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+# -- torch ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "found", "fix"),
+    [
+        (
+            "raise ImportError('libcudart.so.13: cannot open shared object file')",
+            "broken: ImportError: libcudart.so.13: cannot open shared object file",
+            "pip install --force-reinstall torch",
+        ),
+        (
+            'raise ModuleNotFoundError("No module named \'torch\'", name="torch")',
+            "not installed",
+            "pip install torch",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "broken: killed by SIGSEGV", "--force-reinstall"),
+        ("import os; os._exit(3)", "broken: ended with 3", "--force-reinstall"),
+        ("import os; os._exit(0)", "broken: ended early in 'torch'", "--force-reinstall"),
+        ("__version__ = '9.9'", "has no attribute 'version'", "--force-reinstall"),
+    ],
+    ids=["raises", "missing", "segfault", "exits", "exits well", "half"],
+)
+def test_a_broken_torch_is_a_row(
+    text: str, found: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(tmp_path, monkeypatch, text)
+    rows = graphics.torch_checks(graphics.probe(), None)
+    assert [(row.name, row.state) for row in rows] == [("torch", "fail")]
+    assert found in rows[0].found and fix in rows[0].fix
+
+
+def test_a_torch_that_never_comes_back_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_torch(tmp_path, monkeypatch, "import time; time.sleep(60)")
+    rows = graphics.torch_checks(graphics.probe(timeout_s=1.0), None)
+    assert rows[0].state == "fail" and rows[0].found == "broken: no answer in 1 s"
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("raise SystemError('no such device')", "SystemError: no such device"),
+    ],
+)
+def test_a_torch_that_dies_on_gpus_tells_its_version_still(
+    what: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(tmp_path, monkeypatch, FAKE_TORCH.format(cuda="13.0", what=what))
+    rows = {row.name: row for row in graphics.torch_checks(graphics.probe(), None)}
+    assert rows["torch"].state == "ok" and rows["torch"].found == "9.9 (CUDA 13.0)"
+    assert rows["GPU"].state == "fail" and found in rows["GPU"].found
+
+
+def test_networks_that_cant_be_imported_are_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "diffusers").mkdir()
+    (tmp_path / "diffusers" / "__init__.py").write_text("raise ImportError('torch is too old')")
+    fake_torch(tmp_path, monkeypatch, FAKE_TORCH.format(cuda=None, what="print('chatter')"))
+    rows = {row.name: row for row in graphics.torch_checks(graphics.probe(), None)}
+    assert rows["GPU"].state == "warn" and rows["attention"].state == "fail"
+    assert "the networks can't be imported: " in rows["attention"].found
+
+
+def test_lines_of_other_libraries_are_not_taken_for_ours() -> None:
+    text = '3\n"text"\nloading …\n{"stage": "torch", "version": "1"}\n{broken\n'
+    assert list(graphics._json_lines(text)) == [{"stage": "torch", "version": "1"}]
+
+
+# -- driver and GPUs ------------------------------------------------------------------------------------------------
+def probe_of(cuda: str | None, gpus: list[dict[str, Any]] | None = None, warnings: tuple[str, ...] = ()) -> Probe:
+    """Give what the process says of a torch that is built for ``cuda`` and computes on ``gpus``."""
+    return Probe(
+        {
+            "torch": {"version": "2.13.0", "cuda": cuda, "hip": None},
+            "gpus": {"usable": bool(gpus), "gpus": gpus or [], "warnings": list(warnings)},
+            "attention": {"device": "cuda" if gpus else "cpu", "usable": ["native"], "cpu_float8": True},
+        }
+    )
+
+
+def gpu(free_gib: float, total_gib: float = 24, index: int = 0, **changes: Any) -> dict[str, Any]:
+    about = {
+        "index": index,
+        "name": "NVIDIA L4",
+        "capability": "8.9",
+        "computes": True,
+        "bfloat16": True,
+        "float8": True,
+    }
+    return {**about, "free_bytes": int(free_gib * GIB), "total_bytes": int(total_gib * GIB), **changes}
+
+
+L4 = {"index": "0", "name": "NVIDIA L4", "memory.total": "23034", "memory.free": "22574"}
+OLD_BANNER = "| NVIDIA-SMI 535.183.01    Driver Version: 535.183.01    CUDA Version: 12.2     |"
+NEW_BANNER = "| NVIDIA-SMI 610.43.02    KMD Version: 610.43.02    CUDA UMD Version: 13.3    |"
+
+
+@pytest.mark.parametrize(
+    ("banner", "version", "cuda"), [(OLD_BANNER, "535.183.01", "12.2"), (NEW_BANNER, "610.43.02", "13.3")]
+)
+def test_nvidia_smi_is_read(
+    banner: str, version: str, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ", ".join(L4.values())
+    program(tmp_path, "nvidia-smi", f"case \"$1\" in --query*) echo '{row}';; *) echo '{banner}';; esac")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert graphics.driver() == Driver(version, cuda, (L4,))
+
+
+def test_a_driver_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Failed to initialize NVML: Driver/library version mismatch"
+    program(tmp_path, "nvidia-smi", f"echo '{said}'; exit 18")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    rows = {row.name: row for row in graphics.torch_checks(probe_of("13.0"), graphics.driver())}
+    assert rows["driver"].state == "fail" and said in rows["driver"].found and "restart" in rows["driver"].fix
+
+
+def test_no_driver_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert graphics.driver() is None
+    assert "driver" not in [row.name for row in graphics.torch_checks(probe_of(None), None)]
+
+
+@pytest.mark.parametrize(
+    ("build", "runs", "state"),
+    [
+        ("13.0", "12.2", "fail"),
+        ("12.8", "12.2", "ok"),
+        ("12.8", "13.3", "ok"),
+        (None, "12.2", "ok"),
+        ("13.0", "", "ok"),
+    ],
+)
+def test_driver_against_the_build_of_torch(build: str | None, runs: str, state: str) -> None:
+    rows = graphics.torch_checks(probe_of(build, [gpu(20)]), Driver("535", runs, (L4,)))
+    row = next(row for row in rows if row.name == "driver")
+    assert row.state == state
+    if state == "fail":
+        assert "built for CUDA 13.0" in row.found and "torch built for CUDA 12" in row.fix
+
+
+def test_why_no_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(probe: Probe, smi: Driver | None) -> Check:
+        return next(row for row in graphics.torch_checks(probe, smi) if row.name == "GPU")
+
+    seen = Driver("535", "12.2", (L4,))
+    assert row(probe_of(None), None).state == "warn", "a CPU renders too"
+    assert "for the CPU only" in row(probe_of(None), seen).found and row(probe_of(None), seen).state == "fail"
+    old = row(probe_of("13.0", warnings=("The NVIDIA driver on your system is too old",)), seen)
+    assert old.state == "fail" and "too old" in old.found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hidden = row(probe_of("12.8"), seen)
+    assert hidden.state == "fail" and "CUDA_VISIBLE_DEVICES='' hides them" in hidden.found
+
+
+def test_each_gpu_has_a_row() -> None:
+    bad = gpu(20, index=2, computes=False, error="CUDA error: no kernel image is available")
+    rows = graphics.torch_checks(probe_of("12.8", [gpu(20.5), gpu(0.5, index=1), bad]), None)
+    by_name = {row.name: row for row in rows}
+    assert [by_name[f"GPU {i}"].state for i in range(3)] == ["ok", "warn", "fail"]
+    assert "20.5 GiB of 24.0 GiB free" in by_name["GPU 0"].found
+    assert "no kernel image" in by_name["GPU 2"].found and "8.9" in by_name["GPU 2"].fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "found"),
+    [
+        ({}, "ok", "bfloat16, float8 weights"),
+        ({"float8": False}, "warn", "bfloat16, no float8 weights"),
+        ({"bfloat16": False}, "warn", "no bfloat16: computes in float16"),
+    ],
+)
+def test_number_formats(changes: dict[str, bool], state: str, found: str) -> None:
+    rows = graphics.torch_checks(probe_of("12.8", [gpu(20), gpu(20, index=1, **changes)]), None)
+    row = next(row for row in rows if row.name == "number formats")
+    assert (row.state, row.found) == (state, found)
+
+
+# -- what fits ------------------------------------------------------------------------------------------------------
+def test_what_fits_is_what_the_estimate_says() -> None:
+    full = estimate(TRANSFORMER_1_3B, 512, 512).peak
+    table = fit.needs(on_gpu=True)
+    assert table["square"]["full"] == full and list(table["square"]) == list(fit.MODES)
+    assert list(table["low-memory"]) == ["group", "sequential"], "never less frugal than the preset"
+    assert fit.needs(on_gpu=False)["square"] == {
+        "full": estimate(TRANSFORMER_1_3B, 512, 512, value_bytes=4, on_gpu=False).peak
+    }
+    row = fit.fit([gpu((full - 1) / GIB)], None)
+    assert row.state == "warn" and row.facts["memory"]["square"] == "model", "a byte short of all on the device"
+    assert fit.fit([gpu(full / GIB)], None).facts["memory"]["square"] == "full"
+
+
+def test_fit_by_size_of_the_gpu() -> None:
+    large = fit.fit([gpu(2), gpu(80, 80, index=1)], None)
+    assert large.state == "ok" and "--device cuda:1" in large.found and "too large" not in large.found
+    small = fit.fit([gpu(3)], None)
+    assert small.state == "warn" and small.facts["memory"]["low-memory"] == "group"
+    assert "too large:" in small.found and "square" in small.found.split("too large:")[1]
+    nothing = fit.fit([gpu(0.5)], None)
+    assert nothing.state == "fail" and nothing.error.exit_code == 8
+    assert fit.fit([], 64 * GIB).state == "ok" and fit.fit([], GIB).state == "fail"
+    assert fit.fit([gpu(80, computes=False)], 64 * GIB).facts["where"] == "the CPU"
+    assert "unknown" in fit.fit([], None).found
+
+
+def test_presets_with_weights_of_their_own_are_not_estimated(home: Path) -> None:
+    folder = home / "config" / "presets" / "render"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("weights: /mine\n")
+    (folder / "broken.yaml").write_text("steps: [\n")
+    (folder / "wide.yaml").write_text("size: 1280x720\n")
+    table = fit.needs(on_gpu=True)
+    assert "mine" not in table and "broken" not in table
+    assert table["wide"]["full"] > table["square"]["full"]
+
+
+# -- machine --------------------------------------------------------------------------------------------------------
+def test_python_and_packages() -> None:
+    assert machine.python((3, 10, 4)).state == "fail" and "3.11" in machine.python((3, 10, 4)).fix
+    assert machine.python().state == "ok"
+    assert machine.packages(["numpy>=1", "torch>=999", "no-such; python_version < '3'"]).state == "ok"
+    row = machine.packages(["numpy>=999", "typer", "no-such-package-here<2", "extra-one; extra == 'test'"])
+    assert row.state == "fail" and "numpy: got " in row.found and "expected >=999" in row.found
+    assert "no-such-package-here: got not installed, expected <2" in row.found and "typer" not in row.found
+    assert row.fix == "pip install 'numpy>=999' 'no-such-package-here<2'"
+
+
+LISTED = "echo ' V....D libx264 x'; echo ' A....D aac x'; echo 'ffmpeg version 8'"
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "found"),
+    [
+        (f"{LISTED}; echo ' V....D libx265 x'", "ok", "with libx264, aac, libx265"),
+        (LISTED, "warn", "can't encode libx265: no --codec hevc"),
+        ("echo ' V....D libx264 x'", "fail", "can't encode aac"),
+        ("exit 1", "fail", "doesn't run"),
+    ],
+)
+def test_ffmpeg(script: str, state: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program(tmp_path, "ffmpeg", script)))
+    row = machine.ffmpeg()
+    assert row.state == state and found in row.found
+    assert ("imageio-ffmpeg" in row.fix) == (state != "ok")
+
+
+def test_ffmpeg_that_comes_along_and_one_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    assert machine.ffmpeg().state == "ok"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "gone"))
+    assert machine.ffmpeg().state == "fail"
+
+
+def test_main_memory(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  33554432 kB\nMemAvailable:  16777216 kB\n")
+    assert machine.available_bytes(meminfo, tmp_path) == 16 * GIB
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * GIB}\n")
+    assert machine.available_bytes(meminfo, tmp_path) == 5 * GIB, "a container has less"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.available_bytes(meminfo, tmp_path) == 16 * GIB
+    assert machine.available_bytes(tmp_path / "none", tmp_path) is None
+    assert machine.main_memory(16 * GIB).state == "ok" and machine.main_memory(5 * GIB).state == "warn"
+    assert "unknown" in machine.main_memory(None).found
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_disks_and_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.shared_memory(tmp_path / "none") == []
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 10**8))
+    assert machine.shared_memory(tmp_path)[0].state == "warn"
+    states = {row.name: row.state for row in machine.disks(tmp_path / "not" / "yet", False, tmp_path)}
+    assert states == {"disk for weights": "warn", "disk for renders": "warn"}
+    assert machine.disks(tmp_path, True, tmp_path)[0].state == "ok", "weights that are there need no more room"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 10**12))
+    assert {row.state for row in machine.disks(tmp_path, False, tmp_path)} == {"ok"}
+    assert machine.shared_memory(tmp_path)[0].state == "ok"
+    assert machine.hour_bytes() == 3600 * 25 / 4 * 64 * 64 * 16 * 4
+
+
+def test_folders(home: Path, tmp_path: Path) -> None:
+    assert machine.folders(tmp_path).state == "ok" and not home.exists(), "looking changes nothing"
+    home.mkdir()
+    (home / "config").write_text("a file")
+    row = machine.folders(tmp_path)
+    assert row.state == "fail" and f"{home / 'config'} is a file" in row.found and "AVATARCTL_HOME" in row.fix
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folders_that_cant_be_written(home: Path, tmp_path: Path) -> None:
+    home.mkdir(mode=0o500)
+    assert machine.folders(tmp_path).state == "fail"
+
+
+# -- weights, settings ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+def test_weights(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.weights(bundle).state == "ok"
+    row = files.weights(None)
+    assert row.state == "fail" and row.error is WeightsError and str(paths.weights_folder()) in row.found
+    assert "avatarctl fetch" in row.fix
+    monkeypatch.setenv("AVATARCTL_WEIGHTS", str(bundle))
+    assert files.weights(None).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("vae.safetensors", b"", "got an empty file"),
+        ("vae.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "pointer of git-lfs"),
+        ("vae.safetensors", b"\x02\0\0\0\0\0\0\0[]", "not a safetensors file"),
+        ("vae.safetensors", b"short", "got 5 bytes, expected"),
+        ("vae.safetensors", -1, "bytes, expected"),
+        ("text_encoder.safetensors", 300, "got 300 bytes, expected"),
+        (f"{WAN}/Wan2.1_VAE.pth", b"PK\x03\x04" + b"\0" * 200, "the end of the file is missing"),
+        ("tokenizer", None, "got an empty folder"),
+    ],
+)
+def test_damaged_weights(bundle: Path, name: str, content: bytes | int | None, found: str, tmp_path: Path) -> None:
+    """``content``: what the file holds; an int: how many of its bytes; None: an empty folder."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for file in bundle.iterdir():
+        (folder / file.name).symlink_to(file)
+    place = folder / name
+    if place.is_symlink():
+        place.unlink()
+    else:
+        (folder / "vae.safetensors").unlink()
+        place.parent.mkdir()
+    if content is None:
+        place.mkdir()
+    else:
+        place.write_bytes(content if isinstance(content, bytes) else (bundle / name).read_bytes()[:content])
+    row = files.weights(folder)
+    assert row.state == "fail" and str(place) in row.found and found in row.found and row.error is WeightsError
+
+
+def test_weights_that_cant_be_read(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for file in bundle.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "vae.safetensors").unlink()
+    (folder / "vae.safetensors").symlink_to("/proc/self/mem")  # its first page can't be read by anyone
+    assert "vae.safetensors: can't be read (" in files.weights(folder).found
+
+
+def test_weights_for_square_videos_alone_are_a_warning(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    (folder / "StableAvatar-1.3B").mkdir(parents=True)
+    for file in bundle.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "transformer.safetensors").rename(folder / "StableAvatar-1.3B" / "transformer3d-square.safetensors")
+    row = files.weights(folder)
+    assert row.state == "warn" and "none for sizes that aren't square" in row.found and "rec-vec" in row.found
+
+
+@pytest.mark.parametrize(
+    ("variables", "state", "found"),
+    [
+        ({"PATH": "/bin", "HOME": "/"}, "ok", "no AVATARCTL_"),
+        ({"AVATARCTL_STEPS": "20", "AVATARCTL_DEBUG": "1", "AVATARCTL_RANK": "4"}, "ok", "AVATARCTL_STEPS"),
+        ({"AVATARCTL_STEPZ": "20"}, "warn", "AVATARCTL_STEPZ: no setting is called so, did you mean AVATARCTL_STEPS?"),
+        ({"AVATARCTL_STEPS": "many"}, "fail", "steps (AVATARCTL_STEPS): got 'many'"),
+        ({"AVATARCTL_STEPS": "[1"}, "fail", "AVATARCTL_STEPS: got '[1'"),
+        ({"AVATARCTL_DTYPE": "float16"}, "warn", "for training: dtype (AVATARCTL_DTYPE): got 'float16'"),
+        ({"AVATARCTL_CRF": "99", "AVATARCTL_XYZZY": ""}, "fail", "AVATARCTL_XYZZY: no setting is called so"),
+    ],
+)
+def test_environment(variables: dict[str, str], state: str, found: str) -> None:
+    row = files.environment(variables)
+    assert row.state == state and found in row.found
+    assert bool(row.fix) == (state != "ok") and (state == "ok" or row.error is UsageError)
+
+
+def test_own_presets(home: Path) -> None:
+    assert files.own_presets().found == "0 of yours"
+    folder = home / "config" / "presets" / "render"
+    folder.mkdir(parents=True)
+    (folder / "draft.yaml").write_text("extends: draft\nsteps: 3\n")
+    assert files.own_presets().found == "1 of yours, draft in place of shipped ones"
+    (folder / "mine.yaml").write_text("stepz: 3\n")
+    row = files.own_presets()
+    assert row.state == "warn" and "mine.yaml, line 1): unknown setting, did you mean steps?" in row.found
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+def test_the_table_ends_with_what_mends_it() -> None:
+    text = _text([Check("Python", "ok", "3.11"), Check("GPU", "warn", "none", "buy one")])
+    assert text.splitlines() == [
+        "STATE  CHECK   FOUND",
+        "ok     Python  3.11",
+        "warn   GPU     none",
+        "",
+        "CHECK  TO MEND IT",
+        "GPU    buy one",
+    ]
+    assert "TO MEND" not in _text([Check("Python", "ok", "3.11")])
+
+
+def test_the_exit_code_is_that_of_the_first_failure() -> None:
+    fine, device = Check("a", "warn", "so", "do"), Check("GPU", "fail", "none", "buy one")
+    weights, setting = Check("w", "fail", "gone", "fetch", WeightsError), Check("e", "fail", "x", "unset", UsageError)
+    assert Unfit([fine, weights, device]).exit_code == 5 and Unfit([device, weights]).exit_code == 8
+    both = Unfit([fine, setting, weights])
+    assert both.exit_code == 2 and both.hint == "unset" and both.message == "2 of 3 checks failed: e, w"
+    assert both.data == report([fine, setting, weights]) and (both.data["warn"], both.data["fail"]) == (1, 2)
+    json.dumps(both.data)
+
+
+def doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, and tell on stderr whether this process imported torch."""
+    code = "import sys; sys.argv = ['avatarctl', 'doctor', *sys.argv[1:]]\nfrom avatarctl.cli import main\n"
+    code += "try:\n    main()\nfinally:\n    sys.stderr.write(f\"\\ntorch {'torch' in sys.modules}\")"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_doctor_with_a_broken_torch_shows_everything_else(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    out = doctor(PYTHONPATH=str(tmp_path), AVATARCTL_WEIGHTS=str(bundle))
+    assert out.returncode == 8 and "Traceback" not in out.stderr
+    assert "fail   torch" in out.stdout and "broken: killed by SIGSEGV" in out.stdout
+    assert "ok     ffmpeg" in out.stdout and "ok     weights" in out.stdout and "TO MEND IT" in out.stdout
+    assert "error: 1 of " in out.stderr and "hint: pip install --force-reinstall torch" in out.stderr
+    out = doctor("--json", PYTHONPATH=str(tmp_path), AVATARCTL_STEPS="many")
+    found = json.loads(out.stdout)
+    assert out.returncode == found["exit_code"] == 8 and found["status"] == "failed" and found["errors"]
+    failed = {row["name"] for row in found["data"]["checks"] if row["state"] == "fail"}
+    assert failed == {"torch", "weights", "environment"} and found["data"]["fail"] == 3
+
+
+def test_doctor_of_this_machine(bundle: Path) -> None:
+    out = doctor("--json", "--weights", str(bundle))
+    found = json.loads(out.stdout)
+    rows = {row["name"]: row for row in found["data"]["checks"]}
+    assert out.stderr.endswith("torch False"), "torch is looked at from outside"
+    assert rows["torch"]["state"] == "ok" and "native" in rows["attention"]["facts"]["usable"]
+    assert rows["weights"]["state"] == rows["ffmpeg"]["state"] == "ok" and rows["weights"]["facts"]["variants"]
+    wanted = 0 if found["data"]["fail"] == 0 else 8
+    assert out.returncode == found["exit_code"] == wanted and found["status"] == ("failed" if wanted else "done")
+    order = [
+        "Python",
+        "packages",
+        "torch",
+        "main memory",
+        "fits",
+        "ffmpeg",
+        "weights",
+        "folders",
+        "environment",
+        "presets",
+    ]
+    assert [name for name in rows if name in order] == order
