@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from avatarctl import __version__, console
-from avatarctl.commands import completions, doctor, generate, presets, renders, train
+from avatarctl.commands import completions, data, doctor, generate, lora, presets, renders, train
 from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import AvatarError, UsageError
 
@@ -40,7 +40,10 @@ def root(
 app.command(epilog=EXIT_CODES)(generate.generate)
 app.command(epilog=EXIT_CODES)(generate.resume)
 app.add_typer(renders.app, name="renders")
+app.add_typer(data.app, name="data")
 app.command(epilog=EXIT_CODES)(train.train)
+lora.app.command("train", epilog=EXIT_CODES)(train.lora_train)
+app.add_typer(lora.app, name="lora")
 app.command(epilog=EXIT_CODES)(doctor.doctor)
 app.add_typer(presets.app, name="presets")
 app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)

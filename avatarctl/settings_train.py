@@ -176,6 +176,8 @@ class TrainSettings(Settings):
             )
         if self.validate_every and not self.validation_images:
             raise ValueError("validate_every: got no validation_images, expected pictures and recordings")
+        if self.dims is not None and self.is_lora:
+            raise ValueError("dims: got a new transformer for a LoRA, expected weights that have learnt something")
         if self.base_dtype == "float8" and "full" in (self.attention, self.feed_forward):
             raise ValueError(
                 "base_dtype: float8 is for frozen weights; got attention or feed_forward that train in full"

@@ -71,7 +71,7 @@ def find_weights(
         raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT)
     if variant == "auto":
         variant = "square" if size[0] == size[1] else "rec-vec"
-    places = {"transformer": _transformer_places(variant), **PLACES}
+    places = {"transformer": transformer_places(variant), **PLACES}
     found: dict[str, Path] = {} if transformer is None else {"transformer": transformer}
     missing = []
     for role, names in places.items():
@@ -90,14 +90,15 @@ def find_weights(
 def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"]) -> Path:
     """Find the transformer alone, which is all that training needs; raises ``WeightsError``."""
     folder = folder or weights_folder()
-    places = [folder / place for place in _transformer_places(variant)]
+    places = [folder / place for place in transformer_places(variant)]
     for place in places:
         if place.exists():
             return place
     raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT)
 
 
-def _transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:
+def transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:
+    """Give where in a folder of weights the transformer is looked for: our own bundle, then the released files."""
     name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
     return "transformer.safetensors", f"{name}.safetensors", f"{name}.pt"
 

@@ -14,6 +14,7 @@ HEAVY = {"torch", "numpy", "transformers", "diffusers", "accelerate", "peft", "p
 OPENERS = (
     "avatarctl.networks.weight_files",
     "avatarctl.networks.checkpoints",
+    "avatarctl.networks.lora_formats",
     "avatarctl.render.folder",
     "avatarctl.data.shards",
     "avatarctl.training.checkpoints",

@@ -181,7 +181,7 @@ def _run(
         from avatarctl.training.plan import plan
 
         planned = plan(job)
-        console.result(command, planned.facts(), _plan_text(planned), as_json, status="planned")
+        console.result(command, planned.facts(), _plan_text(planned), as_json, status="dry run")
         return
     from avatarctl.training import train as run
 

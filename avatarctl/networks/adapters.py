@@ -1,94 +1,291 @@
-"""Takes LoRA files of the common formats, gives a transformer with them merged in; what doesn't match is an error."""
+"""Takes a transformer, gives it with its groups of weights set to train or not, with LoRA attached, or with LoRA merged in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
-from avatarctl.errors import WeightsError
-from avatarctl.networks.names import transformer_names
+from avatarctl import durable
+from avatarctl.errors import UsageError, WeightsError
+from avatarctl.networks import checkpoints
+from avatarctl.networks.dims import TRANSFORMER_1_3B, TRANSFORMER_14B
+from avatarctl.networks.lora_formats import Lora, LowRank, parse_lora, some
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights
 
-# What trainers put before the name of a module: diffusers and peft, Comfy, the released trainer, Kohya and musubi.
-PREFIXES = r"^(base_model\.model\.|transformer\.|diffusion_model\.|lora_transformer__|lora_unet__|lora_unet_)+"
-# What they put behind it.
-ENDINGS = r"\.(lora_down|lora_up|lora_A|lora_B)(\.default)?\.weight$|\.(alpha)$"
+Mode = Literal["full", "lora", "frozen"]
+GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
+SAVED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = "default"  # peft's name for the only one there is
 
 
-@dataclass
-class LowRank:
-    """One layer's change: ``up @ down * alpha / rank`` (alpha: the rank, where a file doesn't say)."""
-
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: float | None = None
+# -- Training -------------------------------------------------------------------------------------------------------
 
 
-def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransformer3DModel) -> dict[str, LowRank]:
-    """Read a LoRA file for this transformer: our module name -> its change.
+def group_of(name: str) -> str:
+    """Give the group of a parameter or module, by our name.
 
-    Names are matched without their dots, under our names and the released ones, so every flattened form fits. Raises
-    ``WeightsError`` that lists what names no layer here, lacks its other half, or has another shape.
+    attention: self-attention, and cross-attention to text and image; feed_forward; audio: audio keys and values of the
+    blocks and the whole adapter; norms: norms and modulation tables of the blocks; embeddings: what comes before and after
+    the blocks.
     """
-    stored = open_weights(path)
-    modules = {name: module for name, module in transformer.named_modules() if hasattr(module, "weight")}
-    rename = transformer_names(transformer.dims)
-    flat = {name.replace(".", "_"): name for name in modules}
-    flat |= {rename(f"{name}.weight").removesuffix(".weight").replace(".", "_"): name for name in modules}
-    changes: dict[str, LowRank] = {}
-    unknown = []
-    for key, tensor in stored.tensors.items():
-        ending = re.search(ENDINGS, key)
-        name = flat.get(re.sub(PREFIXES, "", key[: ending.start()]).replace(".", "_")) if ending else None
-        if ending is None or name is None:
-            unknown.append(key)
-            continue
-        change = changes.setdefault(name, LowRank())
-        if ending[3]:
-            change.alpha = float(tensor)
-        elif ending[1] in ("lora_down", "lora_A"):
-            change.down = tensor
-        else:
-            change.up = tensor
-    wrong = [name for name, change in changes.items() if not _fits(change, modules[name].weight)]
-    if unknown or wrong or not changes:
-        found = "; ".join(
-            f"{what}: {', '.join(names[:8])}{f' … and {len(names) - 8} more' if len(names) > 8 else ''}"
-            for what, names in (("no such layer", unknown), ("another shape or half missing", wrong))
-            if names
-        )
-        raise WeightsError(
-            f"{stored.source}: got a LoRA that doesn't fit this transformer ({found or 'no layers'})",
-            "use a LoRA made for StableAvatar or Wan2.1 of the same size",
-        )
-    return changes
+    pieces = name.split(".")
+    if pieces[0] == "vocal_projector" or "to_k_vocal" in pieces or "to_v_vocal" in pieces:
+        return "audio"
+    if pieces[0] != "blocks":
+        return "embeddings"
+    if "scale_shift_table" in pieces or any(piece.startswith("norm") for piece in pieces):
+        return "norms"
+    return "feed_forward" if "ffn" in pieces else "attention"
 
 
-def _fits(change: LowRank, weight: Tensor) -> bool:
-    if change.down is None or change.up is None:
-        return False
-    down, up = change.down.flatten(1), change.up.flatten(1)
-    return (up.shape[0], down.shape[1]) == tuple(weight.flatten(1).shape) and up.shape[1] == down.shape[0]
+def groups_of(transformer: StableAvatarTransformer3DModel) -> dict[str, list[str]]:
+    """Give group -> names of its parameters; each parameter is in exactly one."""
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name, _ in transformer.named_parameters():
+        groups[group_of(name)].append(name)
+    return groups
+
+
+def attach(
+    transformer: StableAvatarTransformer3DModel,
+    groups: Mapping[str, Mode],
+    rank: int,
+    alpha: float,
+    dropout: float,
+) -> dict[str, nn.Parameter]:
+    """Set what of a transformer trains: groups in ``full``, by a ``lora`` on their linear layers, or not at all.
+
+    Groups that aren't named are frozen. LoRA factors are float32, the down-weights drawn from torch's global generator, the
+    up-weights zero, so that the output is still the base's, exactly. Gives the parameters that train, by name. Raises
+    ``UsageError`` for an unknown group, or for LoRA on one without linear layers. Source: Hu et al. 2021, section 4.1.
+    """
+    if unknown := sorted(set(groups) - set(GROUPS)):
+        raise UsageError(f"groups: got {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
+    linear: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            linear[group_of(name)].append(name)
+    for group, mode in groups.items():
+        if mode == "lora" and not linear[group]:
+            raise UsageError(f"{group}: got lora, but it has no linear layers, expected full or frozen")
+
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(groups.get(group_of(name), "frozen") == "full")
+    targets = [name for group, mode in groups.items() if mode == "lora" for name in linear[group]]
+    if targets:
+        # One pattern of whole names: in a list, blocks.0.attn2.to_q would mean the adapter's layer of that name too.
+        pattern = "|".join(map(re.escape, targets))
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=f"(?:{pattern})")
+        full = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        transformer.add_adapter(config, ADAPTER)
+        for parameter in full:  # peft freezes all that isn't its own
+            parameter.requires_grad_(True)
+        for layer in _lora_layers(transformer).values():
+            layer.lora_A.float()
+            layer.lora_B.float()
+    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+
+
+def trained_state(transformer: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
+    """Give what trains (LoRA factors, weights trained in full) by name, on the CPU; there, they share the live memory."""
+    return {name: p.detach().cpu() for name, p in transformer.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
+def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave, into a transformer with the same groups attached.
+
+    Raises ``WeightsError`` with the names that are missing, left over or of another shape, before anything is changed.
+    """
+    trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    wrong = {
+        "missing": sorted(set(trained) - set(state)),
+        "left over": sorted(set(state) - set(trained)),
+        "another shape": sorted(n for n in set(state) & set(trained) if state[n].shape != trained[n].shape),
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
+        raise WeightsError(
+            f"trained weights: got others than this transformer trains ({found})",
+            "go on with the groups and the rank that the run began with",
+        )
+    for name, parameter in trained.items():
+        parameter.copy_(state[name])
+
+
+def changes_of(
+    transformer: StableAvatarTransformer3DModel, base: Mapping[str, Tensor]
+) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
+    """Give what training changed, as ``write_lora`` takes it: LoRA by module, and weight minus base by parameter.
+
+    ``base``: the weights from before training by our names; only those of groups trained in full are looked at.
+    """
+    low_rank = {
+        name: LowRank(
+            layer.lora_A[ADAPTER].weight.detach().cpu(),
+            layer.lora_B[ADAPTER].weight.detach().cpu(),
+            float(layer.lora_alpha[ADAPTER]),
+        )
+        for name, layer in _lora_layers(transformer).items()
+    }
+    factors = {id(p) for layer in _lora_layers(transformer).values() for p in layer.parameters()}
+    full = {
+        name: p.detach().cpu().float() - base[name].cpu().float()
+        for name, p in transformer.named_parameters()
+        if p.requires_grad and id(p) not in factors
+    }
+    return low_rank, full
+
+
+def _lora_layers(transformer: StableAvatarTransformer3DModel) -> dict[str, LoraLayer]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+
+
+# -- Merging --------------------------------------------------------------------------------------------------------
+
+
+def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransformer3DModel) -> Lora:
+    """Read a LoRA file for this transformer.
+
+    Raises ``WeightsError`` that lists what names no layer here, lacks its other half, or has another shape.
+    """
+    lora = parse_lora(path, transformer)
+    weights = dict(transformer.named_parameters())
+    low_rank = {name: (c.up.shape[0], c.down.flatten(1).shape[1]) for name, c in lora.layers.items()}
+    wrong = lora.halves + [
+        f"{name} {shape} for {tuple(weights[f'{name}.weight'].shape)}"
+        for name, shape in low_rank.items()
+        if shape != tuple(weights[f"{name}.weight"].flatten(1).shape)
+    ]
+    wrong += [
+        f"{name} {tuple(difference.shape)} for {tuple(weights[name].shape)}"
+        for name, difference in lora.full.items()
+        if difference.shape != weights[name].shape
+    ]
+    if lora.unknown or wrong or not (lora.layers or lora.full):
+        found = "; ".join(
+            f"{what}: {some(names)}"
+            for what, names in (("no such layer", lora.unknown), ("another shape or half missing", wrong))
+            if names
+        )
+        raise WeightsError(
+            f"{lora.source}: got a LoRA that doesn't fit this transformer ({found or 'no layers'})",
+            "use a LoRA made for StableAvatar or Wan2.1 of the same size",
+        )
+    return lora
+
+
 def merge_lora(
     transformer: StableAvatarTransformer3DModel, path: Path | Mapping[str, Tensor], scale: float = 1.0
 ) -> int:
     """Add a LoRA to the transformer's weights, ``scale`` times; give the number of layers changed. Merge before placing."""
-    changes = read_lora(path, transformer)
-    modules = dict(transformer.named_modules())
-    for name, change in changes.items():
-        assert change.down is not None and change.up is not None
-        weight = modules[name].weight
-        down, up = change.down.flatten(1).float(), change.up.flatten(1).float()
-        strength = scale * (down.shape[0] if change.alpha is None else change.alpha) / down.shape[0]
-        delta = (up @ down * strength).reshape(weight.shape).to(weight.device)
-        weight.copy_((weight.float() + delta).to(weight.dtype))
-    return len(changes)
+    return merge_loras(transformer, [(path, scale)])
+
+
+@torch.no_grad()
+def merge_loras(
+    transformer: StableAvatarTransformer3DModel, loras: Sequence[tuple[Path | Mapping[str, Tensor], float]]
+) -> int:
+    """Add several LoRAs, each so many times; each weight is rounded to its number format once. Gives the layers changed."""
+    read = [(read_lora(path, transformer), scale) for path, scale in loras]  # all are checked before one is merged
+    touched = set()
+    for name, weight in transformer.named_parameters():
+        module = name.removesuffix(".weight")
+        changes = [scale * c.change() for lora, scale in read if module != name and (c := lora.layers.get(module))]
+        changes += [scale * lora.full[name].float() for lora, scale in read if name in lora.full]
+        if changes:
+            total = sum(change.reshape(weight.shape) for change in changes)
+            assert isinstance(total, Tensor)
+            weight.copy_((weight.float() + total.to(weight.device)).to(weight.dtype))
+            touched.add(name.removesuffix(".bias").removesuffix(".weight"))
+    return len(touched)
+
+
+def merge_into(base: Path, loras: Sequence[tuple[Path, float]], output: Path, dtype: str) -> int:
+    """Write the transformer in ``base`` with LoRAs merged in, under released names; give the number of layers changed.
+
+    ``dtype``: float32, bfloat16, float16, or "same" for that of the base. Sums are made in float32.
+    """
+    patch = open_weights(base).tensors.get("patch_embedding.weight")
+    stored = torch.float32 if patch is None else patch.dtype  # loading says what a file without it is
+    if dtype == "same" and stored not in SAVED.values():
+        raise UsageError(
+            f"{base}: got weights in {str(stored).removeprefix('torch.')}, expected float32, bfloat16 or float16",
+            "say with --dtype how to write them",
+        )
+    transformer = checkpoints.load_transformer(base, dtype=SAVED.get(dtype, stored))
+    layers = merge_loras(transformer, loras)
+    with durable.guarded(output, "make room and run the same command again", "choose another --output"):
+        checkpoints.save_weights(transformer, output)
+    return layers
+
+
+# -- Looking --------------------------------------------------------------------------------------------------------
+
+
+def describe_lora(path: Path) -> dict[str, Any]:
+    """Give what a LoRA file is: form, ranks, alphas, layers by group, numbers, and the transformer that it was made for.
+
+    Needs no weights beside it. Raises ``WeightsError`` for files that are no LoRA.
+    """
+    lora = parse_lora(path)
+    if not lora.layers and not lora.full:
+        unreadable = some(lora.unknown + lora.halves)
+        raise WeightsError(
+            f"{lora.source}: got no layer of a StableAvatar or Wan2.1 transformer ({unreadable})",
+            "name a LoRA made for one of them",
+        )
+    groups = {
+        group: {
+            "low_rank": sum(group_of(name) == group for name in lora.layers),
+            "whole": sum(group_of(name) == group for name in lora.full),
+        }
+        for group in GROUPS
+    }
+    tensors = [*(t for c in lora.layers.values() for t in (c.down, c.up)), *lora.full.values()]
+    return {
+        "path": str(path),
+        "form": lora.form,
+        "made_for": _made_for(lora),
+        "ranks": _counted(change.rank for change in lora.layers.values()),
+        "alphas": _counted(change.alpha for change in lora.layers.values()),
+        "layers": groups,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "bytes": path.stat().st_size,
+        "dtypes": _counted(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
+        "unknown": lora.unknown + lora.halves,
+        "metadata": lora.metadata,
+    }
+
+
+def _counted(values: Iterable[Any]) -> dict[str, int]:
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _made_for(lora: Lora) -> str:
+    """Say in words which transformer has the width and the blocks that a LoRA's layers tell."""
+    family = "StableAvatar" if any(group_of(n) == "audio" for n in (*lora.layers, *lora.full)) else "Wan2.1"
+    # All layers of a block read tokens, but the last of the feed-forward and those that it doesn't have in common.
+    widths = Counter(
+        change.down.flatten(1).shape[1]
+        for name, change in lora.layers.items()
+        if name.startswith("blocks.") and not name.endswith("net.2")
+    )
+    widths.update(difference.shape[-1] for name, difference in lora.full.items() if re.match(r"blocks\..*norm", name))
+    blocks = len({name.split(".")[1] for name in (*lora.layers, *lora.full) if name.startswith("blocks.")})
+    if not widths:
+        return f"{family}, of a size that its layers don't tell"
+    width = widths.most_common(1)[0][0]
+    size = next(
+        (size for size, dims in (("1.3B", TRANSFORMER_1_3B), ("14B", TRANSFORMER_14B)) if dims.dim == width), None
+    )
+    return f"{family} {size}" if size else f"{family}, width {width}, {blocks} blocks"

@@ -31,7 +31,7 @@ from avatarctl.training.export import export
 from avatarctl.training.folder import begin_run, explained, guarded, held
 from avatarctl.training.log import Log, check_installed
 from avatarctl.training.loss import Batch, flow_loss
-from avatarctl.training.model import check_world, make_model, place_model
+from avatarctl.training.model import check_world, full_weights, make_model, place_model
 from avatarctl.training.optimizer import learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
 from avatarctl.training.samples import Samples
 
@@ -110,13 +110,15 @@ class Trainer:
                 "set ema=0 and base_dtype=same, or launch it without FSDP and DeepSpeed",
             )
 
-        model = make_model(settings, self.samples.train[0].shapes)
+        model = make_model(settings, self.samples.shapes())
         dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.bare = place_model(model, settings, dtype, self.sharded)
         if settings.compile:
             self.bare.compile_repeated_blocks()
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # What a LoRA run trains in full is exported as its difference.
+        self.base = full_weights(model) if settings.is_lora else {}
         checkpoint = self._newest()
         if checkpoint is not None and not self.sharded:
             load_trained(self.bare, checkpoint.tensors("trained"))
@@ -357,14 +359,14 @@ class Trainer:
             return None
         model = self.bare
         if gathered is not None:
-            model = make_model(self.settings, self.samples.train[0].shapes)
+            model = make_model(self.settings, self.samples.shapes())
             model.load_state_dict(gathered)
         if self.ema is not None:
             self.ema.store(self.trained)
             self.ema.copy_to(self.trained)
         try:
             with guarded(folder):
-                return export(model, self.settings, folder, self.step)
+                return export(model, self.settings, folder, self.step, self.base)
         finally:
             if self.ema is not None:
                 self.ema.restore(self.trained)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avatarctl.errors import ChangedError, WeightsError
 from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.float8 import to_float8
 from avatarctl.networks.kinds import build_transformer
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings_train import TrainSettings
@@ -81,10 +82,12 @@ def check_fits(dims: TransformerDims, shapes: Mapping[str, tuple[int, ...]], sou
         "width of speech states": (shapes["speech"][-1], dims.w2v),
     }
     wrong = [f"{what}: samples have {got}, the transformer {has}" for what, (got, has) in pairs.items() if got != has]
+    if shapes["text"][0] > dims.text_len:
+        wrong.append(f"text: samples have up to {shapes['text'][0]} tokens, the transformer takes {dims.text_len}")
     if wrong:
         raise WeightsError(
             f"{source}: the samples were encoded by other networks: {'; '.join(wrong)}",
-            "encode them with the weights that belong to this transformer",
+            "encode them with the weights, and the text_len, that belong to this transformer",
         )
 
 
@@ -98,10 +101,14 @@ def place_model(
             if not parameter.requires_grad and not any(piece in name.split(".") for piece in keep):
                 parameter.data = parameter.data.to(dtype)
     if settings.base_dtype == "float8":
-        from avatarctl.networks.float8 import to_float8
-
         to_float8(model)
     return model
+
+
+def full_weights(model: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
+    """Give copies of the weights that train in full beside a LoRA."""
+    trains = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: parameter.detach().clone() for name, parameter in trains.items() if ".lora_" not in name}
 
 
 def check_world(before: int, now: int) -> None:

@@ -41,7 +41,7 @@ def plan(job: TrainJob) -> TrainingPlan:
     """Look at samples and base weights, and calculate the rest for the largest samples."""
     settings = job.train
     samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text])
-    shapes = samples.train[0].shapes
+    shapes = samples.shapes()
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
     check_fits(dims, shapes, str(file or "dims"))

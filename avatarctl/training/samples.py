@@ -42,6 +42,12 @@ class Samples:
             )
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of a sample's tensors; of text, the longest that the transformer will meet."""
+        longest = max([len(self.null_text), *(entry.shapes["text"][0] for entry in [*self.train, *self.held_out])])
+        first = self.train[0].shapes
+        return {**first, "text": (longest, first["text"][1])}
+
     def fingerprint(self) -> str:
         """Give a hash of what is trained on: a resumed run has to find the same."""
         digest = hashlib.sha256()

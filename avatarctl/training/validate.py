@@ -8,7 +8,8 @@ from pathlib import Path
 from avatarctl.presets import resolve
 from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, make
 from avatarctl.settings_train import TrainSettings
-from avatarctl.weights import find_weights
+from avatarctl.training.model import base_file
+from avatarctl.weights import WeightFiles, find_weights, transformer_places
 
 FOLDER = "validation"
 
@@ -17,16 +18,20 @@ def check(settings: TrainSettings) -> None:
     """Raise the error of the first thing that validation videos lack, before hours of training."""
     if settings.validate_every:
         _settings(settings)
-        find_weights(settings.weights, (512, 512), settings.variant, Path() if settings.dims is not None else None)
+        _weights(settings, base_file(settings) or Path())
 
 
 def jobs(settings: TrainSettings, run: Path, step: int, trained: Path) -> list[RenderJob]:
     """Give the renders of a step: each picture with its recording. ``trained``: the exported transformer or LoRA."""
-    files = find_weights(settings.weights, (512, 512), settings.variant, None if settings.is_lora else trained)
+    base = base_file(settings)
+    files = _weights(settings, base if settings.is_lora and base else trained)
     folder = run / FOLDER / "weights"
     shutil.rmtree(folder, ignore_errors=True)
-    for path in files.by_role().values():
-        link = folder / ("transformer.safetensors" if path == trained else path.relative_to(files.folder))
+    pickled = transformer_places(settings.variant)[-1]
+    for role, path in files.by_role().items():
+        # Where it is looked for: our own bundle's name, or the released one's for a pickle.
+        named = path.relative_to(files.folder) if role != "transformer" else "transformer.safetensors"
+        link = folder / (pickled if role == "transformer" and path.suffix != ".safetensors" else named)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
     values = _settings(settings)
@@ -38,10 +43,17 @@ def jobs(settings: TrainSettings, run: Path, step: int, trained: Path) -> list[R
             render=values.part(RenderSettings),
             placement=values.part(PlacementSettings),
             weights=folder,
+            variant=settings.variant,
             lora=((trained, 1.0),) if settings.is_lora else (),
         )
         for number, (image, audio) in enumerate(zip(settings.validation_images, settings.validation_audio, strict=True))
     ]
+
+
+def _weights(settings: TrainSettings, transformer: Path) -> WeightFiles:
+    """Find the other networks: in the folder that the settings name, or beside the transformer file that they name."""
+    given = settings.weights
+    return find_weights(given.parent if given and given.is_file() else given, (512, 512), settings.variant, transformer)
 
 
 def _settings(settings: TrainSettings) -> AllSettings:

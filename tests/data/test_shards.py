@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ with ShardWriter(cache, shard_bytes=200_000) as writer:
         key = f"{who}{number}"
         if key in Index(cache).clips:
             continue
-        samples = [Sample(f"{key}-{i}", {"latents": torch.full((64, 4), float(number)), "speech": torch.zeros(2, 2)}, {}) for i in range(3)]
+        tensors = {"latents": torch.full((64, 4), float(number)), "speech": torch.zeros(2, 2)}
+        samples = [Sample(f"{key}-{i}", tensors, {}) for i in range(3)]
         writer.add(key, "made", samples)
 """
 
@@ -147,7 +149,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_two_writers_at_once_and_kills(tmp_path: Path) -> None:
-    chance = __import__("random").Random(1)
+    chance = random.Random(1)
 
     def start(who: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(

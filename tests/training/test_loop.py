@@ -301,7 +301,7 @@ def test_a_trained_lora_merges_into_the_model_that_was_trained(job: Maker, base:
     from avatarctl.training.samples import Samples
 
     samples = Samples(made.data, made.train, torch.zeros(4, 24))
-    trained = make_model(made.train, samples.train[0].shapes).eval()
+    trained = make_model(made.train, samples.shapes()).eval()
     load_trained(trained, checkpoint.tensors("trained"))
     inputs = tiny_inputs()
     with torch.no_grad():
@@ -348,6 +348,7 @@ def test_settings_that_contradict_each_other() -> None:
     for changes, words in [
         (dict.fromkeys(("attention", "feed_forward", "audio", "norms", "embeddings"), "frozen"), "everything frozen"),
         ({"whole_probability": 0.8, "face_probability": 0.3}, "at most 1 together"),
+        ({"dims": {"dim": 48}, "attention": "lora"}, "a new transformer for a LoRA"),
         ({"base_dtype": "float8"}, "float8 is for frozen weights"),
         ({"validate_every": 5}, "no validation_images"),
         ({"validation_images": ["a.png"]}, "0 recordings for 1 pictures"),

@@ -1,0 +1,148 @@
+"""Takes LoRA files, gives what they are, weights with them merged in, or the same LoRA under another program's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from avatarctl import console
+from avatarctl.commands.options import EXIT_CODES, AsJson, Force
+from avatarctl.errors import InputFileError, UsageError
+
+app = typer.Typer(help="Train, look at, merge and convert LoRA files.", epilog=EXIT_CODES, no_args_is_help=True)
+LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")]
+
+
+@app.command(epilog=EXIT_CODES)
+def info(file: LoraFile, as_json: AsJson = False) -> None:
+    """Show whose names a LoRA has, its ranks and alphas, the layers it changes, and which transformer it was made for.
+
+    Example: avatarctl lora info style.safetensors
+    """
+    _check_there(file)
+    from avatarctl.networks.adapters import describe_lora
+
+    facts = describe_lora(file)
+    console.result("lora info", facts, _text(facts), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def merge(
+    loras: Annotated[list[str], typer.Argument(metavar="FILE[:SCALE] …", help="LoRA files with their strengths.")],
+    output: Output,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Folder of weights, or a transformer, to merge into.")
+    ] = None,
+    variant: Annotated[
+        Literal["square", "rec-vec"], typer.Option("--variant", help="Released transformer to merge into.")
+    ] = "square",
+    dtype: Annotated[
+        Literal["same", "float32", "bfloat16", "float16"],
+        typer.Option("--dtype", help="Number format of the file; same: that of the weights."),
+    ] = "same",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a transformer with LoRAs merged in, under the released names: other programs load it as the released one.
+
+    As transformer.safetensors in a folder of weights, `avatarctl generate --weights` takes it.
+
+    Example: avatarctl lora merge person.safetensors style.safetensors:0.6 --output mine/transformer.safetensors
+    """
+    from avatarctl.settings import parse_lora
+    from avatarctl.weights import find_transformer
+
+    try:
+        parsed = [(Path(file), scale) for file, scale in map(parse_lora, loras)]
+    except ValueError as error:
+        raise UsageError(f"lora: {error}") from error
+    for file, _ in parsed:
+        _check_there(file)
+    _check_free(output, force)
+    base = weights if weights is not None and weights.is_file() else find_transformer(weights, variant)
+    for what, taken in (("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)):
+        if output.exists() and output.samefile(taken):
+            raise UsageError(f"{output}: got {what}, expected another file to write")
+
+    from avatarctl.networks.adapters import merge_into
+
+    layers = merge_into(base, parsed, output, dtype)
+    data = {
+        "path": str(output),
+        "weights": str(base),
+        "layers": layers,
+        "loras": [{"path": str(file), "scale": scale} for file, scale in parsed],
+    }
+    console.note(f"{layers} layers of {base} changed")
+    console.result("lora merge", data, str(output), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def convert(
+    file: LoraFile,
+    to: Annotated[
+        Literal["diffusers", "released", "kohya", "comfy"],
+        typer.Option("--to", help="Whose names: diffusers, StableAvatar's trainer, Kohya and musubi, or ComfyUI."),
+    ],
+    output: Output,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a LoRA under another program's names. The numbers stay as they are; no other weights are needed.
+
+    Example: avatarctl lora convert person.safetensors --to comfy --output person-comfy.safetensors
+    """
+    _check_there(file)
+    _check_free(output, force)
+    from avatarctl.networks.lora_formats import convert_lora
+
+    form, layers = convert_lora(file, to, output)
+    data = {"path": str(output), "from": form, "to": to, "layers": layers}
+    console.note(f"{layers} layers, from {form} to {to}")
+    console.result("lora convert", data, str(output), as_json)
+
+
+def _check_there(file: Path) -> None:
+    if not file.is_file():
+        raise InputFileError(f"{file}: got no such file, expected a LoRA")
+
+
+def _check_free(output: Path, force: bool) -> None:
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output: got {output}, expected a file that ends in .safetensors")
+    if output.is_dir():
+        raise UsageError(f"--output: got the folder {output}, expected a file")
+    if output.exists() and not force:
+        raise UsageError(f"{output}: the file is there already", "add --force to replace it, or name another --output")
+
+
+def _text(facts: dict[str, Any]) -> str:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(counts) if len(counts) == 1 else ", ".join(f"{v} ({n} times)" for v, n in counts.items())
+
+    layers = [
+        (
+            group,
+            ", ".join(f"{n} {what}" for what, n in (("low rank", counts["low_rank"]), ("whole", counts["whole"])) if n),
+        )
+        for group, counts in facts["layers"].items()
+        if any(counts.values())
+    ]
+    rows = [
+        ("names of", facts["form"]),
+        ("made for", facts["made_for"]),
+        ("rank", listed(facts["ranks"]) or "none"),
+        ("alpha", listed(facts["alphas"]) or "none"),
+        *layers,
+        (
+            "numbers",
+            f"{facts['parameters'] / 1e6:.1f} million, {listed(facts['dtypes'])}, {facts['bytes'] / 1e6:.1f} MB",
+        ),
+    ]
+    if facts["unknown"]:
+        rows.append(("fit nothing", ", ".join(facts["unknown"][:8]) + (" …" if len(facts["unknown"]) > 8 else "")))
+    rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
+    return console.table(("LORA", facts["path"]), rows)

@@ -1,0 +1,147 @@
+"""Takes a cache, gives what is in it: counts, lengths, sizes, damaged samples, and a sheet with a picture of each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from avatarctl import durable
+from avatarctl.console import Progress
+from avatarctl.data.shards import NULL, SHARDS, Index, SampleEntry, ShardWriter, read_about, read_bytes
+from avatarctl.errors import InputFileError
+
+MOST_ON_SHEET = 400
+TILE_PX, LABEL_PX = 160, 14
+
+
+@dataclass
+class Group:
+    """Samples of one bucket or kind."""
+
+    samples: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+    def add(self, entry: SampleEntry) -> None:
+        """Count a sample; what fills up a window of a short clip is no length of it."""
+        self.samples += 1
+        self.seconds += float(entry.meta["frames"] / Fraction(entry.meta["fps"]))
+        self.bytes += entry.size
+
+
+@dataclass
+class Report:
+    """What a cache holds. ``damaged``: keys of samples; ``skipped`` and ``failed``: (clip, reason) each.
+
+    ``twice``: clips of the same content under another name.
+    """
+
+    cache: Path
+    total: Group = field(default_factory=Group)
+    buckets: dict[str, Group] = field(default_factory=dict)
+    kinds: dict[str, Group] = field(default_factory=dict)
+    clips: dict[str, int] = field(default_factory=dict)
+    padded: int = 0
+    without_masks: int = 0
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    twice: int = 0
+    null_text_whole: bool = True
+    disk_bytes: int = 0
+
+
+def check(cache: Path, show: Progress) -> Report:
+    """Read every sample of a cache and compare it with its checksum; raises ``InputFileError`` when it is no cache."""
+    about, index = read_about(cache), Index(cache)
+    report = Report(cache)
+    report.null_text_whole = durable.digest(cache / NULL) == about["null_sha256"]
+    for key in sorted(index.clips):
+        facts = index.clips[key].facts
+        status = facts["status"]
+        report.clips[status] = report.clips.get(status, 0) + 1
+        report.notes += facts.get("notes", [])
+        if status in ("skipped", "failed"):
+            getattr(report, status).append((facts["name"], facts["reason"]))
+    contents = Counter(clip.made_of for clip in index.clips.values() if clip.samples)
+    report.twice = sum(count - 1 for count in contents.values())
+    samples = index.samples()
+    for place, entry in enumerate(samples, start=1):
+        _count(report, entry)
+        data = read_bytes(cache, entry.shard, entry.offset, entry.size)
+        if data is None or hashlib.sha256(data).hexdigest() != entry.sha256:
+            report.damaged.append(entry.key)
+        show(place, len(samples))
+    report.disk_bytes = sum(path.stat().st_size for path in (cache / SHARDS).glob("*.tar"))
+    return report
+
+
+def _count(report: Report, entry: SampleEntry) -> None:
+    meta, frames = entry.meta, 4 * (entry.shapes["latents"][1] - 1) + 1
+    bucket = f"{meta['width']}x{meta['height']}, {float(Fraction(meta['fps'])):g} fps"
+    report.total.add(entry)
+    report.buckets.setdefault(bucket, Group()).add(entry)
+    report.kinds.setdefault(meta["kind"] or "unknown", Group()).add(entry)
+    report.padded += meta["frames"] < frames
+    report.without_masks += not meta["has_masks"]
+
+
+def repair(cache: Path, damaged: Iterable[str]) -> list[str]:
+    """Take the clips of damaged samples, and clips that failed, off the index; give their names.
+
+    The next encoding makes them again.
+    """
+    keys, index, names = set(damaged), Index(cache), []
+    with ShardWriter(cache) as writer:
+        for key, clip in sorted(index.clips.items()):
+            if clip.facts["status"] == "failed" or any(sample.key in keys for sample in clip.samples):
+                facts = {"name": clip.facts["name"], "source": clip.facts["source"], "status": "dropped"}
+                writer.add(key, "", [], clip.generation + 1, facts)
+                names.append(clip.facts["name"])
+    return names
+
+
+def contact_sheet(cache: Path, target: Path) -> int:
+    """Write a JPEG with the first picture of samples, masks tinted; of many, evenly spread ones. Give their number.
+
+    Raises ``InputFileError`` for a cache without samples, or a target that can't be written.
+    """
+    samples = Index(cache).samples()
+    if not samples:
+        raise InputFileError(f"{cache}: got no samples, expected some to show", "avatarctl data encode SOURCE")
+    count = min(len(samples), MOST_ON_SHEET)
+    chosen = [samples[place * len(samples) // count] for place in range(count)]
+    columns = math.ceil(math.sqrt(count))
+    height = TILE_PX + LABEL_PX
+    sheet = Image.new("RGB", (columns * TILE_PX, math.ceil(count / columns) * height), "white")
+    for place, entry in enumerate(chosen):
+        left, top = place % columns * TILE_PX, place // columns * height
+        picture = _thumb(cache, entry)
+        sheet.paste(picture, (left + (TILE_PX - picture.width) // 2, top))
+        second = float(entry.meta["start_frame"] / Fraction(entry.meta["fps"]))
+        name = entry.meta["source"].encode("ascii", "replace").decode()[-18:]
+        ImageDraw.Draw(sheet).text((left + 2, top + TILE_PX), f"{name} {second:.1f}s", fill="black")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=90)
+    with durable.guarded(target, full="free some space", elsewhere="choose another --contact-sheet"):
+        durable.replace(target, buffer.getvalue())
+    return count
+
+
+def _thumb(cache: Path, entry: SampleEntry) -> Image.Image:
+    """Give a sample's picture, or a red tile when it is damaged: the sheet is for looking at what is there."""
+    data = read_bytes(cache, entry.shard, *entry.thumb)
+    try:
+        with Image.open(io.BytesIO(data or b"")) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return Image.new("RGB", (TILE_PX, TILE_PX), "red")

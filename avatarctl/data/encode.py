@@ -1,0 +1,352 @@
+"""Takes clips, gives their samples in a cache: what is new or changed, shared by any number of processes. READ THIS FIRST."""
+
+from __future__ import annotations
+
+import io
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatarctl import durable
+from avatarctl.audio.decode import write_waveform
+from avatarctl.audio.speech import samples_of
+from avatarctl.console import Progress
+from avatarctl.data import cache as caches
+from avatarctl.data.clips import Film, Picture, Window, clip_film, in_step, nearest_size, stream, windows
+from avatarctl.data.discover import Clip, discover, made_of
+from avatarctl.data.encoders import Encoders
+from avatarctl.data.masks import at_latent_size, mask_films
+from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
+from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.networks.placement import DTYPES
+from avatarctl.sampling.windows import video_frames_of
+from avatarctl.settings_encode import EncodeJob
+
+THUMB_PX = 160
+TINTS = ((0, 200, 0), (220, 0, 0))  # face, lips
+
+
+@dataclass
+class Encoded:
+    """What became of the clips of a SOURCE. ``skipped`` and ``failed``: (name, reason) each, also of earlier runs."""
+
+    cache: Path
+    clips: int
+    encoded: int = 0
+    known: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    new_samples: int = 0
+    samples: int = 0
+    wall_s: float = 0.0
+
+    def note(self, clip: Clip, status: str, reason: str) -> None:
+        """Count a clip."""
+        if status in ("skipped", "failed"):
+            getattr(self, status).append((clip.name, reason))
+        else:
+            setattr(self, status, getattr(self, status) + 1)
+
+
+def encode(job: EncodeJob, show: Progress) -> Encoded:
+    """Encode the clips of a SOURCE that the cache doesn't hold yet, or no longer as they are now.
+
+    Any number of processes may do so on one cache at once; each takes the clips that no other has. A kill loses the clip
+    that was being encoded. Raises ``ChangedError`` for a cache made with other settings or weights, ``InputFileError`` for
+    a SOURCE without a clip, ``DeviceError`` for a full disk or device, ``Interrupted`` after Ctrl-C or SIGTERM.
+    """
+    began = time.monotonic()
+    clips = discover(job.source)
+    weights = caches.encoder_files(job)
+    about = caches.about(job, weights)
+    if not job.force:
+        caches.check_same(job.cache, about)
+    with interruptible(), full_device():
+        work = Work(job, weights, caches.recipe_of(about))
+        caches.begin(job, about, work.null_text)
+        with ShardWriter(job.cache, job.settings.shard_mb * 1_000_000) as work.writer:
+            done = work.run(clips, show)
+    done.samples = len(work.index.samples())
+    done.wall_s = time.monotonic() - began
+    return done
+
+
+def plan(job: EncodeJob) -> dict[str, int]:
+    """Count what an encoding would find, without doing it: clips in all, known already, new or changed."""
+    clips = discover(job.source)
+    about = caches.about(job, caches.encoder_files(job))
+    there = not job.force and caches.check_same(job.cache, about)
+    known = 0
+    if there:
+        work = Work(job, {}, caches.recipe_of(about))
+        known = sum(work.known(clip) is not None for clip in clips)
+    return {"clips": len(clips), "known": known, "to_encode": len(clips) - known}
+
+
+class Work:
+    """One process's part of an encoding: its index, its writer, and the networks once they are needed."""
+
+    writer: ShardWriter
+
+    def __init__(self, job: EncodeJob, weights: Mapping[str, Path], recipe: str) -> None:
+        self.job, self.settings, self.weights, self.recipe = job, job.settings, weights, recipe
+        self.dtype = DTYPES[job.settings.store_dtype]
+
+    @cached_property
+    def index(self) -> Index:
+        """What the cache holds."""
+        return Index(self.job.cache)
+
+    @cached_property
+    def encoders(self) -> Encoders:
+        """The frozen networks."""
+        return Encoders(self.weights, self.job.device, self.settings.text_len)
+
+    def null_text(self) -> bytes:
+        """Give the file with the states of the empty and the negative prompt."""
+        prompts = {"empty": "", "negative": self.settings.negative_prompt}
+        return null_text_file({name: self.encoders.text(text).to(self.dtype) for name, text in prompts.items()})
+
+    # -- Clip by clip --------------------------------------------------------------------------------------------------
+
+    def run(self, clips: list[Clip], show: Progress) -> Encoded:
+        """Take the clips one by one: first those that nobody holds, then wait for those that others held."""
+        began, done, left = time.monotonic(), Encoded(self.job.cache, len(clips)), clips
+        for wait in (False, True):
+            held = []
+            for clip in left:
+                with caches.claimed(self.job.cache, clip.key, wait) as ours:
+                    if not ours:
+                        held.append(clip)
+                        continue
+                    status, reason = self.take(clip, done)
+                done.note(clip, status, reason)
+                count = done.encoded + done.known + len(done.skipped) + len(done.failed)
+                rate = {"left_s": (time.monotonic() - began) / count * (len(clips) - count)} if done.encoded else {}
+                show(count, len(clips), **rate)
+            left = held
+        self.index.look()
+        return done
+
+    def take(self, clip: Clip, done: Encoded) -> tuple[str, str]:
+        """Encode a clip that nobody else has, unless it is known; give what became of it, and why."""
+        self.index.look()
+        old = self.index.clips.get(clip.key)
+        stamp, made = clip.stamp(), ""
+        known = self.known(clip)
+        if known is not None:
+            status = known.facts["status"]
+            return ("known" if status == "encoded" else status), known.facts.get("reason", "")
+        facts = {"name": clip.name, "source": str(clip.path.absolute()), "stamp": stamp, "status": "encoded"}
+        generation = old.generation + 1 if old is not None else 0
+        try:
+            with reading(clip):
+                if not clip.path.exists():
+                    raise InputFileError(f"{clip.path}: got no such file, expected a video or a clip folder")
+                prompt = clip.prompt(self.settings)
+                made = made_of(clip, prompt, self.recipe)
+                if old is not None and old.samples and is_another(clip, Path(old.facts["source"])):
+                    raise InputFileError(
+                        f"another clip of this name is in the cache: {old.facts['source']}; give a folder above both as "
+                        "SOURCE, or choose another --output"
+                    )
+                film = clip_film(clip, self.settings.fps) if clip.sound is not None else None
+            reason = "no sound"
+            if film is not None and film.sound:
+                samples = self.samples(clip, film, prompt, facts)
+                with closing(samples):
+                    first = next(samples, None)
+                    if first is not None:
+                        entry = self.writer.add(clip.key, made, chain([first], samples), generation, facts)
+                        done.new_samples += len(entry.samples)
+                        return "encoded", ""
+                reason = f"shorter than a window of {self.settings.frames} pictures"
+            facts |= {"status": "skipped", "reason": reason}
+        except InputFileError as problem:
+            facts |= {"status": "failed", "reason": problem.message}
+            if old is not None and old.samples:
+                return (
+                    "failed",
+                    problem.message,
+                )  # what was encoded stays: a disk that is away for a while costs nothing
+        self.writer.add(clip.key, made, [], generation, facts)
+        return facts["status"], facts["reason"]
+
+    def known(self, clip: Clip) -> ClipEntry | None:
+        """Give the clip's entry while files, settings and weights are those it was made of."""
+        entry = self.index.clips.get(clip.key)
+        if entry is None:
+            return None
+        if entry.facts.get("stamp") == clip.stamp():
+            return entry
+        if not entry.made_of:
+            return None
+        try:
+            with reading(clip):
+                same = made_of(clip, clip.prompt(self.settings), self.recipe) == entry.made_of
+        except InputFileError:
+            return None  # it can't be read any more: taking it will say why
+        return entry if same else None
+
+    # -- Samples of a clip ---------------------------------------------------------------------------------------------
+
+    def samples(self, clip: Clip, film: Film, prompt: str, facts: dict[str, Any]) -> Generator[Sample, None, None]:
+        """Encode a clip window by window; what the user should know of it goes into ``facts``."""
+        settings = self.settings
+        with reading(clip), ExitStack() as stack:
+            masks, notes = mask_films(clip, film)
+            if notes:
+                facts["notes"] = notes
+            assert film.fps is not None and clip.sound is not None
+            fps = settings.fps or film.fps
+            size = nearest_size(film, settings.sizes)
+            sound, samples_16k = stack.enter_context(heard(clip.sound))
+            pictures = stack.enter_context(closing(stream(film, size, fps)))
+            mask_streams = [
+                stack.enter_context(closing(stream(mask, size, fps, like=film))) if mask is not None else None
+                for mask in masks
+            ]
+            rows = in_step(pictures, mask_streams, slack=fps != film.fps)
+            length, stride = settings.frames, settings.stride or settings.frames
+            pictures_heard = video_frames_of(samples_16k, fps)
+            for window in windows(rows, length, stride, pictures_heard, settings.short):
+                yield self.sample(
+                    clip, prompt, window, waveform(sound, samples_16k, window.start, length, fps), size, fps
+                )
+
+    def sample(
+        self,
+        clip: Clip,
+        prompt: str,
+        window: Window,
+        waveform_T: NDArray[np.float32],
+        size: tuple[int, int],
+        fps: Fraction,
+    ) -> Sample:
+        """Encode a window."""
+        width, height = size
+        pictures, face, lip = (list(each) for each in zip(*window.rows, strict=True))
+        tensors = self.encoders.pictures(np.stack([picture for picture in pictures if picture is not None]))
+        tensors |= {"text": self.encoders.text(prompt), "speech": self.encoders.speech(waveform_T)}
+        tensors = {name: tensor.to("cpu", self.dtype) for name, tensor in tensors.items()}
+        tensors |= {"face_mask": at_latent_size(face, height, width), "lip_mask": at_latent_size(lip, height, width)}
+        given = [name for name, mask in (("face", face[0]), ("lip", lip[0])) if mask is not None]
+        meta = {
+            "source": clip.name,
+            "kind": clip.kind,
+            "start_frame": window.start,
+            "frames": window.frames,
+            "fps": str(fps),
+            "width": width,
+            "height": height,
+            "prompt": prompt,
+            "masks": given,
+            "has_masks": len(given) == 2,
+        }
+        return Sample(f"{clip.key}-{window.start:06d}", tensors, meta, thumb(window.rows[0]))
+
+
+def thumb(row: tuple[Picture | None, ...]) -> bytes:
+    """Give a small JPEG of a picture with its masks as tints: green is the face, red are the lips."""
+    picture, *masks = row
+    assert picture is not None
+    shown = Image.fromarray(picture)
+    for mask, tint in zip(masks, TINTS, strict=True):
+        if mask is not None:
+            cover = Image.fromarray((mask[..., 0] * 0.3).astype(np.uint8))
+            shown.paste(Image.new("RGB", shown.size, tint), mask=cover)
+    shown.thumbnail((THUMB_PX, THUMB_PX))
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def is_another(clip: Clip, source: Path) -> bool:
+    """Tell whether the clip that was encoded from ``source`` is still there and another one; else it was moved."""
+    return source.exists() and not source.samefile(clip.path)
+
+
+# -- Sound -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def heard(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Decode a recording of any length into a temporary file; give it, and its number of samples at 16 kHz."""
+    place = Path(tempfile.gettempdir())
+    guard = durable.guarded(
+        place, full="free some space there, or name another place: TMPDIR=…", elsewhere="set TMPDIR"
+    )
+    with guard, tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "sound.f32"
+        count = write_waveform(path, target)
+        file = target.open("rb")
+    with file:  # its name is gone already: a kill leaves nothing behind
+        yield file, count
+
+
+def waveform(file: IO[bytes], count: int, start: int, frames: int, fps: Fraction) -> NDArray[np.float32]:
+    """Give the samples of exactly these pictures, with silence past the end."""
+    first, last = samples_of(start, fps), samples_of(start + frames, fps)
+    samples = np.zeros(last - first, np.float32)
+    file.seek(4 * first)
+    known = np.frombuffer(file.read(4 * max(min(last, count) - first, 0)), "<f4")
+    samples[: len(known)] = known
+    return samples
+
+
+# -- What may happen meanwhile -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(clip: Clip) -> Iterator[None]:
+    """Turn what the system says of a clip's files into an error of that clip."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or clip.path
+        raise InputFileError(f"{where}: can't be read ({error.strerror or error})") from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Stop at once at Ctrl-C or SIGTERM: the clip at hand is not listed, all others are kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may watch for signals
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted("stopped; every clip that was finished is kept", "the same command goes on", number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def full_device() -> Iterator[None]:
+    """Turn a device out of memory into an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        what = str(error).splitlines()[0]
+        raise DeviceError(f"device: out of memory ({what})", "use --device cpu, or a GPU with more memory") from error
+    except MemoryError as error:
+        raise DeviceError("out of memory", "close other programs; the same command goes on") from error

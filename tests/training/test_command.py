@@ -1,0 +1,165 @@
+"""Takes command lines of `train` and `lora train`, shows their results, plans and mistakes, and the videos of a run."""
+
+from __future__ import annotations
+
+import json
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import Attempt, Server
+from tiny import TINY, tiny_transformer, tiny_weights
+from training.conftest import SMALL, make_cache, random_sample
+
+from avatarctl.networks.checkpoints import load_transformer, save_weights
+from avatarctl.render.video import inspect
+from avatarctl.training import checkpoints
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has imported everything."""
+    served = Server(tmp_path_factory.mktemp("home"))
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def run(server: Server, cache: Path, base: Path, tmp_path: Path) -> Any:
+    """Give what runs a command line in a folder with a preset, a cache and weights."""
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
+
+    def run(*more: str, command: tuple[str, ...] = ("train",), data: Path = cache) -> Attempt:
+        argv = [*command, "--data", str(data), "--output", "run", "--preset", "small.yaml", "--weights", str(base)]
+        return server.run(tmp_path, [*argv, *more])
+
+    return run
+
+
+def result(attempt: Attempt) -> dict[str, Any]:
+    return json.loads(attempt.log[attempt.log.index('{\n "avatarctl_result"') :])
+
+
+def test_the_result_is_the_file_that_generate_takes(run: Any, tmp_path: Path) -> None:
+    ended = run("--json", "--quiet")
+    assert ended.status == 0, ended.log
+    said = result(ended)
+    assert said["command"] == "train" and said["status"] == "done"
+    assert said["data"]["steps"] == SMALL["steps"]
+    assert load_transformer(tmp_path / said["data"]["weights"]).dims == TINY
+    quiet = run("--quiet")
+    assert quiet.log == "run/transformer.safetensors\n"
+
+
+def test_progress_lines_tell_step_and_loss(run: Any) -> None:
+    ended = run("--progress", "json", "--set", "log_every=2")
+    rows = [json.loads(line) for line in ended.log.splitlines() if line.startswith('{"event": "progress"')]
+    assert [row["steps"] for row in rows] == [2, 4, 6]
+    assert all(row["loss"] > 0 and row["of"] == 6 for row in rows)
+
+
+def test_a_plan_does_nothing(run: Any, tmp_path: Path) -> None:
+    ended = run("--dry-run", "--json", "--set", "holdout=1")
+    assert ended.status == 0, ended.log
+    data = result(ended)["data"]
+    assert (data["samples"], data["held_out"], data["steps"]) == (6, 1, 6)
+    assert sum(data["buckets"].values()) == 6
+    assert data["memory"]["peak"] > data["memory"]["weights"] > 0
+    assert 0 < data["trained"] < data["parameters"]
+    assert not (tmp_path / "run").exists()
+    assert "million weights" in run("--dry-run").log
+
+
+def test_lora_train_writes_a_lora(run: Any, tmp_path: Path) -> None:
+    more = ("--set", "attention=lora", "--set", "feed_forward=lora", "--set", "norms=frozen", "--rank", "3")
+    ended = run(*more, "--quiet", command=("lora", "train"))
+    assert ended.status == 0, ended.log
+    assert ended.log == "run/lora.safetensors\n"
+    ended = run("--force", command=("lora", "train"))
+    assert ended.status == 2
+    assert "use `avatarctl train` for full training" in ended.log
+
+
+MISTAKES = [
+    (("--set", "learning_rat=1"), 2, "did you mean learning_rate?"),
+    (("--set", "rank"), 2, "expected NAME=VALUE"),
+    (("--steps", "0", "--learning-rate", "-1"), 2, "--steps"),
+    (("--set", "betas=[1]"), 2, "betas"),
+    (("--weights", "nowhere.safetensors"), 5, "nowhere.safetensors"),
+    (("--preset", "person-1.3"), 2, "not found"),
+    (("--device", "cuda:9"), 8, "no GPU is usable"),
+    (
+        ("--set", "validate_every=5", "--set", "validation_images=[a.png]", "--set", "validation_audio=[a.wav]"),
+        5,
+        "missing",
+    ),
+    (("--set", "holdout=7"), 2, "expected some left to train on"),
+    (("--set", "optimizer=adamw8bit"), 2, "pip install bitsandbytes"),
+]
+
+
+@pytest.mark.parametrize(("more", "status", "words"), MISTAKES, ids=[" ".join(case[0]) for case in MISTAKES])
+def test_a_mistake_is_told_and_nothing_is_trained(
+    run: Any, tmp_path: Path, more: tuple[str, ...], status: int, words: str
+) -> None:
+    ended = run(*more)
+    assert ended.status == status, ended.log
+    assert words in ended.log
+    assert "Traceback" not in ended.log
+    assert not checkpoints.steps(tmp_path / "run")
+
+
+def test_no_cache_and_a_damaged_one(run: Any, tmp_path: Path) -> None:
+    ended = run(data=tmp_path)
+    assert ended.status == 4
+    assert "avatarctl data encode" in ended.log
+    cache = make_cache(tmp_path / "cache", [random_sample(f"clip{i}-0") for i in range(2)])
+    [shard] = (cache / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[3000] ^= 1
+    shard.write_bytes(data)
+    ended = run(data=cache)
+    assert ended.status == 4
+    assert "is damaged" in ended.log and "--repair" in ended.log
+
+
+def test_validation_videos_show_the_weights_of_their_step(server: Server, tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path / "weights")
+    dims = load_transformer(weights / "transformer.safetensors").dims
+    save_weights(tiny_transformer(dims), weights / "transformer.safetensors", "ours")
+    cache = make_cache(tmp_path / "cache", [random_sample("clip0-0")])
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "face.png")
+    with wave.open(str(tmp_path / "voice.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.random.default_rng(0).normal(0, 3000, 8000).astype("<i2").tobytes())
+    (tmp_path / "draft.yaml").write_text("size: 64x64\nsteps: 2\nwindow: 3\noverlap: 2\ndevice: cpu\n")
+    settings = {
+        **SMALL,
+        "steps": 4,
+        "weights": str(weights),
+        "validate_every": 2,
+        "validation_images": ["face.png"],
+        "validation_audio": ["voice.wav"],
+        "validation_preset": "draft.yaml",
+    }
+    (tmp_path / "watched.yaml").write_text(json.dumps(settings))
+    (tmp_path / "unwatched.yaml").write_text(json.dumps({**settings, "validate_every": 0}))
+    for name in ("watched", "unwatched"):
+        argv = ["train", "--data", str(cache), "--output", name, "--preset", f"{name}.yaml", "--quiet"]
+        ended = server.run(tmp_path, argv)
+        assert ended.status == 0, ended.log
+    videos = sorted((tmp_path / "watched" / "validation").glob("*.mp4"))
+    assert [video.name for video in videos] == ["step-00000002-00.mp4", "step-00000004-00.mp4"]
+    assert videos[0].read_bytes() != videos[1].read_bytes()
+    assert inspect(videos[0]).audio_codec == "aac"
+    # Watching changes nothing: the weights are those of the run without videos.
+    made = [
+        load_transformer(tmp_path / name / "transformer.safetensors").state_dict() for name in ("watched", "unwatched")
+    ]
+    assert all((made[0][key] == made[1][key]).all() for key in made[0])
