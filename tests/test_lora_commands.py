@@ -183,7 +183,7 @@ def test_convert_needs_the_file_alone(folder: Path, to: str, tmp_path: Path) -> 
     found = data("convert", folder / "diffusers.safetensors", "--to", to, "--output", path)
     assert (found["from"], found["to"]) == ("diffusers", to)
     before, after = parse_lora(folder / "diffusers.safetensors"), parse_lora(path)
-    assert after.form == to and found["layers"] == len(after.layers) + len(after.full)
+    assert after.form == to and (found["low_rank"], found["whole"]) == (len(after.layers), len(after.full))
     assert before.layers.keys() == after.layers.keys() and before.full.keys() == after.full.keys()
     base = folder / "weights" / "transformer.safetensors"
     models = [load_transformer(base) for _ in range(2)]

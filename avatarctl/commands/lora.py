@@ -31,7 +31,7 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
 
 @app.command(epilog=EXIT_CODES)
 def merge(
-    loras: Annotated[list[str], typer.Argument(metavar="FILE[:SCALE] …", help="LoRA files with their strengths.")],
+    loras: Annotated[list[str], typer.Argument(metavar="FILE[:SCALE]", help="LoRA files with their strengths.")],
     output: Output,
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Folder of weights, or a transformer, to merge into.")
@@ -99,9 +99,11 @@ def convert(
     _check_free(output, force)
     from avatarctl.networks.lora_formats import convert_lora
 
-    form, layers = convert_lora(file, to, output)
-    data = {"path": str(output), "from": form, "to": to, "layers": layers}
-    console.note(f"{layers} layers, from {form} to {to}")
+    form, low_rank, whole = convert_lora(file, to, output)
+    data = {"path": str(output), "from": form, "to": to, "low_rank": low_rank, "whole": whole}
+    console.note(f"{low_rank + whole} changes, from {form} to {to}")
+    if whole and to != "comfy":
+        console.note(f"{whole} of them are whole (.diff): avatarctl and ComfyUI apply those, few others do")
     console.result("lora convert", data, str(output), as_json)
 
 

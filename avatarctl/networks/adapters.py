@@ -174,7 +174,10 @@ def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransf
     if lora.unknown or wrong or not (lora.layers or lora.full):
         found = "; ".join(
             f"{what}: {some(names)}"
-            for what, names in (("no such layer", lora.unknown), ("another shape or half missing", wrong))
+            for what, names in (
+                ("no such layer, or named twice", lora.unknown),
+                ("another shape or half missing", wrong),
+            )
             if names
         )
         raise WeightsError(
@@ -274,13 +277,11 @@ def _counted(values: Iterable[Any]) -> dict[str, int]:
 def _made_for(lora: Lora) -> str:
     """Say in words which transformer has the width and the blocks that a LoRA's layers tell."""
     family = "StableAvatar" if any(group_of(n) == "audio" for n in (*lora.layers, *lora.full)) else "Wan2.1"
-    # All layers of a block read tokens, but the last of the feed-forward and those that it doesn't have in common.
+    # All layers of a block read tokens of this width, but for the feed-forward's second, whose inputs are hidden.
+    ends = {name: change.down.flatten(1) for name, change in lora.layers.items()} | lora.full
     widths = Counter(
-        change.down.flatten(1).shape[1]
-        for name, change in lora.layers.items()
-        if name.startswith("blocks.") and not name.endswith("net.2")
+        end.shape[-1] for name, end in ends.items() if name.startswith("blocks.") and ".ffn." not in name and end.ndim
     )
-    widths.update(difference.shape[-1] for name, difference in lora.full.items() if re.match(r"blocks\..*norm", name))
     blocks = len({name.split(".")[1] for name in (*lora.layers, *lora.full) if name.startswith("blocks.")})
     if not widths:
         return f"{family}, of a size that its layers don't tell"

@@ -58,7 +58,7 @@ class Float8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Give (…, outputs) of (…, inputs), in the dtype of ``x`` or of autocast."""
         kind = x.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.is_autocast_enabled(kind):  # before the product, so that the weight is made no wider than it is used
             x = x.to(torch.get_autocast_dtype(kind))
         result: Tensor = _Float8Product.apply(x, self)
         return result

@@ -2,7 +2,8 @@
 
 Two kinds of changes: low rank (two factors and alpha), and whole (a weight minus the base's, for layers that were trained in
 full). Whole changes stand in every form as Comfy and Kohya know them: ``LAYER.diff`` for a weight, ``LAYER.diff_b`` for a
-bias; a scale multiplies them as it does the others.
+bias; a scale multiplies them as it does the others. Of other programs Comfy applies them; the pipelines of diffusers refuse
+a file that has them, its models pass them over.
 """
 
 from __future__ import annotations
@@ -149,26 +150,35 @@ def parse_lora(source: Path | Mapping[str, Tensor], transformer: StableAvatarTra
         weight = f"{stem}.weight" if f"{stem}.weight" in parameters else stem
         if stem is None or weight is None or kind is None:
             lora.unknown.append(key)
-        elif kind == "diff":
-            lora.full[weight] = tensor
-        elif kind == "diff_b":
-            if f"{stem}.bias" in parameters:
-                lora.full[f"{stem}.bias"] = tensor
-            else:
+        elif kind in ("diff", "diff_b"):
+            changed = weight if kind == "diff" else f"{stem}.bias"
+            if changed not in parameters or changed in lora.full:  # or named twice, in two ways
                 lora.unknown.append(key)
-        elif parameters[weight].ndim < 2 or weight == stem:
+            else:
+                lora.full[changed] = tensor
+        elif parameters[weight].ndim < 2 or weight == stem or kind in parts.get(stem, {}):
             lora.unknown.append(key)
         else:
             parts.setdefault(stem, {})[kind] = tensor
     alphas = _peft_alphas(source, stored.metadata, lora.form)
     for stem, pieces in parts.items():
-        if "down" not in pieces or "up" not in pieces or pieces["up"].flatten(1).shape[1] != pieces["down"].shape[0]:
+        if not _whole(pieces):
             lora.halves.append(stem)
             continue
         rank = pieces["down"].shape[0]
         alpha = float(pieces["alpha"]) if "alpha" in pieces else alphas.alpha(stem, rank)
         lora.layers[stem] = LowRank(pieces["down"], pieces["up"], alpha)
     return lora
+
+
+def _whole(pieces: Mapping[str, Tensor]) -> bool:
+    """Tell whether both factors are there, fit each other, and alpha, if there is one, is one number."""
+    if "down" not in pieces or "up" not in pieces:
+        return False
+    down, up = pieces["down"], pieces["up"]
+    if down.ndim < 2 or up.ndim < 2 or not len(down) or ("alpha" in pieces and pieces["alpha"].numel() != 1):
+        return False
+    return up.flatten(1).shape[1] == len(down)
 
 
 def _stems(transformer: StableAvatarTransformer3DModel) -> dict[str, str]:
@@ -206,12 +216,12 @@ class _Alphas:
     """Alpha as peft's configuration has it: one for all, others by pattern; none stands for the rank."""
 
     common: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    patterns: tuple[tuple[re.Pattern[str], float], ...] = ()
     by_root: bool = False  # rank-stabilised: divided by the root of the rank
 
     def alpha(self, name: str, rank: int) -> float:
         """Give a layer's alpha, as a number that is divided by the rank."""
-        found = next((a for key, a in self.patterns.items() if re.match(rf"(.*\.)?({key})$", name)), self.common)
+        found = next((alpha for pattern, alpha in self.patterns if pattern.match(name)), self.common)
         if found is None:
             return float(rank)
         return float(found) * (math.sqrt(rank) if self.by_root else 1)
@@ -221,15 +231,23 @@ def _peft_alphas(source: Path | Mapping[str, Tensor], metadata: Mapping[str, str
     """Find the configuration that diffusers writes into the file, or peft beside it."""
     config: dict[str, Any] | None = None
     if PEFT_METADATA in metadata:
-        content = json.loads(metadata[PEFT_METADATA])
+        try:
+            content = dict(json.loads(metadata[PEFT_METADATA]))
+        except (ValueError, TypeError) as error:
+            raise WeightsError(f"LoRA: got broken {PEFT_METADATA} in its metadata ({error}), expected JSON") from error
         config = {key.removeprefix("transformer."): value for key, value in content.items()}
     elif form == "peft" and not isinstance(source, Mapping):
-        config = durable.read_json(Path(source).with_name(PEFT_CONFIG))
+        beside = Path(source).with_name(PEFT_CONFIG)
+        config = durable.read_json(beside)
+        if config is None and beside.exists():
+            raise WeightsError(f"{beside}: got broken JSON, expected peft's configuration, which holds alpha")
     if config is None:
         return _Alphas()
     if config.get("use_dora"):
         raise WeightsError("LoRA: got DoRA in its configuration, expected plain LoRA factors")
-    return _Alphas(config.get("lora_alpha"), config.get("alpha_pattern") or {}, bool(config.get("use_rslora")))
+    patterns = (config.get("alpha_pattern") or {}).items()
+    compiled = tuple((re.compile(rf"(.*\.)?({key})$"), alpha) for key, alpha in patterns)  # as peft matches them
+    return _Alphas(config.get("lora_alpha"), compiled, bool(config.get("use_rslora")))
 
 
 def some(names: list[str], most: int = 8) -> str:
@@ -321,8 +339,8 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
             part.unlink(missing_ok=True)
 
 
-def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int]:
-    """Write a LoRA file under the names of another form; give the form it had and the number of layers.
+def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int, int]:
+    """Write a LoRA file under the names of another form; give the form it had, its low-rank changes and its whole ones.
 
     Factors, alphas and whole changes stay as they are. Raises ``WeightsError`` that lists what names no layer.
     """
@@ -335,4 +353,4 @@ def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int]:
             "look at it with `avatarctl lora info`",
         )
     save_lora(output, lora.layers, lora.full, form, names, lora.metadata)
-    return lora.form, len(lora.layers) + len(lora.full)
+    return lora.form, len(lora.layers), len(lora.full)

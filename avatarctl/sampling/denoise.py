@@ -8,8 +8,9 @@ edge is blended with what the window before it holds after the same step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -64,8 +65,17 @@ class InFlight:
     kept: Tensor | None = None
 
 
-# Predicts the guided velocity of a window at a step from its latents; may read and replace what the window keeps.
-Predict = Callable[[Window, int, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+class Asked(NamedTuple):
+    """A window whose velocity at ``step`` is wanted: its latents (1, C, T, H, W), and what its guidance keeps."""
+
+    window: Window
+    step: int
+    latents: Tensor
+    kept: Tensor | None
+
+
+# Predicts the guided velocity of windows that don't depend on each other, and what each of them keeps from now on.
+Predict = Callable[[Sequence[Asked]], list[tuple[Tensor, Tensor | None]]]
 
 
 @dataclass(frozen=True)
@@ -89,26 +99,41 @@ class Sampler:
         blend: Blend = "linear",
         windows: dict[int, InFlight] | None = None,
         first: int = 0,
+        batch: int = 1,
     ) -> None:
+        self.batch = batch
         self.plan, self.levels, self.noise, self.predict, self.blend = plan, levels, noise, predict, blend
         self.windows = dict(windows or {})
         done = {index: window.done for index, window in self.windows.items()}
         self.progress = Progress(plan, levels.steps, done, first)
 
     def run(self, kind: Order = "wavefront") -> Iterator[list[Final]]:
-        """Run all window steps that are left; after each one, give what became final by it, from left to right."""
-        while not self.progress.finished():
-            index = next_window(self.progress, kind)
-            self.windows[index] = self.step(self.plan.get(index))
-            yield [self._retire(retired) for retired in self.progress.advance(index)]
+        """Run all window steps that are left; after each one, give what became final by it, from left to right.
 
-    def step(self, window: Window) -> InFlight:
-        """Give a window after its next step, from the state as it is."""
-        before = self.windows.get(window.index)
-        i = before.done if before else 0
-        latents = self.read(window)
-        velocity, kept = self.predict(window, i, latents, before.kept if before else None)
-        latents = self.levels.step(latents, velocity, i)
+        With ``batch`` above 1 up to so many windows that don't depend on each other take their step together.
+        """
+        while not self.progress.finished():
+            indices = [next_window(self.progress, kind)]
+            if self.batch > 1 and kind == "wavefront":
+                indices = self.progress.anti_diagonal()[: self.batch]
+            self.windows.update(self.step([self.plan.get(index) for index in indices]))
+            retired = [window for index in indices for window in self.progress.advance(index)]
+            yield [self._retire(window) for window in retired]
+
+    def step(self, windows: Sequence[Window]) -> dict[int, InFlight]:
+        """Give windows that don't depend on each other after their next step, from the state as it is."""
+        asked = []
+        for window in windows:
+            before = self.windows.get(window.index)
+            done, kept = (before.done, before.kept) if before else (0, None)
+            asked.append(Asked(window, done, self.read(window), kept))
+        predicted = self.predict(asked)
+        return {one.window.index: self._stepped(one, *found) for one, found in zip(asked, predicted, strict=True)}
+
+    def _stepped(self, asked: Asked, velocity: Tensor, kept: Tensor | None) -> InFlight:
+        """Step along the velocity, then blend the left edge with what the window to the left holds after the same step."""
+        window, i = asked.window, asked.step
+        latents = self.levels.step(asked.latents, velocity, i)
         # In the first step the later window overwrites: blending two noises would take variance away.
         left = self.windows.get(window.index - 1)
         # There is always a window to the left, but where a render that lost its state began again (``first``).

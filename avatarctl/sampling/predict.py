@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from avatarctl.errors import UsageError
 from avatarctl.networks.transformer import ContextKV, StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
-from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, schedule
+from avatarctl.sampling.denoise import Asked, Final, InFlight, Noise, Sampler, Schedule, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.team import Team, TeamSampler
@@ -73,12 +74,38 @@ class Predictor:
         self._reference = conditions.reference.to(transformer.device)
 
     @torch.no_grad()
-    def __call__(self, window: Window, i: int, latents: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Give the guided velocity of ``latents`` at step ``i``, and what guidance keeps for the window's next steps."""
-        scheme = guidance.active(self._scheme, float(self._levels.sigmas[i]), self._interval)
-        if self._reuse > 1 and len(scheme) > 1 and kept is not None and i % self._reuse:
-            return self._passes(guidance.none(), window, i, latents)[CONDITIONAL] + kept, kept
-        predictions = self._passes(scheme, window, i, latents)
+    def __call__(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
+        """Give the guided velocity of each window at its step, and what guidance keeps for the window's next steps.
+
+        Windows whose passes are the same and whose tensors have the same shapes share them.
+        """
+        alike: dict[Any, list[int]] = {}
+        for place, one in enumerate(asked):
+            scheme, reused = self._scheme_at(one)
+            shapes = (one.latents.shape, self._states(one.window).shape)
+            alike.setdefault((tuple(scheme.items()), reused, shapes), []).append(place)
+        found: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for (rows, reused, _), places in alike.items():
+            scheme, together = dict(rows), [asked[place] for place in places]
+            predictions = self._passes(scheme, together)
+            for row, place in enumerate(places):
+                own = {inputs: prediction[row : row + 1] for inputs, prediction in predictions.items()}
+                found[place] = self._guided(scheme, own, reused, asked[place].kept)
+        return [found[place] for place in range(len(asked))]
+
+    def _scheme_at(self, asked: Asked) -> tuple[Scheme, bool]:
+        """Give the passes of a window's step, and whether the difference that it keeps stands for the others."""
+        scheme = guidance.active(self._scheme, float(self._levels.sigmas[asked.step]), self._interval)
+        if self._reuse > 1 and len(scheme) > 1 and asked.kept is not None and asked.step % self._reuse:
+            return guidance.none(), True
+        return scheme, False
+
+    def _guided(
+        self, scheme: Scheme, predictions: dict[Inputs, Tensor], reused: bool, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if reused:
+            assert kept is not None
+            return predictions[CONDITIONAL] + kept, kept
         guided = guidance.combine(scheme, predictions)
         if self._reuse > 1 and len(scheme) > 1:
             return guided, guided - predictions[CONDITIONAL]
@@ -88,27 +115,28 @@ class Predictor:
         """Drop the speech states of windows up to this one: they are final."""
         self._speech = {index: states for index, states in self._speech.items() if index > window}
 
-    def _passes(self, scheme: Scheme, window: Window, i: int, latents: Tensor) -> dict[Inputs, Tensor]:
-        device, home = self._transformer.device, latents.device
-        latents = latents.to(device)
-        timestep = self._levels.timesteps[i].to(device).expand(1)
+    def _passes(self, scheme: Scheme, asked: Sequence[Asked]) -> dict[Inputs, Tensor]:
+        device, home = self._transformer.device, asked[0].latents.device
+        latents = torch.cat([one.latents for one in asked]).to(device)
+        timestep = torch.stack([self._levels.timesteps[one.step] for one in asked]).to(device)
+        count = len(asked)
         # The adapter hears audio, latents and time, not the text: passes that share these share its tokens.
         heard: dict[str, Tensor | None] = {}
         predictions = {}
         for inputs in scheme:
             speech = None
             if inputs.tokens == "adapter" and inputs.audio not in heard:
-                speech = self._states(window).to(device)
+                speech = torch.cat([self._states(one.window) for one in asked]).to(device)
                 speech = torch.zeros_like(speech) if inputs.audio == "zero" else speech
             out = self._transformer(
                 hidden_states=latents,
                 timestep=timestep,
-                condition=self._reference,
+                condition=self._reference.expand(count, -1, -1, -1, -1),
                 audio_states=speech,
                 audio_tokens=heard.get(inputs.audio) if inputs.tokens == "adapter" else None,
                 window=self._window,
                 rotary_emb=self._places(latents),
-                **self._text(inputs.text),
+                **self._text(inputs.text, count),
             )
             if inputs.tokens == "adapter":
                 heard[inputs.audio] = out.audio_tokens
@@ -116,22 +144,25 @@ class Predictor:
             predictions[inputs] = out.sample.float().to(home)
         return predictions
 
-    def _text(self, which: str) -> dict[str, object]:
+    def _text(self, which: str, count: int) -> dict[str, object]:
         states = self._conditions.positive if which == "positive" else self._conditions.negative
         device = self._transformer.device
         states, image = states.to(device), self._conditions.image.to(device)
         if not self._precompute:
-            return {"encoder_hidden_states": states, "encoder_hidden_states_image": image}
+            return {"encoder_hidden_states": states.expand(count, -1, -1), "encoder_hidden_states_image": image}
         if which not in self._contexts:
             self._contexts[which] = self._transformer.precompute_context(states, image)
-        return {"context": self._contexts[which]}
+        context = self._contexts[which]
+        if count > 1:
+            context = tuple(ContextKV(*(part.expand(count, -1, -1, -1) for part in block)) for block in context)
+        return {"context": context}
 
     def _places(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self._precompute:
             return None
-        if latents.shape not in self._rotary:
-            self._rotary[latents.shape] = self._transformer.rope(latents)
-        return self._rotary[latents.shape]
+        if latents.shape[1:] not in self._rotary:
+            self._rotary[latents.shape[1:]] = self._transformer.rope(latents[:1])
+        return self._rotary[latents.shape[1:]]
 
     def _states(self, window: Window) -> Tensor:
         if window.index not in self._speech:
@@ -149,10 +180,11 @@ def make_sampler(
     first: int = 0,
     precompute: bool = True,
     team: Team | None = None,
+    batch: int = 1,
 ) -> tuple[Sampler, Predictor]:
     """Build the sampler of a render, from its beginning or from a saved state (``windows`` in flight, ``first``).
 
-    With a ``team`` of several processes, its windows are shared among them.
+    With a ``team`` of several processes, its windows are shared among them; ``batch`` windows at most share a pass.
     """
     levels = schedule(settings.steps, settings.shift, settings.schedule)
     predictor = Predictor(
@@ -174,7 +206,7 @@ def make_sampler(
     state = (plan, levels, noise, predictor, settings.blend, windows, first)
     if team is not None and team.size > 1:
         return TeamSampler(team, *state), predictor
-    return Sampler(*state), predictor
+    return Sampler(*state, batch=batch), predictor
 
 
 def sample_stream(

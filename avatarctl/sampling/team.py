@@ -110,7 +110,7 @@ class TeamSampler(Sampler):
                 chosen.setdefault(self.owner(index), index)
             mine = chosen.get(self.team.rank)
             if mine is not None:
-                self.windows[mine] = self.step(self.plan.get(mine))
+                self.windows.update(self.step([self.plan.get(mine)]))
             for source, index in sorted(chosen.items()):
                 self._pass_on(self.plan.get(index), source)
             retired = [window for index in sorted(chosen.values()) for window in self.progress.advance(index)]

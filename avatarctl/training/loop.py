@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -81,7 +82,11 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         torch.cuda.set_device(settings.device)
     narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu)
     accelerator = Accelerator(
-        cpu=cpu, mixed_precision="bf16" if narrow else "no", gradient_accumulation_steps=settings.accumulate
+        cpu=cpu,
+        mixed_precision="bf16" if narrow else "no",
+        gradient_accumulation_steps=settings.accumulate,
+        # The others wait while the first makes validation videos.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         config = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -92,6 +97,17 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
     finally:
         if accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)  # the next run may want another precision
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hide the launcher, so that the first process renders a validation video by itself while the others wait."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class Trainer:
@@ -273,7 +289,8 @@ class Trainer:
             self.bare.eval()
             for render_job in validate.jobs(self.settings, self.job.output, self.step, exported):
                 note(f"validation video: {render_job.output}")
-                render(render_job, force=True)
+                with alone():
+                    render(render_job, force=True)
             self.bare.train()
         self.accelerator.wait_for_everyone()
 

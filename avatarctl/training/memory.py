@@ -43,6 +43,13 @@ def linear_weights(dims: TransformerDims) -> dict[str, list[tuple[int, int]]]:
         "attention": dims.layers * 10 * [(d, d)],
         "feed_forward": dims.layers * [(d, f), (f, d)],
         "audio": dims.layers * 2 * [(d, d)] + adapter,
+        # text, time and its modulation, image, output
+        "embeddings": [
+            *((dims.text, d), (d, d)),
+            *((dims.freq_dim, d), (d, d), (d, 6 * d)),
+            *((dims.clip, dims.clip), (dims.clip, d)),
+            (d, dims.out_dim * dims.patch[0] * dims.patch[1] * dims.patch[2]),
+        ],
     }
 
 
@@ -54,7 +61,8 @@ def trained_parameters(dims: TransformerDims, settings: TrainSettings) -> tuple[
     # The adapter's norms and tables train with it; its first projections, counted above with a bias, have none.
     hidden = dims.vocal_hidden
     sizes["audio"] += 24 * dims.dim + (2 * hidden - hidden - dims.dim if hidden else -dims.dim)
-    sizes["embeddings"] = whole - sum(sizes.values())
+    # Patch embedding, the image tokens' norms and the output's table train with the embeddings.
+    sizes["embeddings"] = whole - sum(size for group, size in sizes.items() if group != "embeddings")
     modes = settings.modes
     full = sum(size for group, size in sizes.items() if modes[group] == "full")
     lora = sum(

@@ -115,9 +115,9 @@ def test_what_does_not_fit_is_listed(change: dict) -> None:
     for tensors, words in (
         (
             {**good, "diffusion_model.blocks.9.self_attn.q.lora_A.weight": torch.zeros(4, 48)},
-            "no such layer: .*blocks.9",
+            "no such layer.*: .*blocks.9",
         ),
-        ({**good, "something": torch.zeros(1)}, "no such layer: something"),
+        ({**good, "something": torch.zeros(1)}, "no such layer.*: something"),
         (half, "another shape or half missing: blocks.0.attn1.to_q"),
         (wide, "another shape or half missing"),
     ):
@@ -281,7 +281,7 @@ def test_several_at_once_with_scales(tmp_path: Path) -> None:
 
 def test_one_that_does_not_fit_stops_all_before_any_is_merged(change: dict) -> None:
     model = tiny_transformer()
-    with pytest.raises(WeightsError, match="no such layer: something"):
+    with pytest.raises(WeightsError, match=r"no such layer.*: something"):
         merge_loras(model, [(under("comfy", change), 1.0), ({"something": torch.zeros(1)}, 1.0)])
     assert torch.equal(out_of(model), out_of(tiny_transformer()))
 

@@ -125,6 +125,21 @@ def test_scales_multiply_without_rounding_in_half_precision() -> None:
     assert torch.equal(layer.wide(torch.bfloat16).float(), layer.wide(torch.float32))
 
 
+def test_autocast_reaches_the_layer_as_it_does_torch_s_own() -> None:
+    layer = nn.Linear(64, 32)
+    narrow = Float8Linear(layer)
+    layer.weight.data = narrow.wide(torch.float32)
+    results = []
+    for each in (layer, narrow):
+        x = torch.linspace(-1, 1, 128).view(2, 64).requires_grad_(True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = each(x)
+        out.float().square().sum().backward()
+        assert out.dtype == torch.bfloat16 and x.grad.dtype == torch.float32
+        results.append((out, x.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
 def test_output_stays_near() -> None:
     model = tiny_transformer()
     with torch.no_grad():

@@ -80,12 +80,13 @@ def test_every_form_to_every_form_and_back(start: Form, to: Form, tmp_path: Path
     assert {group_of(name) for name in (*low_rank, *full)} == set(GROUPS)
     files = [tmp_path / f"{name}.safetensors" for name in ("first", "second", "third")]
     write_lora(files[0], low_rank, full, start, model, {"trained_by": "a test"})
-    assert convert_lora(files[0], to, files[1]) == (start, len(low_rank) + len(full))
-    assert convert_lora(files[1], start, files[2]) == (to, len(low_rank) + len(full))
+    assert convert_lora(files[0], to, files[1]) == (start, len(low_rank), len(full))
+    assert convert_lora(files[1], start, files[2]) == (to, len(low_rank), len(full))
     for form, file in zip((start, to, start), files):
         found = parse_lora(file, model)
         same(found, low_rank, full)
         assert found.form == form
+        assert ("lora_adapter_metadata" in found.metadata) == (form == "diffusers")
         assert found.metadata["trained_by"] == "a test" and json.loads(found.metadata["dims"]) == json.loads(
             json.dumps(HIDDEN.to_json())
         )
@@ -232,6 +233,9 @@ def test_a_folder_of_peft_is_read_with_its_alpha(rslora: bool, tmp_path: Path) -
     merged = tiny_transformer()
     assert merge_lora(merged, tmp_path / "adapter_model.safetensors") == 4  # the adapter's net.2 too
     torch.testing.assert_close(out_of(merged), out_of(model), rtol=0, atol=1e-5)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"adapter_config\.json: got broken JSON"):
+        parse_lora(tmp_path / "adapter_model.safetensors")
 
 
 def test_community_files_with_differences_and_dotted_factors_load() -> None:
@@ -299,11 +303,23 @@ def test_changes_of_another_kind_are_named(tensors: dict, words: str) -> None:
             r"patch_embedding\.weight \(48, 16, 1, 2, 2\)",
         ),
         ({"diffusion_model.blocks.0.norm3.diff_b": torch.ones(1536)}, r"blocks\.0\.norm2\.bias \(1536,\) for \(48,\)"),
-        ({"diffusion_model.blocks.0.norm1.diff": torch.ones(48)}, r"no such layer: .*norm1"),
+        ({"diffusion_model.blocks.0.norm1.diff": torch.ones(48)}, r"no such layer.*: .*norm1"),
         ({"diffusion_model.blocks.0.self_attn.norm_q.diff_b": torch.ones(48)}, "no such layer"),
         ({"diffusion_model.blocks.0.modulation.lora_A.weight": torch.ones(2, 48)}, "no such layer"),
-        ({"lora_te_text_model_0.lora_down.weight": torch.ones(2, 48)}, "no such layer: lora_te"),
+        ({"lora_te_text_model_0.lora_down.weight": torch.ones(2, 48)}, "no such layer.*: lora_te"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(1.0)}, "half missing: blocks.0.attn1.to_q"),
+        (
+            {f"lora_unet_blocks_0_ffn_0.{end}.weight": torch.ones(48) for end in ("lora_down", "lora_up")},
+            r"half missing: blocks\.0\.ffn\.net\.0\.proj",
+        ),
+        (
+            {f"{prefix}blocks_0_ffn_0.lora_down.weight": torch.ones(2, 48) for prefix in ("lora_unet_", "lora_unet__")},
+            "no such layer.*: lora_unet__blocks_0_ffn_0",
+        ),
+        (
+            {f"{prefix}.blocks.0.norm3.diff": torch.ones(48) for prefix in ("transformer", "diffusion_model")},
+            "no such layer.*: diffusion_model.blocks.0.norm3.diff",
+        ),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_lists_it(tensors: dict, words: str) -> None:
@@ -321,6 +337,14 @@ def test_dora_in_the_configuration_is_refused(tmp_path: Path) -> None:
         parse_lora(tmp_path / "lora.safetensors")
 
 
+def test_broken_metadata_is_an_error(tmp_path: Path) -> None:
+    tensors = {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 48)}
+    for text in ("{", "7"):
+        save_file(tensors, tmp_path / "lora.safetensors", {"lora_adapter_metadata": text})
+        with pytest.raises(WeightsError, match="broken lora_adapter_metadata"):
+            parse_lora(tmp_path / "lora.safetensors")
+
+
 def test_conversion_lists_what_it_can_not_name(tmp_path: Path) -> None:
     save_file({"lora_te1_layer.lora_down.weight": torch.ones(2, 4)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="lora_te1_layer"):
@@ -333,7 +357,7 @@ def test_nothing_to_write_or_another_ending_is_refused(tmp_path: Path) -> None:
     low_rank, full = make_changes(model)
     with pytest.raises(UsageError, match="no changes"):
         write_lora(tmp_path / "lora.safetensors", {}, {}, "comfy", model, {})
-    with pytest.raises(UsageError, match="expected .safetensors"):
+    with pytest.raises(UsageError, match=r"expected \.safetensors"):
         write_lora(tmp_path / "lora.bin", low_rank, full, "comfy", model, {})
 
 

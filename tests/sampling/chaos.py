@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avatarctl.sampling.blend import edge_weights
-from avatarctl.sampling.denoise import Final, Sampler, schedule
+from avatarctl.sampling.denoise import Asked, Final, Sampler, schedule
 from avatarctl.sampling.windows import Plan, Window, pictures_of
 
 
@@ -25,7 +26,11 @@ def plans(draw: st.DrawFn, most_frames: int = 400) -> Plan:
     return Plan(pictures_of(latent_frames), Fraction(25), latent_frames, window, overlap, tail)
 
 
-def predict(window: Window, i: int, latents: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def predict(asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
+    return [predict_one(*one) for one in asked]
+
+
+def predict_one(window: Window, i: int, latents: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Mix the window's latents, its number, the step and what it kept: a wrong read anywhere changes every number."""
     flat = latents.double().flatten()
     before = kept.double() if kept is not None else torch.tensor(0.3, dtype=torch.float64)
@@ -54,7 +59,7 @@ def join(finals: list[Final]) -> Tensor:
 
 def advance(sampler: Sampler, index: int) -> list[Final]:
     """Take one step of one window, as ``Sampler.run`` does."""
-    sampler.windows[index] = sampler.step(sampler.plan.get(index))
+    sampler.windows.update(sampler.step([sampler.plan.get(index)]))
     return [sampler._retire(retired) for retired in sampler.progress.advance(index)]
 
 
@@ -91,7 +96,7 @@ def step_by_step(plan: Plan, steps: int, blend: str = "linear") -> Tensor:
         after = torch.full_like(latents, torch.nan)
         for index, (start, stop, overlap) in enumerate(spans(plan)):
             before = latents[:, :, start:stop].clone()
-            velocity, kept[index] = predict(plan.get(index), i, before, kept.get(index))
+            velocity, kept[index] = predict_one(plan.get(index), i, before, kept.get(index))
             new = before + (levels.sigmas[i + 1] - levels.sigmas[i]) * velocity
             if i and index:
                 share = edge_weights(overlap, blend).view(1, 1, -1, 1, 1)

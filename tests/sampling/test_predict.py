@@ -14,7 +14,7 @@ from sampling.chaos import advance, join
 from tiny import COLUMNS, FRAMES, ROWS, TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.sampling import guidance
-from avatarctl.sampling.denoise import schedule
+from avatarctl.sampling.denoise import Asked, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.predict import (
@@ -54,6 +54,14 @@ def speech(window: Window) -> torch.Tensor:
 CONDITIONS = Conditions(
     TEXTS["positive"], TEXTS["negative"], INPUTS["encoder_hidden_states_image"], INPUTS["condition"], speech
 )
+
+
+def ask(
+    predictor: Predictor, window: Window, i: int, latents: torch.Tensor, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Ask for one window's velocity."""
+    [found] = predictor([Asked(window, i, latents, kept)])
+    return found
 
 
 def plan_of(latent_frames: int = 14, overlap: int = 2) -> Plan:
@@ -103,7 +111,7 @@ def test_guided_prediction_is_that_of_passes_made_by_hand(model, name: str) -> N
     settings, window, i = asked(**TABLES[name]), plan_of().get(1), 2
     timestep = float(schedule(4).timesteps[i])
     expected = sum(weight * by_hand(model, inputs, window, timestep) for inputs, weight in scheme_of(settings).items())
-    guided, kept = predictor_of(model, settings)(window, i, LATENTS, None)
+    guided, kept = ask(predictor_of(model, settings), window, i, LATENTS, None)
     assert guided.shape == LATENTS.shape
     assert torch.allclose(guided, expected, atol=2e-4), (guided - expected).abs().max()
     assert kept is None
@@ -115,7 +123,7 @@ def test_cfg_by_hand(model) -> None:
     u = by_hand(model, Inputs("negative", "window", "zero"), window, timestep)
     x = by_hand(model, Inputs("negative", "window", "adapter"), window, timestep)
     c = by_hand(model, CONDITIONAL, window, timestep)
-    guided, _ = predictor_of(model, asked(audio_scale=5.0, text_scale=3.0))(window, 0, LATENTS, None)
+    guided, _ = ask(predictor_of(model, asked(audio_scale=5.0, text_scale=3.0)), window, 0, LATENTS, None)
     assert torch.allclose(guided, u + 5 * (x - u) + 3 * (c - x), atol=2e-4)
     # The three differ by far more than the tolerance, or the comparison would show nothing.
     assert min((u - x).abs().max(), (x - c).abs().max()) > 1e-2
@@ -133,7 +141,7 @@ def test_cfg_by_hand(model) -> None:
 )
 def test_adapter_runs_once_per_audio(model, changes: dict, passes: int, adapter: int) -> None:
     with counted(model) as calls, counted(model.vocal_projector) as heard:
-        predictor_of(model, asked(**changes))(plan_of().get(0), 0, LATENTS, None)
+        ask(predictor_of(model, asked(**changes)), plan_of().get(0), 0, LATENTS, None)
     assert (len(calls), len(heard)) == (passes, adapter)
 
 
@@ -145,7 +153,7 @@ def test_text_prepared_once_gives_the_same_numbers(model, name: str) -> None:
     counts = []
     for predictor in (once, again):
         with counted(embedder) as calls:
-            outs = [predictor(window, i, LATENTS, None)[0] for i in (0, 1)]
+            outs = [ask(predictor, window, i, LATENTS, None)[0] for i in (0, 1)]
         counts.append(len(calls))
         if predictor is once:
             expected = outs
@@ -162,11 +170,11 @@ def test_interval_leaves_one_pass_outside(model) -> None:
     counts = []
     for i in range(4):
         with counted(model) as calls:
-            predictor(window, i, LATENTS, None)
+            ask(predictor, window, i, LATENTS, None)
         counts.append(len(calls))
     assert counts == [1, 3, 3, 1]
     alone = by_hand(model, CONDITIONAL, window, float(levels.timesteps[0]))
-    assert torch.allclose(predictor(window, 0, LATENTS, None)[0], alone, atol=1e-5)
+    assert torch.allclose(ask(predictor, window, 0, LATENTS, None)[0], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +203,10 @@ def rendered(model, **changes: object) -> torch.Tensor:
 def test_reuse_of_1_changes_nothing(model) -> None:
     settings, window = asked(), plan_of().get(0)
     predictor = predictor_of(model, settings)
-    guided, kept = predictor(window, 1, LATENTS, None)
+    guided, kept = ask(predictor, window, 1, LATENTS, None)
     assert kept is None
     # What an earlier step may have kept is not looked at.
-    assert torch.equal(predictor(window, 1, LATENTS, torch.ones_like(LATENTS))[0], guided)
+    assert torch.equal(ask(predictor, window, 1, LATENTS, torch.ones_like(LATENTS))[0], guided)
     assert torch.equal(rendered(model, guidance_reuse=1), rendered(model))
 
 
@@ -213,18 +221,18 @@ def test_reuse_skips_passes(model, reuse: int, passes: int) -> None:
 def test_reused_guidance_is_the_kept_difference(model) -> None:
     window, levels = plan_of().get(0), schedule(4)
     predictor = predictor_of(model, asked(guidance_reuse=2))
-    guided, kept = predictor(window, 0, LATENTS, None)
+    guided, kept = ask(predictor, window, 0, LATENTS, None)
     conditional = [by_hand(model, CONDITIONAL, window, float(levels.timesteps[i])) for i in (0, 1)]
     assert torch.allclose(kept, guided - conditional[0], atol=1e-4)
-    reused, still = predictor(window, 1, LATENTS, kept)
+    reused, still = ask(predictor, window, 1, LATENTS, kept)
     assert torch.allclose(reused, conditional[1] + kept, atol=1e-4)
     assert torch.equal(still, kept)
 
 
 def test_reuse_without_anything_kept_computes_all(model) -> None:
     window = plan_of().get(0)
-    exact = predictor_of(model, asked())(window, 1, LATENTS, None)[0]
-    assert torch.equal(predictor_of(model, asked(guidance_reuse=2))(window, 1, LATENTS, None)[0], exact)
+    exact = ask(predictor_of(model, asked()), window, 1, LATENTS, None)[0]
+    assert torch.equal(ask(predictor_of(model, asked(guidance_reuse=2)), window, 1, LATENTS, None)[0], exact)
 
 
 def test_kept_guidance_survives_a_saved_state(model) -> None:
@@ -252,9 +260,9 @@ def test_guidance_begins_with_the_interval_also_when_reused(model) -> None:
     levels, window = schedule(4), plan_of().get(0)
     inside = (float(levels.sigmas[3]) - 1e-3, float(levels.sigmas[1]) + 1e-3)
     predictor = predictor_of(model, asked(guidance_reuse=2, guidance_interval=inside))
-    _, kept = predictor(window, 0, LATENTS, None)
-    guided, _ = predictor(window, 1, LATENTS, kept)
-    exact, _ = predictor_of(model, asked())(window, 1, LATENTS, None)
+    _, kept = ask(predictor, window, 0, LATENTS, None)
+    guided, _ = ask(predictor, window, 1, LATENTS, kept)
+    exact, _ = ask(predictor_of(model, asked()), window, 1, LATENTS, None)
     assert torch.allclose(guided, exact, atol=1e-4)
 
 
@@ -335,13 +343,59 @@ def test_forgotten_speech_is_asked_again(model) -> None:
 
     predictor = predictor_of(model, asked(guidance="none"), replace(CONDITIONS, speech=listen))
     for index in (0, 1, 2):
-        predictor(plan_of().get(index), 0, LATENTS, None)
+        ask(predictor, plan_of().get(index), 0, LATENTS, None)
     predictor.forget(1)
     for index in (2, 1):
-        predictor(plan_of().get(index), 1, LATENTS, None)
+        ask(predictor, plan_of().get(index), 1, LATENTS, None)
     assert asked_for == [0, 1, 2, 1]
 
 
 def test_predictions_carry_no_gradient(model) -> None:
-    guided, _ = predictor_of(model, asked())(plan_of().get(0), 0, LATENTS, None)
+    guided, _ = ask(predictor_of(model, asked()), plan_of().get(0), 0, LATENTS, None)
     assert not guided.requires_grad
+
+
+# -- Windows that share passes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("changes", [{}, {"guidance_reuse": 2}, {"guidance_interval": (0.3, 0.9)}], ids=str)
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("precompute", [True, False])
+def test_windows_that_share_passes_give_what_they_give_alone(
+    table: str, changes: dict, batch: int, precompute: bool
+) -> None:
+    settings = RenderSettings(**TABLES[table], **changes, steps=4)
+    plan = plan_of(20)
+    results = []
+    for size in (1, batch):
+        sampler, _ = make_sampler(tiny_transformer(), CONDITIONS, plan, settings, precompute=precompute, batch=size)
+        rounds = [final for finals in sampler.run() for final in finals]
+        results.append(join(rounds))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
+
+
+def test_windows_that_hear_speech_of_another_length_do_not_share() -> None:
+    def ragged(window: Window) -> torch.Tensor:
+        return speech(window)[:, : 41 - window.index % 2]
+
+    settings, plan = RenderSettings(steps=3), plan_of(20)
+    conditions = replace(CONDITIONS, speech=ragged)
+    alone, shared = (
+        join([f for fs in make_sampler(tiny_transformer(), conditions, plan, settings, batch=n)[0].run() for f in fs])
+        for n in (1, 4)
+    )
+    torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_of_windows_runs_fewer_passes() -> None:
+    settings, plan, counts = RenderSettings(steps=6), plan_of(26), []
+    for batch in (1, 4):
+        model = tiny_transformer()
+        count = [0]
+        hook = model.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        list(make_sampler(model, CONDITIONS, plan, settings, batch=batch)[0].run())
+        hook.remove()
+        counts.append(count[0])
+    assert counts[0] == 3 * 6 * plan.count
+    assert counts[1] < 0.6 * counts[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +160,14 @@ def test_validation_videos_show_the_weights_of_their_step(server: Server, tmp_pa
     assert [video.name for video in videos] == ["step-00000002-00.mp4", "step-00000004-00.mp4"]
     assert videos[0].read_bytes() != videos[1].read_bytes()
     assert inspect(videos[0]).audio_codec == "aac"
+    # One of two processes makes them while the other waits.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "avatarctl"]
+    argv = ["train", "--data", str(cache), "--output", "both", "--preset", "watched.yaml", "--quiet"]
+    both = subprocess.run(
+        [*launcher, *argv], cwd=tmp_path, env=server.environment, capture_output=True, text=True, timeout=200
+    )
+    assert both.returncode == 0, both.stderr[-3000:]
+    assert len(list((tmp_path / "both" / "validation").glob("*.mp4"))) == 2
     # Watching changes nothing: the weights are those of the run without videos.
     made = [
         load_transformer(tmp_path / name / "transformer.safetensors").state_dict() for name in ("watched", "unwatched")

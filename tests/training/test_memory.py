@@ -72,6 +72,7 @@ def test_activations_grow_with_tokens_as_calculated(dim: int, ffn: int, layers: 
         {**LORA, "audio": "full", "rank": 7},
         {**LORA, "attention": "frozen"},
         {"embeddings": "full", "feed_forward": "frozen"},
+        {**LORA, "embeddings": "lora", "rank": 5},
     ],
 )
 def test_what_trains_is_counted(modes: dict[str, Any]) -> None:
