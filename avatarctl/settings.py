@@ -176,6 +176,8 @@ class RenderSettings(Settings):
     """The published schedule (shifted twice at its end) or the textbook one."""
     order: Literal["wavefront", "steps"] = "wavefront"
     """Order of window steps; both give the same video, wavefront finishes its beginning first."""
+    window_batch: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    """Windows that may share a pass: faster where one window leaves the device idle; last bits differ. auto: by their size."""
     tail: Literal["full", "reference"] = "full"
     """Last window full (moved left), or short as the published code has it."""
     audio_span: Literal["exact", "reference"] = "exact"
@@ -211,6 +213,8 @@ class RenderSettings(Settings):
             raise ValueError(
                 f"overlap: got {self.overlap}, expected less than the window of {self.window} latent frames"
             )
+        if self.window_batch != 1 and self.order == "steps":
+            raise ValueError(f"window_batch: got {self.window_batch} in step order, expected 1, or order wavefront")
         if isinstance(self.guidance, tuple):
             total = sum(row.weight for row in self.guidance)
             if abs(total - 1) > 1e-6:

@@ -29,7 +29,7 @@ from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, SpeechDims, Trans
 from avatarctl.networks.kinds import build_speech_encoder, build_vae
 from avatarctl.networks.placement import Placement, Residents, place, usable_attention
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.sampling.denoise import schedule
+from avatarctl.sampling.denoise import Asked, schedule
 from avatarctl.sampling.predict import Conditions, Predictor, sample_latents, scheme_of
 from avatarctl.sampling.windows import PER_LATENT, SAMPLE_RATE_HZ, Window, pictures_of, plan_windows, sample_of
 from avatarctl.settings import RenderSettings
@@ -183,10 +183,8 @@ def _timed(bench: Bench, size: tuple[int, int], placement: Placement) -> dict[st
     model = place(bench.transformer(), placement)
     predict = predictor_of(model, inputs, placement)
     window = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5).get(0)
-    return {
-        "pass_s": bench.time(lambda: model(**inputs)),
-        "window_step_s": bench.time(lambda: predict(window, 10, inputs["hidden_states"].float(), None)),
-    }
+    asked = [Asked(window, 10, inputs["hidden_states"].float(), None)]
+    return {"pass_s": bench.time(lambda: model(**inputs)), "window_step_s": bench.time(lambda: predict(asked))}
 
 
 def _s(value: float | str) -> str:
@@ -299,7 +297,7 @@ def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> f
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     predict = predictor_of(residents.use(transformer), inputs, placement, hear)
-    velocity, _ = predict(window, 10, inputs["hidden_states"].float(), None)
+    [(velocity, _)] = predict([Asked(window, 10, inputs["hidden_states"].float(), None)])
     latents = velocity[:, :, :3].split(1, dim=2)  # the decoder is at its widest from the second latent frame on
     for _ in vae.decode_stream(residents.use(decoder), latents):
         pass

@@ -18,6 +18,8 @@ from avatarctl.settings import AllSettings
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "transformers", "diffusers", "accelerate", "peft", "pydub", "rich")
 RUN = "import sys; sys.argv = ['avatarctl', *sys.argv[1:]]; from avatarctl.cli import main; main()"
+
+
 def run(*words: str, code: str = RUN, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *words],

@@ -64,6 +64,10 @@ Guidance = Annotated[
 AudioScale = Annotated[float | None, typer.Option("--audio-scale", help="How strongly lips follow the voice.")]
 TextScale = Annotated[float | None, typer.Option("--text-scale", help="How strongly the prompt is followed.")]
 Shift = Annotated[float | None, typer.Option("--shift", help="Shift of the noise schedule towards high noise.")]
+WindowBatch = Annotated[
+    str | None,
+    typer.Option("--window-batch", metavar="N|auto", help="Windows that may share a pass of the transformer."),
+]
 Start = Annotated[float | None, typer.Option("--start", metavar="SECONDS", help="Where in the recording to begin.")]
 Duration = Annotated[
     float | None, typer.Option("--duration", metavar="SECONDS", help="How much of the recording to use.")

@@ -153,11 +153,11 @@ class Work:
     def sample(self) -> int:
         """Run the window steps that are left; give their number."""
         saved_at = time.monotonic()
-        count = 0
+        began_with = done = self.sampler.progress.steps_done()
         began = time.monotonic()
         for finals in self.sampler.run(self.job.render.order):
-            count += 1
-            self._step_s = [*self._step_s[-19:], time.monotonic() - began]
+            together, done = self.sampler.progress.steps_done() - done, self.sampler.progress.steps_done()
+            self._step_s = [*self._step_s[-19:], (time.monotonic() - began) / together]
             for final in finals:
                 self.predictor.forget(final.window)
                 if final.window >= self.write_from:
@@ -175,7 +175,7 @@ class Work:
                 self._segments(finals[-1].window)
             self._report()
             began = time.monotonic()
-        return count
+        return done - began_with
 
     def step_s(self) -> float:
         """Give the seconds of a window step, over the last ones."""

@@ -170,6 +170,16 @@ class Predictor:
         return self._speech[window.index]
 
 
+TOKENS_AT_ONCE = 32_768  # from about here on one window keeps a GPU busy (480x832x81 has 32,760)
+
+
+def windows_at_once(settings: RenderSettings, transformer: StableAvatarTransformer3DModel, tokens: int) -> int:
+    """Give how many windows may share a pass. auto: as many as a GPU takes at once, one on the CPU."""
+    if settings.window_batch != "auto":
+        return settings.window_batch
+    return max(1, TOKENS_AT_ONCE // tokens) if transformer.device.type == "cuda" else 1
+
+
 def make_sampler(
     transformer: StableAvatarTransformer3DModel,
     conditions: Conditions,
@@ -180,12 +190,18 @@ def make_sampler(
     first: int = 0,
     precompute: bool = True,
     team: Team | None = None,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> tuple[Sampler, Predictor]:
     """Build the sampler of a render, from its beginning or from a saved state (``windows`` in flight, ``first``).
 
-    With a ``team`` of several processes, its windows are shared among them; ``batch`` windows at most share a pass.
+    With a ``team`` of several processes, its windows are shared among them. ``batch``: windows that may share a pass (None:
+    as the settings say).
     """
+    if batch is None:
+        rows, columns = conditions.reference.shape[-2:]
+        patch = transformer.dims.patch
+        tokens = plan.window // patch[0] * (rows // patch[1]) * (columns // patch[2])
+        batch = windows_at_once(settings, transformer, tokens)
     levels = schedule(settings.steps, settings.shift, settings.schedule)
     predictor = Predictor(
         transformer,

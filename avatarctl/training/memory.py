@@ -10,7 +10,7 @@ from avatarctl.settings_train import TrainSettings
 
 # Bytes per token that one block keeps at its widest moment on the way back, for passes in float32 (4 bytes) and bfloat16
 # (2): per unit of width, of the feed-forward's hidden width, and of LoRA rank. Measured as peaks of the allocator over
-# passes of small models on the CPU (tests/training/test_memory.py compares other sizes with them).
+# passes of small models on the CPU (tests/training/test_training_memory.py compares other sizes with them).
 BLOCK_BYTES = {4: (77.0, 16.0, 26.0), 2: (79.0, 10.0, 11.0)}
 
 

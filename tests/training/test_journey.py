@@ -39,7 +39,19 @@ def test_from_videos_to_a_lora_to_a_video(server: Server, tmp_path: Path) -> Non
         assert ended.status == 0, ended.log
         return ended.log
 
-    encode = ("data", "encode", "clips", "--output", "cache", "--weights", "weights", "--size", "64x64", "--device", "cpu")
+    encode = (
+        "data",
+        "encode",
+        "clips",
+        "--output",
+        "cache",
+        "--weights",
+        "weights",
+        "--size",
+        "64x64",
+        "--device",
+        "cpu",
+    )
     (tmp_path / "short.yaml").write_text("window: 3\ntext_len: 16\n")
     log = run(*encode, "--preset", "short.yaml")
     data = json.loads(log[log.index('{\n "avatarctl_result"') :])["data"]

@@ -68,7 +68,15 @@ def test_sharded_weights_resume_on_one_gpu(cache: Path, base: Path, tmp_path: Pa
     (tmp_path / "small.yaml").write_text(json.dumps(settings))
 
     def run(name: str, steps: int) -> list[float]:
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "fsdp2.yaml", "-m", "avatarctl"]
+        launcher = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            "fsdp2.yaml",
+            "-m",
+            "avatarctl",
+        ]
         argv = ["train", "--data", str(cache), "--output", name, "--preset", "small.yaml", "--steps", str(steps)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         ended = subprocess.run([*launcher, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True)
