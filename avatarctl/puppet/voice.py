@@ -1,0 +1,119 @@
+"""Takes a seed, gives a voice at 16 kHz: speech by espeak-ng in many languages, or sung vowels; with pauses, noise, levels."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import wave
+from typing import Literal
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from avatarctl.errors import UsageError
+
+RATE_HZ = 16000
+Kind = Literal["speech", "singing"]
+VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4", "f5", "croak", "klatt2")
+# Languages of the training set, and of the evaluation: no voice is in both.
+TRAINING = ("en-us", "en-gb", "de", "fr-fr", "es", "nl", "pl", "ro", "hu", "fi", "cs", "el", "tr", "eo", "id")
+EVALUATION = ("it", "sv", "pt", "da", "ca")
+# What is said. Languages read each other's words with their own sounds, which is all that lips need.
+WORDS = (
+    "morning", "river", "seven", "window", "maria", "open", "people", "nobody", "yellow", "banana", "under", "paper", "moon",
+    "always", "telephone", "we", "believe", "summer", "kilo", "obvious", "animal", "you", "are", "late", "today", "island",
+    "music", "apple", "father", "no", "idea", "school", "tomorrow", "garden", "who", "knows", "my", "friend", "evening", "papa",
+    "mama", "bubble", "pepper", "amber", "mobile", "vivid", "five", "thousand", "oh", "yes", "we", "move", "over", "there",
+)  # fmt: skip
+# First two formants of vowels in Hz (Peterson and Barney 1952, rounded).
+VOWELS = {"a": (730, 1090), "e": (530, 1840), "i": (270, 2290), "o": (570, 840), "u": (300, 870)}
+
+
+def espeak() -> str:
+    """Give espeak-ng's program; raises ``UsageError`` with the way to install it."""
+    found = shutil.which("espeak-ng")
+    if found is None:
+        raise UsageError("espeak-ng: not found, it makes the voices", "apt-get install espeak-ng, or brew install espeak-ng")
+    return found
+
+
+def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) -> NDArray[np.float32]:
+    """Give spoken text (T,) at 16 kHz, full scale 1."""
+    command = [espeak(), "-v", voice, "-s", str(speed_wpm), "-p", str(pitch), "--stdout", "--", text]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        raise UsageError(
+            f"espeak-ng: can't say it with voice {voice} ({done.stderr.decode(errors='replace').strip()})",
+            "`espeak-ng --voices` lists the voices there are",
+        )
+    with wave.open(io.BytesIO(done.stdout)) as file:
+        rate = file.getframerate()
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    return np.asarray(soxr.resample(samples, rate, RATE_HZ), np.float32)
+
+
+def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: bool = False) -> NDArray[np.float32]:
+    """Give a voice (T,) of exactly this length. The same seed gives the same voice (with the same espeak-ng).
+
+    ``evaluation``: a language that the training set never has, and other random numbers.
+    """
+    chance = np.random.default_rng([seed, 7002, int(evaluation)])
+    count = round(duration_s * RATE_HZ)
+    parts: list[NDArray[np.float32]] = [_pause(chance, 0.0, 0.35)]
+    voice = f"{chance.choice(EVALUATION if evaluation else TRAINING)}+{chance.choice(VARIANTS)}"
+    speed, pitch = int(chance.integers(110, 210)), int(chance.integers(15, 90))
+    while sum(map(len, parts)) < count:
+        if kind == "singing":
+            parts.append(_phrase(chance))
+        else:
+            words = [str(word) for word in chance.choice(WORDS, int(chance.integers(3, 9)))]
+            parts.append(_trimmed(say(" ".join(words), voice, speed, pitch)))
+        parts.append(_pause(chance, 0.05, 1.1 if chance.random() < 0.25 else 0.35))
+    whole = np.concatenate(parts)[:count]
+    whole = _levelled(whole, chance) * chance.uniform(0.25, 1.0)
+    noise = chance.normal(0, 1, count).astype(np.float32)
+    quiet = 10 ** (chance.uniform(-62, -38) / 20)
+    return np.clip(whole + noise * quiet, -1, 1).astype(np.float32)
+
+
+def _pause(chance: np.random.Generator, least_s: float, most_s: float) -> NDArray[np.float32]:
+    return np.zeros(round(chance.uniform(least_s, most_s) * RATE_HZ), np.float32)
+
+
+def _trimmed(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut off the silence at both ends."""
+    heard = np.flatnonzero(np.abs(samples) > 0.01)
+    return samples[heard[0] : heard[-1] + 1] if len(heard) else samples
+
+
+def _levelled(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
+    """Let the level wander slowly, by up to six decibels, and set the peak to 1."""
+    points = np.interp(np.arange(len(samples)), np.linspace(0, len(samples), 5), chance.uniform(-6, 0, 5))
+    moved = samples * (10 ** (points / 20)).astype(np.float32)
+    return moved / max(float(np.abs(moved).max()), 1e-6)
+
+
+def _phrase(chance: np.random.Generator) -> NDArray[np.float32]:
+    """Sing a few notes: a buzz with vibrato through two formants, each note a vowel."""
+    notes = []
+    base_hz = chance.uniform(110, 330)
+    for _ in range(int(chance.integers(3, 7))):
+        seconds = chance.uniform(0.18, 0.7)
+        time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+        pitch_hz = base_hz * 2 ** (chance.choice([-5, -3, 0, 2, 4, 5, 7]) / 12)
+        wobble = 1 + 0.012 * np.sin(2 * np.pi * 5.5 * time_s + chance.uniform(0, 6))
+        phase = 2 * np.pi * np.cumsum(pitch_hz * wobble) / RATE_HZ
+        first, second = VOWELS[str(chance.choice(list(VOWELS)))]
+        note = np.zeros(len(time_s))
+        for harmonic in range(1, int(3800 // pitch_hz) + 1):
+            hz = harmonic * pitch_hz
+            gain = 1 / (1 + ((hz - first) / 110) ** 2) + 0.5 / (1 + ((hz - second) / 160) ** 2) + 0.01
+            note += gain / harmonic**0.4 * np.sin(harmonic * phase)
+        shape = np.minimum(1, np.minimum(time_s / 0.04, (seconds - time_s) / 0.07))
+        notes.append((note * np.maximum(shape, 0)).astype(np.float32))
+        if chance.random() < 0.5:
+            notes.append(_pause(chance, 0.03, 0.15))
+    phrase = np.concatenate(notes)
+    return phrase / max(float(np.abs(phrase).max()), 1e-6)
