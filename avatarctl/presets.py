@@ -25,6 +25,7 @@ KINDS = {
     "render": ("avatarctl.settings", "AllSettings"),
     "train": ("avatarctl.settings_train", "TrainSettings"),
     "lora": ("avatarctl.settings_train", "TrainSettings"),
+    "data": ("avatarctl.settings_encode", "EncodeSettings"),
 }
 # What a preset says about itself, beside settings.
 HEADER = ("description", "extends")

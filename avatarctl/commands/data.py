@@ -40,7 +40,7 @@ StoreDtype = Annotated[
     Literal["bfloat16", "float16", "float32"] | None,
     typer.Option("--store-dtype", help="Number format in the cache."),
 ]
-SettingsFile = Annotated[str | None, typer.Option("--preset", "-p", help="YAML file of settings.")]
+SettingsFile = Annotated[str | None, typer.Option("--preset", "-p", help="Preset by name, or a YAML file.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a clip can't be used.")]
 SHOWN = 12  # of clips that can't be used; --json lists all
 

@@ -25,7 +25,7 @@ def _names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 Kind = Annotated[
-    Literal["render", "train", "lora"] | None,
+    Literal["render", "train", "lora", "data"] | None,
     typer.Option("--kind", help="What the preset is for; else told from its name or folder."),
 ]
 Name = Annotated[str, typer.Argument(autocompletion=_names, help="Preset by name, or a YAML file.")]
@@ -180,7 +180,7 @@ def schema(kind: Kind = None, as_json: AsJson = False) -> None:
     console.result("presets schema", data, json.dumps(made, indent=1, ensure_ascii=False), as_json)
 
 
-def _kind_of(name: str) -> Literal["render", "train", "lora"]:
+def _kind_of(name: str) -> Literal["render", "train", "lora", "data"]:
     from avatarctl import presets
 
     kind: Any = presets.kind_of(name)

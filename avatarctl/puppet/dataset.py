@@ -13,8 +13,7 @@ from PIL import Image
 
 from avatarctl import durable
 from avatarctl.console import Progress
-from avatarctl.puppet.draw import SIZE, Identity, Pose, draw, mouth_half_axes
-from avatarctl.puppet.draw import MOUTH_X, MOUTH_Y
+from avatarctl.puppet.draw import MOUTH_X, MOUTH_Y, SIZE, Identity, Pose, draw, mouth_half_axes
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.voice import Kind, make_voice
 
@@ -29,7 +28,7 @@ TRUTH = "truth.npz"
 def make_dataset(
     output: Path, clips: int, seed: int, show: Progress, look: tuple[str, ...] = (), size: int = SIZE
 ) -> int:
-    """Make the clips that are missing; give how many were made. Every clip depends on (seed, number) alone, and is whole or absent.
+    """Make the clips that are missing; give how many were made. Each depends on (seed, number) alone, and is whole or absent.
 
     ``square/speech|singing/NNNNN/{images,face_masks,lip_masks}/*.png``, ``audio.wav``, and ``truth.npz`` (opening, width).
     """
@@ -57,10 +56,17 @@ def write_clip(folder: Path, who: Identity, voice_T: NDArray[np.float32], seed: 
     for index, pose in enumerate(poses(opening, width, seed)):
         name = f"frame_{index}.png"
         _save(draw(who, pose, size), part / "images" / name)
-        _save(_ellipse(size, 0.5 + pose.sway_x, 0.49 + pose.sway_y, who.face_width, who.face_height), part / "face_masks" / name)
+        _save(
+            _ellipse(size, 0.5 + pose.sway_x, 0.49 + pose.sway_y, who.face_width, who.face_height),
+            part / "face_masks" / name,
+        )
         wide, high = mouth_half_axes(pose.opening, pose.width)
+        lips = (max(wide, 0.14) + 0.06, max(high, 0.06) + 0.06)
         # The whole region in which lips move, a little more than they fill now: what is open next was closed before.
-        _save(_ellipse(size, MOUTH_X + pose.sway_x, MOUTH_Y + pose.sway_y, max(wide, 0.14) + 0.06, max(high, 0.06) + 0.06), part / "lip_masks" / name)
+        _save(
+            _ellipse(size, MOUTH_X + pose.sway_x, MOUTH_Y + pose.sway_y, *lips),
+            part / "lip_masks" / name,
+        )
     with wave.open(str(part / "audio.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

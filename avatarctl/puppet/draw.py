@@ -48,7 +48,15 @@ class Identity:
         """Give the identity of a seed."""
         chance = np.random.default_rng([seed, 7001])
         skins = [(255, 224, 196), (244, 200, 165), (229, 180, 140), (198, 142, 102), (172, 122, 88), (146, 104, 78)]
-        hairs = [(44, 32, 28), (86, 56, 36), (140, 92, 48), (206, 164, 92), (176, 72, 40), (124, 124, 132), (30, 30, 44)]
+        hairs = [
+            (44, 32, 28),
+            (86, 56, 36),
+            (140, 92, 48),
+            (206, 164, 92),
+            (176, 72, 40),
+            (124, 124, 132),
+            (30, 30, 44),
+        ]
         lips = [(206, 92, 92), (190, 84, 100), (214, 104, 84), (178, 88, 92), (200, 80, 112)]
         return cls(
             skin=_near(skins[chance.integers(len(skins))], chance, 4),
@@ -64,7 +72,9 @@ class Identity:
             brow_tilt=chance.uniform(-0.018, 0.018),
             brow_width=chance.uniform(0.016, 0.028),
             nose=chance.uniform(0.022, 0.036),
-            hair_style=("short", "bob", "bun", "curly", "fringe", "bald")[chance.choice(6, p=[0.2, 0.2, 0.18, 0.18, 0.18, 0.06])],
+            hair_style=("short", "bob", "bun", "curly", "fringe", "bald")[
+                chance.choice(6, p=[0.2, 0.2, 0.18, 0.18, 0.18, 0.06])
+            ],
             collar=("round", "v", "shirt")[chance.integers(3)],
             freckles=bool(chance.random() < 0.2),
             look=look,
@@ -197,7 +207,11 @@ def _eyes(pen: Pen, who: Identity, pose: Pose) -> None:
         lift = -0.012 * pose.opening
         inner, outer = y - 0.098 + who.brow_tilt + lift, y - 0.098 - who.brow_tilt + lift
         brow = _mixed(who.hair, (40, 26, 22), 0.35)
-        pen.line([(x - side * 0.062, inner), (x, (inner + outer) / 2 - 0.014), (x + side * 0.066, outer)], who.brow_width, brow)
+        pen.line(
+            [(x - side * 0.062, inner), (x, (inner + outer) / 2 - 0.014), (x + side * 0.066, outer)],
+            who.brow_width,
+            brow,
+        )
 
 
 def _mouth(pen: Pen, who: Identity, pose: Pose) -> None:
@@ -211,7 +225,14 @@ def _hair(pen: Pen, who: Identity) -> None:
     if who.hair_style == "bald":
         return
     w = who.face_width
-    top = [(0.5 - w - 0.03, 0.34), (0.5 - w + 0.005, 0.16), (0.5 - 0.20, 0.05), (0.5, 0.015), (0.70, 0.05), (0.5 + w - 0.005, 0.16)]
+    top = [
+        (0.5 - w - 0.03, 0.34),
+        (0.5 - w + 0.005, 0.16),
+        (0.5 - 0.20, 0.05),
+        (0.5, 0.015),
+        (0.70, 0.05),
+        (0.5 + w - 0.005, 0.16),
+    ]
     top += [(0.5 + w + 0.03, 0.34)]
     if who.hair_style == "fringe":
         edge = [(0.5 + w * 0.9, 0.30), (0.64, 0.285), (0.5, 0.295), (0.36, 0.285), (0.5 - w * 0.9, 0.30)]
@@ -232,7 +253,11 @@ def _look(pen: Pen, who: Identity) -> None:
     if "hat" in who.look:
         colour = _mixed(who.clothes, (20, 20, 60), 0.35)
         pen.oval(0.5, 0.06, who.face_width * 0.95, 0.17, colour)
-        pen.line([(0.5 - who.face_width - 0.07, 0.20), (0.5 + who.face_width + 0.07, 0.20)], 0.055, _mixed(colour, (0, 0, 0), 0.25))
+        pen.line(
+            [(0.5 - who.face_width - 0.07, 0.20), (0.5 + who.face_width + 0.07, 0.20)],
+            0.055,
+            _mixed(colour, (0, 0, 0), 0.25),
+        )
     if "glasses" in who.look:
         dark = (38, 34, 40)
         for side in (-1, 1):

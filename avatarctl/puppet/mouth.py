@@ -34,7 +34,9 @@ def mouth_from_audio(
     loud = np.quantile(voice, 0.95) if len(voice) else 0.0
     floor = loud * 10 ** (-QUIET_DB / 10) + 1e-9
     rate = float(fps)
-    around = _smooth(voice, NEIGHBOURHOOD_S * rate) / np.maximum(_smooth(np.ones_like(voice), NEIGHBOURHOOD_S * rate), 1e-9)
+    around = _smooth(voice, NEIGHBOURHOOD_S * rate) / np.maximum(
+        _smooth(np.ones_like(voice), NEIGHBOURHOOD_S * rate), 1e-9
+    )
     relative_db = 10 * np.log10((voice + 1e-12) / np.maximum(around, floor))
     opening = np.clip((relative_db - OPEN_DB[0]) / (OPEN_DB[1] - OPEN_DB[0]), 0, 1)
     opening = np.where(voice > floor, opening, 0.0)
@@ -46,8 +48,7 @@ def mouth_from_audio(
     width = np.clip(place, 0, 1)
     spread = SMOOTH_FRAMES * rate / 25
     # A shut mouth is neither wide nor narrow: width counts as much as there is voice.
-    voiced = np.maximum(_smooth(opening, spread), 1e-3)
-    width = (_smooth(width * opening, spread) + 0.5 * 0.05) / (voiced + 0.05)
+    width = (_smooth(width * opening, spread) + 0.5 * 0.05) / (_smooth(opening, spread) + 0.05)
     return np.clip(_smooth(opening, spread), 0, 1), np.clip(width, 0, 1)
 
 
@@ -84,7 +85,7 @@ def _spectra(
     middles = [round((frame + Fraction(1, 2)) * RATE_HZ / fps) + SPAN for frame in range(frames)]
     looks = np.stack([_cut(padded, middle) for middle in middles]) if frames else np.zeros((0, SPAN))
     power = np.abs(np.fft.rfft(looks * np.hanning(SPAN), axis=1)) ** 2
-    return power, np.fft.rfftfreq(SPAN, 1 / RATE_HZ)
+    return power, np.fft.rfftfreq(SPAN, 1 / RATE_HZ).astype(np.float64)
 
 
 def _cut(padded: NDArray[np.float64], middle: int) -> NDArray[np.float64]:

@@ -72,7 +72,8 @@ def load_voices(data: Path) -> list[NDArray[np.float32]]:
     voices = []
     for path in files:
         with wave.open(str(path)) as file:
-            voices.append(np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768)
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        voices.append((samples / 32768).astype(np.float32))
     return voices
 
 
@@ -103,7 +104,7 @@ def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:
     padded = np.pad(samples_T.astype(np.float64), (0, SPAN))
     looks = np.stack([padded[i * HOP : i * HOP + SPAN] for i in range(count)])
     power = np.abs(np.fft.rfft(looks * np.hanning(SPAN), axis=1)) ** 2 / SPAN
-    frequencies = np.fft.rfftfreq(SPAN, 1 / RATE_HZ)
+    frequencies = np.fft.rfftfreq(SPAN, 1 / RATE_HZ).astype(np.float64)
     bands = power @ _mel(frequencies).T
     voice = power[:, (frequencies >= VOICE_HZ[0]) & (frequencies <= VOICE_HZ[1])].sum(1, keepdims=True)
     levels = np.log(np.concatenate([bands, voice], axis=1) + 1e-3)
@@ -112,7 +113,8 @@ def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give triangular filters (BANDS, frequencies), evenly spaced on the mel scale from 60 to 7600 Hz (HTK's formula)."""
-    edges_mel = np.linspace(*(2595 * np.log10(1 + hz / 700) for hz in (60.0, 7600.0)), BANDS + 2)
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (60.0, 7600.0))
+    edges_mel = np.linspace(low, high, BANDS + 2)
     edges = 700 * (10 ** (edges_mel / 2595) - 1)
     rise = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
@@ -120,13 +122,15 @@ def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def probe(encoder: Wav2Vec2Model, voices: list[NDArray[np.float32]], openings: list[NDArray[np.float64]]) -> float:
-    """Give the correlation of a linear reading of the states with the mouth's opening, on every third voice, fitted on the rest."""
+    """Give the correlation of a linear reading of the states with the mouth's opening, on voices it was not fitted on."""
     rows, wanted = [], []
     with torch.no_grad():
         for voice, opening in zip(voices, openings, strict=True):
             states = encoder(torch.from_numpy(normalise(voice))[None]).last_hidden_state[0].numpy()
             places = [min(int((frame + 0.5) * 50 / Fraction(25)), len(states) - 1) for frame in range(len(opening))]
-            rows.append(np.concatenate([states[np.clip(np.array(places) + o, 0, len(states) - 1)] for o in OFFSETS], axis=1))
+            rows.append(
+                np.concatenate([states[np.clip(np.array(places) + o, 0, len(states) - 1)] for o in OFFSETS], axis=1)
+            )
             wanted.append(opening)
     fit = [i for i in range(len(rows)) if i % 3]
     x = np.concatenate([rows[i] for i in fit])

@@ -48,8 +48,9 @@ MOUTH_WEIGHT, KL_WEIGHT, LOG_VARIANCE = 4.0, 5e-5, -6.0
 SAVE_EVERY_S = 120.0
 
 
-def train_vae(data: Path, run: Path, steps: int, seed: int, show: Progress) -> Path:
-    """Train, or go on where the run folder stands; give the file of weights."""
+def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -> Path:
+    """Train, or go on where the run folder ``vae/`` stands; give the file of weights, ``vae.safetensors``."""
+    run = output / "vae"
     clips = load_pictures(data)
     model = new_vae(seed)
     optimiser = Optimiser(model, muon_rate=3e-3, adam_rate=1e-3, steps=steps)
@@ -80,7 +81,7 @@ def train_vae(data: Path, run: Path, steps: int, seed: int, show: Progress) -> P
                 checkpoints.finish(run, folder, {"step": step + 1, "rest": rest}, keep=2)
                 contact_sheet(model, clips, run / "pictures.png")
                 saved_at = time.monotonic()
-    return save_weights(with_statistics(model, clips), run / "vae.safetensors", names="ours")
+    return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
 
 
 # -- Pictures -----------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def new_vae(seed: int, dims: VaeDims = DIMS) -> AutoencoderKLWan:
 
 
 def at_once(model: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Let the layers that change time take whole clips when they are called without a cache, as they do chunk by chunk with one."""
+    """Let the layers that change time take whole clips when called without a cache, as they do chunk by chunk with one."""
     for module in model.modules():
         if isinstance(module, WanResample) and module.mode in ("upsample3d", "downsample3d"):
             module.forward = _resample_at_once(module, module.forward)

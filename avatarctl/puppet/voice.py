@@ -35,7 +35,9 @@ def espeak() -> str:
     """Give espeak-ng's program; raises ``UsageError`` with the way to install it."""
     found = shutil.which("espeak-ng")
     if found is None:
-        raise UsageError("espeak-ng: not found, it makes the voices", "apt-get install espeak-ng, or brew install espeak-ng")
+        raise UsageError(
+            "espeak-ng: not found, it makes the voices", "apt-get install espeak-ng, or brew install espeak-ng"
+        )
     return found
 
 
