@@ -63,9 +63,9 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
             stack.enter_context(held(job.output))
             begin_run(job, force)
         accelerator.wait_for_everyone()
-        trainer = Trainer(job, accelerator, stop, show)
-        log = stack.enter_context(Log(job.output, trainer.step)) if accelerator.is_main_process else None
         with explained(job):
+            trainer = Trainer(job, accelerator, stop, show)
+            log = stack.enter_context(Log(job.output, trainer.step)) if accelerator.is_main_process else None
             trainer.train(log)
     if not accelerator.is_main_process:
         return None

@@ -1,0 +1,137 @@
+"""Takes drawn clips, shows that the puppet's networks are those of the full model, learn, and resume to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from avatarctl.console import Progress
+from avatarctl.errors import InputFileError
+from avatarctl.networks import vae
+from avatarctl.networks.checkpoints import (
+    load_image_encoder,
+    load_speech_encoder,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+)
+from avatarctl.networks.conditions import image_tokens, prompt_states
+from avatarctl.puppet import train_vae as puppet_vae
+from avatarctl.puppet.dataset import FPS, FRAMES, write_clip
+from avatarctl.puppet.draw import Identity
+from avatarctl.puppet.encoders import TEXT_LEN, write_encoders
+from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
+from avatarctl.puppet.train_speech import load_voices, probe, train_speech
+from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_vae
+from avatarctl.settings import RenderSettings
+
+
+def quiet(*_: Any, **__: Any) -> None:
+    """Show nothing."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of one thread are the same sums every time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips of humming faces."""
+    folder = tmp_path_factory.mktemp("clips")
+    time_s = np.arange(round(FRAMES / FPS * RATE_HZ)) / RATE_HZ
+    for number in range(6):
+        hum = np.sin(2 * np.pi * (140 + 30 * number) * time_s) * np.clip(np.sin(2.1 * time_s + number), 0, 1)
+        hum += np.random.default_rng(number).normal(0, 0.002, len(time_s))
+        write_clip(
+            folder / "square" / "speech" / f"{number:05d}", Identity.of(number), (0.6 * hum).astype(np.float32), number
+        )
+    return folder
+
+
+@torch.no_grad()
+def test_whole_clips_at_once_are_what_the_stream_gives() -> None:
+    model = new_vae(0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # some begin at zero, which would hide mistakes
+        parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    pictures = torch.rand(1, 3, 17, 64, 64, generator=generator) * 2 - 1
+    mean, _ = encode_at_once(model, pictures)
+    torch.testing.assert_close(mean, model.encode(pictures).latent_dist.mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        decode_at_once(model, mean).clamp(-1, 1), model.decode(mean).sample, rtol=1e-4, atol=1e-4
+    )
+    still = pictures[:, :, :1]
+    torch.testing.assert_close(
+        encode_at_once(at_once(model), still)[0], model.encode(still).latent_dist.mean, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = train_vae(clips, tmp_path / "straight", 6, 0, quiet)
+
+    def stop_at(step: int) -> Progress:
+        def show(done: int, total: int, **_: Any) -> None:
+            if done == step:
+                raise KeyboardInterrupt
+
+        return show
+
+    monkeypatch.setattr(puppet_vae, "SAVE_EVERY_S", 0.0)
+    for step in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train_vae(clips, tmp_path / "stopped", 6, 0, stop_at(step))
+    stopped = train_vae(clips, tmp_path / "stopped", 6, 0, quiet)
+    first, second = load_file(straight), load_file(stopped)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    model = load_vae(straight)
+    latents = vae.encode(model, puppet_vae.to_tensor(puppet_vae.load_pictures(clips)[:2, :9]))
+    assert latents.shape == (2, 16, 3, 8, 8)
+    assert 0.3 < float(latents.std()) < 3  # its configuration has the statistics
+    assert (tmp_path / "straight" / "vae" / "pictures.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    train_vae(clips, tmp_path, 25, 0, lambda done, total, **facts: losses.append(facts["loss"]))
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+def test_the_speech_encoder_hears_what_drives_the_mouth(clips: Path, tmp_path: Path) -> None:
+    path, share = train_speech(clips, tmp_path, 60, 0, quiet)
+    assert share > 0.1
+    voices = load_voices(clips)
+    openings = [mouth_from_audio(voice, FRAMES, FPS)[0] for voice in voices]
+    assert probe(load_speech_encoder(path), voices, openings) > 0.4  # fitted on four voices
+
+
+def test_fixed_encoders_tell_prompts_and_pictures_apart(tmp_path: Path) -> None:
+    write_encoders(tmp_path, 0)
+    tokenizer, text = load_tokenizer(tmp_path / "tokenizer"), load_text_encoder(tmp_path / "text_encoder.safetensors")
+    settings = RenderSettings()
+    prompts = [settings.prompt, settings.negative_prompt, "Grüße, 你好 🎵"]
+    states = prompt_states(prompts, tokenizer, text, TEXT_LEN)
+    assert all(1 < len(each) <= TEXT_LEN for each in states)
+    assert all(0.5 < float(each.std()) < 2 for each in states)
+    assert not torch.allclose(states[0].mean(0), states[1].mean(0), atol=0.05)
+    assert tokenizer.decode(tokenizer(prompts[2])["input_ids"]).strip().removesuffix("</s>") == prompts[2]
+    image = load_image_encoder(tmp_path / "image_encoder.safetensors")
+    first, second = (image_tokens(image, torch.full((3, 64, 64), value)) for value in (-0.5, 0.5))
+    assert first.shape == (1, 17, 64)
+    assert not torch.allclose(first, second, atol=0.05)
+
+
+def test_no_clips_are_told(tmp_path: Path) -> None:
+    for train in (train_vae, train_speech):
+        with pytest.raises(InputFileError, match="got no drawn clips"):
+            train(tmp_path, tmp_path, 1, 0, quiet)

@@ -1,0 +1,55 @@
+"""Takes the presets for training, shows that they are settings, that one of them explains all, and that launchers read theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.paths import shipped_presets
+from avatarctl.presets import load
+from avatarctl.settings import make
+from avatarctl.settings_train import TrainSettings
+
+ACCELERATE = sorted((shipped_presets() / "train" / "accelerate").glob("*.yaml"))
+
+
+def test_two_files_explain_every_setting() -> None:
+    full, lora = load("full-1.3b", "train"), load("person-1.3b", "lora")
+    assert set(full.values) | set(lora.values) == set(TrainSettings.model_fields)
+    for manual in (full, lora):
+        lines = manual.path.read_text().splitlines()
+        for name in manual.values:
+            [line] = [line for line in lines if line.startswith(f"{name}:")]
+            assert "#" in line or name in full.values, f"{name} is not explained"
+
+
+def test_full_training_is_the_default() -> None:
+    settings = make(TrainSettings, load("full-1.3b", "train").values)
+    names = TrainSettings.model_fields
+    different = {name for name in names if getattr(settings, name) != names[name].default}
+    assert different == {"holdout", "validation_preset"}
+
+
+@pytest.mark.parametrize("name", ["full-1.3b", "full-14b", "tiny", "puppet"])
+def test_presets_of_full_training(name: str) -> None:
+    assert not make(TrainSettings, load(name, "train").values).is_lora
+
+
+def test_the_lora_preset_trains_little_on_a_small_base() -> None:
+    settings = make(TrainSettings, load("person-1.3b", "lora").values)
+    assert settings.is_lora and settings.base_dtype == "float8"
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_launchers_read_their_configurations(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    wrapped = getattr(config, "fsdp_config", {}).get("fsdp_transformer_layer_cls_to_wrap")
+    if wrapped:
+        assert wrapped in StableAvatarTransformer3DModel._no_split_modules
+
+
+def test_there_is_a_configuration_for_each_way() -> None:
+    assert {path.stem for path in ACCELERATE} == {"one-gpu", "several-gpus", "fsdp2", "deepspeed-zero2"}
