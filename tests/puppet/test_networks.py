@@ -103,8 +103,8 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
 
 def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
     losses: list[float] = []
-    train_vae(clips, tmp_path, 25, 0, lambda done, total, **facts: losses.append(facts["loss"]))
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+    train_vae(clips, tmp_path, 40, 0, lambda done, total, **facts: losses.append(facts["loss"]))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_the_speech_encoder_hears_what_drives_the_mouth(clips: Path, tmp_path: Path) -> None:
