@@ -79,9 +79,9 @@ def train(
             path, share = train_speech(clips, output, steps or 1500, seed, show)
             paths, facts = [path], {"variance_explained": round(share, 4)}
         else:
-            from avatarctl.puppet.train_vae import train_vae
+            from avatarctl.puppet.train_vae import STEPS, train_vae
 
-            paths, facts = [train_vae(clips, output, steps or 9000, seed, show)], {}
+            paths, facts = [train_vae(clips, output, steps or STEPS, seed, show)], {}
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 

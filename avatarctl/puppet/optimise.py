@@ -12,10 +12,15 @@ from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
 
 
 class Optimiser:
-    """Muon (Jordan et al. 2024) on weights of two or more axes, taken as matrices (outputs, rest); AdamW on the rest."""
+    """Muon (Jordan et al. 2024) on weights of two or more axes, taken as matrices (outputs, rest); AdamW on the rest.
 
-    def __init__(self, model: nn.Module, muon_rate: float, adam_rate: float, steps: int, warmup: int = 50) -> None:
-        self.steps, self.warmup = steps, warmup
+    The rates fall from 1 to 0.1 over ``steps`` (a cosine), then to 0 over ``fade_steps`` (a line).
+    """
+
+    def __init__(
+        self, model: nn.Module, muon_rate: float, adam_rate: float, steps: int, fade_steps: int = 0, warmup: int = 50
+    ) -> None:
+        self.steps, self.fade_steps, self.warmup = steps, fade_steps, warmup
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._wide = [(name, p) for name, p in named if p.ndim >= 2 and min(p.shape[0], p[0].numel()) > 4]
         chosen = {name for name, _ in self._wide}
@@ -29,6 +34,8 @@ class Optimiser:
     def step(self, number: int, clip_norm: float = 1.0) -> float:
         """Take step ``number`` (from 0) with the gradients that are there; give their length before clipping."""
         share = min((number + 1) / self.warmup, 1.0) * (0.55 + 0.45 * math.cos(math.pi * min(number / self.steps, 1.0)))
+        if number >= self.steps:
+            share *= max(1 - (number - self.steps) / max(self.fade_steps, 1), 0.0)
         for optimizer, rate in zip((self._muon, self._adam), self._rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * share

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from avatarctl import durable
 from avatarctl.console import Progress
 from avatarctl.errors import InputFileError
 from avatarctl.networks.checkpoints import save_weights
@@ -31,6 +32,7 @@ from avatarctl.puppet.draw import mouth_box
 from avatarctl.puppet.optimise import Optimiser
 from avatarctl.training import checkpoints
 from avatarctl.training.draws import seed_of
+from avatarctl.training.log import METRICS, read
 
 DIMS = WAN_VAE.with_(
     base_dim=8,
@@ -41,19 +43,24 @@ DIMS = WAN_VAE.with_(
     mean=(0.0,) * 16,
     std=(1.0,) * 16,
 )
-BATCH = 2
-# (share of the steps, frames of a clip): short clips teach pictures fast, long ones what the causal layers do late in a clip.
-STAGES = ((0.6, 9), (0.85, 17), (1.0, 33))
+STEPS = 6000
+# (share of the steps, frames of a clip, clips): short clips teach pictures fast. The causal layers see some forty pictures
+# back: without the whole clips of the end, pictures decay from the twentieth on (5 dB in a minute-long video).
+STAGES = ((0.6, 9, 2), (0.85, 17, 2), (1.0, 33, 1), (1.08, 81, 1))
 MOUTH_WEIGHT, KL_WEIGHT, LOG_VARIANCE = 4.0, 5e-5, -6.0
 SAVE_EVERY_S = 120.0
 
 
 def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -> Path:
-    """Train, or go on where the run folder ``vae/`` stands; give the file of weights, ``vae.safetensors``."""
+    """Train, or go on where the run folder ``vae/`` stands; give the file of weights, ``vae.safetensors``.
+
+    The last stage comes on top of ``steps`` (``STAGES``), while the learning rate fades out.
+    """
     run = output / "vae"
     clips = load_pictures(data)
     model = new_vae(seed)
-    optimiser = Optimiser(model, muon_rate=3e-3, adam_rate=1e-3, steps=steps)
+    total = round(STAGES[-1][0] * steps)
+    optimiser = Optimiser(model, muon_rate=3e-3, adam_rate=1e-3, steps=steps, fade_steps=total - steps)
     checkpoint, _ = checkpoints.newest(run)
     done = 0
     if checkpoint is not None:
@@ -62,9 +69,13 @@ def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -
         done = checkpoint.step
     run.mkdir(parents=True, exist_ok=True)
     checkpoints.sweep(run)
+    kept = [
+        json.dumps(line) + "\n" for line in read(run) if line["step"] <= done
+    ]  # a killed run wrote beyond its checkpoint
+    durable.replace(run / METRICS, "".join(kept).encode())
     saved_at = time.monotonic()
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        for step in range(done, steps):
+    with (run / METRICS).open("a", encoding="utf-8") as log:
+        for step in range(done, total):
             began = time.monotonic()
             pictures = batch_of(clips, step, steps, seed)
             loss, parts = vae_loss(model, pictures, torch.Generator().manual_seed(seed_of(seed, "vae", step)))
@@ -72,8 +83,8 @@ def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -
             norm = optimiser.step(step)
             log.write(json.dumps({"step": step + 1, "loss": float(loss.detach()), "norm": norm, **parts}) + "\n")
             step_s = time.monotonic() - began
-            show(step + 1, steps, loss=float(loss.detach()), step_s=step_s, left_s=step_s * (steps - step - 1))
-            if time.monotonic() - saved_at > SAVE_EVERY_S or step + 1 == steps:
+            show(step + 1, total, loss=float(loss.detach()), step_s=step_s, left_s=step_s * (total - step - 1))
+            if time.monotonic() - saved_at > SAVE_EVERY_S or step + 1 == total:
                 log.flush()
                 files, rest = optimiser.state()
                 folder = checkpoints.begin(run, step + 1)
@@ -101,9 +112,9 @@ def load_pictures(data: Path) -> NDArray[np.uint8]:
 
 def batch_of(clips: NDArray[np.uint8], step: int, steps: int, seed: int) -> Tensor:
     """Give the pictures (B, 3, T, H, W) in [-1, 1] of a step."""
-    frames = next(frames for share, frames in STAGES if step < share * steps or share == 1.0)
+    frames, count = next((frames, count) for share, frames, count in STAGES if step < round(share * steps))
+    frames = min(frames, clips.shape[1])
     chance = np.random.default_rng([seed, 7010, step])
-    count = BATCH if frames < 33 else 1
     chosen = []
     for _ in range(count):
         clip, start = chance.integers(len(clips)), chance.integers(clips.shape[1] - frames + 1)

@@ -30,6 +30,7 @@ from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.train_speech import load_voices, probe, train_speech
 from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_vae
 from avatarctl.settings import RenderSettings
+from avatarctl.training.log import read
 
 
 def quiet(*_: Any, **__: Any) -> None:
@@ -92,6 +93,7 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             train_vae(clips, tmp_path / "stopped", 6, 0, stop_at(step))
     stopped = train_vae(clips, tmp_path / "stopped", 6, 0, quiet)
+    assert [line["step"] for line in read(tmp_path / "stopped" / "vae")] == [1, 2, 3, 4, 5, 6]
     first, second = load_file(straight), load_file(stopped)
     assert all(torch.equal(first[name], second[name]) for name in first)
     model = load_vae(straight)
@@ -101,10 +103,16 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
     assert (tmp_path / "straight" / "vae" / "pictures.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_vae_sees_short_clips_first_and_whole_ones_last() -> None:
+    clips = np.zeros((2, FRAMES, 8, 8, 3), np.uint8)
+    frames = [puppet_vae.batch_of(clips, step, 100, 0).shape[2] for step in range(108)]
+    assert frames == [9] * 60 + [17] * 25 + [33] * 15 + [FRAMES] * 8
+
+
 def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     train_vae(clips, tmp_path, 40, 0, lambda done, total, **facts: losses.append(facts["loss"]))
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[30:40]) < 0.8 * sum(losses[:10])  # the last three are of whole clips, the first it sees
 
 
 def test_the_speech_encoder_hears_what_drives_the_mouth(clips: Path, tmp_path: Path) -> None:
