@@ -26,8 +26,10 @@ def preset_schema(kind: str) -> dict[str, Any]:
     It knows every setting with what it does, its type, range and default. Rules over several settings (overlap less than
     window) are beyond it: `avatarctl presets check` knows them.
     """
-    schema = settings_class(kind).model_json_schema(schema_generator=_PresetSchema)
-    settings = {name: _plain(field) for name, field in schema["properties"].items()}
+    model = settings_class(kind)
+    schema = model.model_json_schema(schema_generator=_PresetSchema)
+    defaults = model().model_dump(mode="json")  # as a file has them
+    settings = {name: {**_plain(field), "default": defaults[name]} for name, field in schema["properties"].items()}
     if "size" in settings:  # settings take pairs too
         side = {"type": "integer", "minimum": 64, "maximum": 4096, "multipleOf": 16}
         text = {
@@ -37,7 +39,6 @@ def preset_schema(kind: str) -> dict[str, Any]:
         }
         pair = {"type": "array", "items": side, "minItems": 2, "maxItems": 2}
         settings["size"] = {"anyOf": [text, pair], **{k: settings["size"][k] for k in ("description", "default")}}
-        settings["size"]["default"] = "512x512"
     header = {
         "description": {"type": "string", "description": "What the preset is for, in a few words."},
         "extends": {
