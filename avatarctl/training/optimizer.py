@@ -46,13 +46,22 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], str]:
-    """Give the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON."""
+    """Give the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON.
+
+    bitsandbytes nests its states one deeper: ``GROUP/STATE:PARAMETER``.
+    """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
+        flat = {key: value for key, value in state.items() if not isinstance(value, Mapping)}
+        for group, inner in state.items():
+            if isinstance(inner, Mapping):
+                flat |= {f"{group}/{key}": value for key, value in inner.items()}
+        for key, value in flat.items():
             if isinstance(value, Tensor):
-                tensors[f"{key}:{names[index]}"] = value.detach().cpu()
+                # Its small tables are one tensor for all parameters, which a file can't hold.
+                own = value.detach().cpu()
+                tensors[f"{key}:{names[index]}"] = own.clone() if own.numel() <= 256 else own
             else:
                 plain[f"{key}:{names[index]}"] = value
     return tensors, json.dumps(plain)
@@ -66,5 +75,7 @@ def restore_optimizer(
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *json.loads(plain).items()]:
         kind, _, name = key.partition(":")
-        state.setdefault(places[name], {})[kind] = value
+        group, nested, kind = kind.rpartition("/")
+        own = state.setdefault(places[name], {})
+        (own.setdefault(group, {}) if nested else own)[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

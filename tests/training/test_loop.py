@@ -150,6 +150,14 @@ def test_a_run_stopped_at_several_steps_is_the_straight_one(job: Maker, changes:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_states_of_eight_bits_resume_too(job: Maker) -> None:
+    pytest.importorskip("bitsandbytes")
+    straight, stopped = job("straight", optimizer="adamw8bit"), job("stopped", optimizer="adamw8bit", steps=3)
+    train(straight), train(stopped)
+    train(job("stopped", optimizer="adamw8bit"))
+    assert losses(stopped.output) == losses(straight.output)
+
+
 def test_more_steps_go_on_with_a_finished_run(job: Maker) -> None:
     train(job("straight", steps=6))
     train(job("longer", steps=3))
