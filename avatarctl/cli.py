@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from avatarctl import __version__, console
-from avatarctl.commands import completions, data, doctor, generate, lora, presets, puppet, renders, train
+from avatarctl.commands import completions, data, doctor, fetch, generate, lora, presets, puppet, renders, train
 from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import AvatarError, UsageError
 
@@ -45,6 +45,7 @@ app.command(epilog=EXIT_CODES)(train.train)
 lora.app.command("train", epilog=EXIT_CODES)(train.lora_train)
 app.add_typer(lora.app, name="lora")
 app.command(epilog=EXIT_CODES)(doctor.doctor)
+app.command(epilog=EXIT_CODES)(fetch.fetch)
 app.add_typer(puppet.app, name="puppet")
 app.add_typer(presets.app, name="presets")
 app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)

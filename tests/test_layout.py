@@ -31,6 +31,7 @@ LAYERS = {
     "evaluation": 4,
     "puppet": 4,
     "checks": 4,
+    "fetching": 4,
     "commands": 5,
     "cli": 6,
     "__main__": 7,

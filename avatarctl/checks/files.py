@@ -14,6 +14,7 @@ from typing import Literal
 from avatarctl import paths, presets
 from avatarctl.checks.check import Check
 from avatarctl.errors import UsageError, WeightsError
+from avatarctl.fetching.record import weights_complete
 from avatarctl.settings import make
 from avatarctl.weights import HINT, find_weights
 
@@ -40,6 +41,12 @@ def weights(folder: Path | None) -> Check:
     facts = {"folder": str(where), "variants": [name for name in SIZES if name not in missing]}
     if damaged:
         return Check("weights", "fail", "; ".join(damaged), FETCH, WeightsError, facts)
+    try:
+        problems = weights_complete(where)
+    except WeightsError as error:
+        problems = [error.message]
+    if problems:
+        return Check("weights", "fail", "; ".join(problems), FETCH, WeightsError, facts)
     if missing:
         lacking = next(iter(missing))
         sizes = "square sizes" if lacking == "square" else "sizes that aren't square"

@@ -17,14 +17,16 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     no_args_is_help=True,
 )
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Where everything comes from: same seed, same world.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**40, help="Where everything comes from: same seed, same world.")
+]
 
 
 @app.command(epilog=EXIT_CODES)
 def data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
     clips: Annotated[
-        int, typer.Option("--clips", min=1, help="Clips of 81 pictures, each another face and voice.")
+        int, typer.Option("--clips", min=1, max=100_000, help="Clips of 81 pictures, each another face and voice.")
     ] = 420,
     seed: Seed = 0,
     look: Annotated[
@@ -50,9 +52,12 @@ def data(
 
 @app.command(epilog=EXIT_CODES)
 def train(
-    what: Annotated[Literal["encoders", "speech", "vae"], typer.Argument(help="Which network.")],
+    what: Annotated[Literal["encoders", "speech", "vae", "decoder"], typer.Argument(help="Which network.")],
     clips: Annotated[Path, typer.Option("--data", help="Folder of clips that `avatarctl puppet data` made.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of weights.")],
+    looks: Annotated[
+        Path | None, typer.Option("--looks", help="decoder: clips of faces with a look, made with --look.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
     seed: Seed = 0,
@@ -62,8 +67,15 @@ def train(
 ) -> None:
     """Train the puppet's speech encoder or VAE, or write its fixed text and image encoders. The transformer: `avatarctl train`.
 
+    decoder: teach the decoder alone of a trained VAE to show hats and glasses, which leaves latents as they are.
+
     Example: avatarctl puppet train vae --data clips --output nets
     """
+    if (what == "decoder") != (looks is not None):
+        raise UsageError(
+            f"--looks: got {looks or 'none'} for {what}, expected clips of a look for decoder, and for it alone",
+            "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
+        )
     console.quiet(quiet)
     import torch
 
@@ -78,6 +90,10 @@ def train(
 
             path, share = train_speech(clips, output, steps or 1500, seed, show)
             paths, facts = [path], {"variance_explained": round(share, 4)}
+        elif looks is not None:
+            from avatarctl.puppet.train_vae import DECODER_STEPS, train_decoder
+
+            paths, facts = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show)], {}
         else:
             from avatarctl.puppet.train_vae import STEPS, train_vae
 

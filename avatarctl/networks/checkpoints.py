@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
@@ -24,7 +24,8 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from avatarctl.errors import UsageError, WeightsError
+from avatarctl import durable
+from avatarctl.errors import DeviceError, UsageError, WeightsError
 from avatarctl.networks import dims as sizes
 from avatarctl.networks import names as naming
 from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
@@ -328,13 +329,20 @@ def save_weights(model: nn.Module, path: str | Path, names: Literal["released", 
     state = {name: tensor.detach().contiguous() for name, tensor in state.items() if name not in tied}
     metadata = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(state, temporary, metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    part = durable.part_of(path)
+    with durable.guarded(path, "free some space and run the same command again", "choose another folder"):
+        try:
+            save_file(state, part, metadata)
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
+            durable.flush_folder(path.parent)
+        except SafetensorError as error:  # the library wraps the system's error in words
+            if "No space left" in str(error) or "quota" in str(error):
+                raise DeviceError(
+                    f"{path}: the disk is full", "free some space and run the same command again"
+                ) from error
+            raise
+        finally:
+            part.unlink(missing_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""Takes a folder of drawn clips, gives a small Wan VAE trained on their pictures: resumable, reproducible from a seed."""
+"""Takes folders of drawn clips, gives a small Wan VAE trained on their pictures: resumable, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from avatarctl import durable
 from avatarctl.console import Progress
-from avatarctl.errors import InputFileError
+from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.dims import WAN_VAE, VaeDims
 from avatarctl.networks.kinds import build_vae
@@ -43,9 +43,9 @@ DIMS = WAN_VAE.with_(
     mean=(0.0,) * 16,
     std=(1.0,) * 16,
 )
-STEPS = 6000
+STEPS, DECODER_STEPS = 6000, 800
 # (share of the steps, frames of a clip, clips): short clips teach pictures fast. The causal layers see some forty pictures
-# back: without the whole clips of the end, pictures decay from the twentieth on (5 dB in a minute-long video).
+# back: without the whole clips of the end, pictures decay from the twentieth on, by five decibels.
 STAGES = ((0.6, 9, 2), (0.85, 17, 2), (1.0, 33, 1), (1.08, 81, 1))
 MOUTH_WEIGHT, KL_WEIGHT, LOG_VARIANCE = 4.0, 5e-5, -6.0
 SAVE_EVERY_S = 120.0
@@ -55,30 +55,85 @@ def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -
     """Train, or go on where the run folder ``vae/`` stands; give the file of weights, ``vae.safetensors``.
 
     The last stage comes on top of ``steps`` (``STAGES``), while the learning rate fades out.
+    Raises ``ChangedError`` for a run folder of another seed or number of steps.
     """
-    run = output / "vae"
     clips = load_pictures(data)
     model = new_vae(seed)
     total = round(STAGES[-1][0] * steps)
     optimiser = Optimiser(model, muon_rate=3e-3, adam_rate=1e-3, steps=steps, fade_steps=total - steps)
-    checkpoint, _ = checkpoints.newest(run)
+
+    def batch(step: int) -> Tensor:
+        frames, count = next((frames, count) for share, frames, count in STAGES if step < round(share * steps))
+        return batch_of(clips, frames, count, np.random.default_rng([seed, 7010, step]))
+
+    _train(output / "vae", model, optimiser, batch, total, seed, clips, show)
+    return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
+
+
+def train_decoder(data: Path, looks: Path, output: Path, steps: int, seed: int, show: Progress) -> Path:
+    """Teach the decoder of a trained VAE to show looks (hats, glasses) too; give ``vae.safetensors``, written anew.
+
+    Every other step is of a clip of ``looks``. The encoder stays as it is, so that latents, and a transformer that was
+    trained on them, keep their worth. Goes on where the run folder ``decoder/`` stands.
+    Raises ``InputFileError`` without a finished VAE in ``output``.
+    """
+    trained, _ = checkpoints.newest(output / "vae")
+    if trained is None or not (output / "vae.safetensors").is_file():
+        raise InputFileError(
+            f"{output}: got no trained VAE", f"avatarctl puppet train vae --data {data} --output {output}"
+        )
+    clips, others = load_pictures(data), load_pictures(looks)
+    model = new_vae(seed)
+    model.load_state_dict(trained.tensors("model"))
+    for frozen in (model.encoder, model.quant_conv):
+        frozen.requires_grad_(False)
+    fade = steps // 4
+    optimiser = Optimiser(model, muon_rate=1.5e-3, adam_rate=5e-4, steps=steps - fade, fade_steps=fade)
+
+    def batch(step: int) -> Tensor:
+        frames = 33 if step < steps - fade else 81
+        return batch_of(others if step % 2 else clips, frames, 1, np.random.default_rng([seed, 7011, step]))
+
+    shown = np.concatenate([clips[:2], others[:2]])
+    _train(output / "decoder", model, optimiser, batch, steps, seed, shown, show)
+    return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
+
+
+def _train(
+    run: Path,
+    model: AutoencoderKLWan,
+    optimiser: Optimiser,
+    batch: Callable[[int], Tensor],
+    total: int,
+    seed: int,
+    shown: NDArray[np.uint8],
+    show: Progress,
+) -> None:
+    """Take the steps that a run folder lacks, with a checkpoint every two minutes and pictures of the clips ``shown``."""
+    made_of = {"seed": seed, "total": total}
     done = 0
+    checkpoint, _ = checkpoints.newest(run)
     if checkpoint is not None:
+        found = {name: checkpoint.state.get(name) for name in made_of}
+        if found != made_of:
+            raise ChangedError(
+                f"{run}: got seed and steps of {found}, expected {made_of}",
+                "give the --seed and --steps it began with, or another --output",
+            )
         model.load_state_dict(checkpoint.tensors("model"))
         optimiser.restore({name: checkpoint.tensors(name) for name in ("muon", "adam")}, checkpoint.state["rest"])
         done = checkpoint.step
     run.mkdir(parents=True, exist_ok=True)
     checkpoints.sweep(run)
-    kept = [
-        json.dumps(line) + "\n" for line in read(run) if line["step"] <= done
-    ]  # a killed run wrote beyond its checkpoint
+    # A killed run wrote metrics beyond its checkpoint.
+    kept = [json.dumps(line) + "\n" for line in read(run) if line["step"] <= done]
     durable.replace(run / METRICS, "".join(kept).encode())
     saved_at = time.monotonic()
     with (run / METRICS).open("a", encoding="utf-8") as log:
         for step in range(done, total):
             began = time.monotonic()
-            pictures = batch_of(clips, step, steps, seed)
-            loss, parts = vae_loss(model, pictures, torch.Generator().manual_seed(seed_of(seed, "vae", step)))
+            generator = torch.Generator().manual_seed(seed_of(seed, "vae", step))
+            loss, parts = vae_loss(model, batch(step), generator)
             loss.backward()
             norm = optimiser.step(step)
             log.write(json.dumps({"step": step + 1, "loss": float(loss.detach()), "norm": norm, **parts}) + "\n")
@@ -89,10 +144,9 @@ def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -
                 files, rest = optimiser.state()
                 folder = checkpoints.begin(run, step + 1)
                 checkpoints.write(folder, {"model": model.state_dict(), **files})
-                checkpoints.finish(run, folder, {"step": step + 1, "rest": rest}, keep=2)
-                contact_sheet(model, clips, run / "pictures.png")
+                checkpoints.finish(run, folder, {"step": step + 1, "rest": rest, **made_of}, keep=2)
+                contact_sheet(model, shown, run / "pictures.png")
                 saved_at = time.monotonic()
-    return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
 
 
 # -- Pictures -----------------------------------------------------------------------------------------------------------
@@ -110,11 +164,9 @@ def load_pictures(data: Path) -> NDArray[np.uint8]:
     return np.stack(clips)
 
 
-def batch_of(clips: NDArray[np.uint8], step: int, steps: int, seed: int) -> Tensor:
-    """Give the pictures (B, 3, T, H, W) in [-1, 1] of a step."""
-    frames, count = next((frames, count) for share, frames, count in STAGES if step < round(share * steps))
+def batch_of(clips: NDArray[np.uint8], frames: int, count: int, chance: np.random.Generator) -> Tensor:
+    """Give stretches of clips by chance, (count, 3, frames, H, W) in [-1, 1]; never more frames than a clip has."""
     frames = min(frames, clips.shape[1])
-    chance = np.random.default_rng([seed, 7010, step])
     chosen = []
     for _ in range(count):
         clip, start = chance.integers(len(clips)), chance.integers(clips.shape[1] - frames + 1)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from avatarctl.console import Progress
-from avatarctl.errors import InputFileError
+from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.networks import vae
 from avatarctl.networks.checkpoints import (
     load_image_encoder,
@@ -28,7 +28,7 @@ from avatarctl.puppet.draw import Identity
 from avatarctl.puppet.encoders import TEXT_LEN, write_encoders
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.train_speech import load_voices, probe, train_speech
-from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_vae
+from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_decoder, train_vae
 from avatarctl.settings import RenderSettings
 from avatarctl.training.log import read
 
@@ -105,14 +105,33 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
 
 def test_the_vae_sees_short_clips_first_and_whole_ones_last() -> None:
     clips = np.zeros((2, FRAMES, 8, 8, 3), np.uint8)
-    frames = [puppet_vae.batch_of(clips, step, 100, 0).shape[2] for step in range(108)]
-    assert frames == [9] * 60 + [17] * 25 + [33] * 15 + [FRAMES] * 8
+    chance = np.random.default_rng(0)
+    shapes = [puppet_vae.batch_of(clips, frames, count, chance).shape for _, frames, count in puppet_vae.STAGES]
+    assert shapes == [(2, 3, 9, 8, 8), (2, 3, 17, 8, 8), (1, 3, 33, 8, 8), (1, 3, FRAMES, 8, 8)]
+
+
+def test_the_decoder_learns_looks_and_leaves_latents_alone(clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="got no trained VAE"):
+        train_decoder(clips, clips, tmp_path, 1, 0, quiet)
+    before = load_file(train_vae(clips, tmp_path, 2, 0, quiet))
+    after = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert all(name in same for name in before if name.startswith(("encoder.", "quant_conv.")))
+    assert sum(name not in same for name in before) > 20
+    again = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet))  # done already
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+def test_a_run_of_other_steps_is_refused(clips: Path, tmp_path: Path) -> None:
+    train_vae(clips, tmp_path, 1, 0, quiet)
+    with pytest.raises(ChangedError, match="'total': 1"):
+        train_vae(clips, tmp_path, 2, 0, quiet)
 
 
 def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     train_vae(clips, tmp_path, 40, 0, lambda done, total, **facts: losses.append(facts["loss"]))
-    assert sum(losses[30:40]) < 0.8 * sum(losses[:10])  # the last three are of whole clips, the first it sees
+    assert sum(losses[30:40]) < 0.8 * sum(losses[:10])  # the rest are the first whole clips it sees
 
 
 def test_the_speech_encoder_hears_what_drives_the_mouth(clips: Path, tmp_path: Path) -> None:

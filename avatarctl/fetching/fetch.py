@@ -1,0 +1,212 @@
+"""Takes a set of weights and a folder, gives the set in it: what is missing is found out, received, compared and recorded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import try_to_load_from_cache
+
+from avatarctl import console, durable
+from avatarctl.errors import DeviceError, UsageError, WeightsError
+from avatarctl.fetching import hub, record
+from avatarctl.fetching.link import link
+from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
+from avatarctl.fetching.sets import WeightSet, choose, converted
+from avatarctl.fetching.transfer import matches, receive
+
+PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
+MB = 10**6
+EVERY_S = 0.5
+How = Literal["there", "found", "cached", "download"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done for one file: nothing, take note of it, link it out of the hub's cache, or download it."""
+
+    remote: hub.Remote
+    how: How
+    sha256: str = ""  # of what was found or is cached
+    cached: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a set needs at one commit, and how each file gets there."""
+
+    weight_set: WeightSet
+    commit: str
+    steps: tuple[Step, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what people and scripts want to know before it is done."""
+        to_do = sum(step.remote.size for step in self.steps if step.how == "download")
+        files = [{"path": step.remote.path, "bytes": step.remote.size, "how": step.how} for step in self.steps]
+        return {"revision": self.commit, "bytes": to_do, "files": files}
+
+
+def plan(weight_set: WeightSet, folder: Path, known: Record | None, revision: str | None, force: bool) -> Plan:
+    """Ask the hub what the set consists of and compare with what is in the folder.
+
+    ``revision`` None: what was fetched or begun before, so that all files are of one commit. Raises ``WeightsError``
+    for what the hub answers, ``UsageError`` where a file that isn't ours is in the way (``force`` replaces it).
+    """
+    asked = revision or (known.revision if known else "") or weight_set.revision
+    commit, remotes = hub.list_files(weight_set.repo, asked)
+    by_path = {remote.path: remote for remote in remotes}
+    needed: list[hub.Remote] = []
+    for part in weight_set.parts:
+        if not (paths := choose(part, by_path)):
+            raise WeightsError(
+                f"{weight_set.repo} at {commit[:12]}: has no {part.role} ({' or '.join(part.patterns)})",
+                "avatarctl fetch --revision main, or update avatarctl",
+            )
+        needed += [by_path[path] for path in paths]
+    return Plan(weight_set, commit, tuple(_step(weight_set, folder, known, commit, each, force) for each in needed))
+
+
+def _step(
+    weight_set: WeightSet, folder: Path, known: Record | None, commit: str, remote: hub.Remote, force: bool
+) -> Step:
+    if known is not None and _is_current(known, folder, remote):
+        return Step(remote, "there")
+    path = folder / remote.path
+    if path.exists():
+        if sha256 := matches(path, remote):
+            return Step(remote, "found", sha256)
+        ours = known is not None and remote.path in known.files
+        if not (ours or force):
+            raise UsageError(
+                f"{path}: got another file than {weight_set.repo} has at {commit[:12]}",
+                "--force replaces it; or name another folder with --weights",
+            )
+    cached = try_to_load_from_cache(weight_set.repo, remote.path, revision=commit)
+    if isinstance(cached, str) and (blob := Path(cached).resolve()).is_file() and (sha256 := matches(blob, remote)):
+        return Step(remote, "cached", sha256, blob)
+    return Step(remote, "download")
+
+
+def _is_current(known: Record, folder: Path, remote: hub.Remote) -> bool:
+    """Tell whether what the record has for this path is, or was made of, the bytes that the hub tells of."""
+    serves = known.serves(folder, remote.path)
+    if serves is None:
+        return False
+    if serves != remote.path:  # converted: an original that is unknown, or has another kind of hash, can't be compared
+        origin = known.files[serves].origin_sha256
+        return not origin or remote.sha256 in (None, origin)
+    if remote.sha256 is not None:
+        return known.files[serves].sha256 == remote.sha256
+    # Of small files the hub tells another hash: their bytes are read.
+    return matches(folder / serves, remote) is not None
+
+
+def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: console.Progress) -> None:
+    """Bring every file to its place, one after the other, and note each in the record as soon as it is there.
+
+    Raises ``WeightsError`` for what the hub answers and for bytes that aren't those it tells of, ``DeviceError`` when
+    there is no room. Whatever it raises, the same call goes on.
+    """
+    _check_room(todo, folder)
+    name = todo.weight_set.name
+    entry = records.setdefault(name, Record(todo.weight_set.repo, todo.commit))
+    # Written before the first byte: what is begun at a commit is ended at it.
+    entry.revision, entry.needed = todo.commit, [step.remote.path for step in todo.steps]
+    record.write(folder, records)
+    parts = folder / PARTS / name
+    received = _meter(todo, parts, show)
+    for step in todo.steps:
+        if step.how == "there":
+            continue
+        remote, target, sha256 = step.remote, folder / step.remote.path, step.sha256
+        with durable.guarded(target, MAKE_ROOM, ELSEWHERE):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if step.cached is not None:
+                link(step.cached, target)
+            if step.how == "download":
+                parts.mkdir(parents=True, exist_ok=True)
+                part = parts / f"{remote.content}.part"
+                receive(todo.weight_set.repo, todo.commit, remote, part, received)
+                sha256 = _install(part, target, remote)
+        entry.put(remote.path, remote.size, sha256, "cache" if step.how == "cached" else "hub")
+        _drop_stale(folder, entry, remote.path, sha256)
+        record.write(folder, records)
+    drop_parts(folder, name)  # of an older revision
+
+
+def drop_parts(folder: Path, name: str) -> None:
+    """Remove what was received of files of a set that never became whole."""
+    if (folder / PARTS / name).exists():
+        shutil.rmtree(folder / PARTS / name)
+    if (folder / PARTS).exists() and not any((folder / PARTS).iterdir()):
+        (folder / PARTS).rmdir()
+
+
+def _install(part: Path, target: Path, remote: hub.Remote) -> str:
+    """Compare what was received, put it in its place only if it is what the hub tells of, and give its SHA-256."""
+    if not part.exists():
+        part.touch()  # a file of no bytes: nothing was received
+    console.note(f"{remote.path}: received, comparing its hash")
+    if (sha256 := matches(part, remote)) is None:
+        part.unlink()
+        raise WeightsError(
+            f"{remote.path}: got {remote.size} bytes with another hash than the hub tells ({remote.content[:12]}…), "
+            "thrown away",
+            "run the same command again; if it happens again, something between here and the hub changes files",
+        )
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+    durable.flush_folder(target.parent)
+    return sha256
+
+
+def _drop_stale(folder: Path, entry: Record, path: str, sha256: str) -> None:
+    """Remove what was converted from an older version of a file: it would be loaded in its place."""
+    made = converted(path)
+    if made != path and made in entry.files and entry.files[made].origin_sha256 != sha256:
+        (folder / made).unlink(missing_ok=True)
+        del entry.files[made]
+
+
+def _check_room(todo: Plan, folder: Path) -> None:
+    parts = folder / PARTS / todo.weight_set.name
+    downloads = [step.remote for step in todo.steps if step.how == "download"]
+    needed = sum(remote.size - _received(parts, remote) for remote in downloads)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DeviceError(
+            f"{folder}: got {free / MB:,.1f} MB of free disk, expected {needed / MB:,.1f} MB for "
+            f"{len(downloads)} files of {todo.weight_set.name}",
+            MAKE_ROOM,
+        )
+
+
+def _received(parts: Path, remote: hub.Remote) -> int:
+    part = parts / f"{remote.content}.part"
+    return part.stat().st_size if part.exists() else 0
+
+
+def _meter(todo: Plan, parts: Path, show: console.Progress) -> Callable[[int], None]:
+    """Give what counts bytes and shows them as megabytes with the time that is left, now and then."""
+    downloads = [step.remote for step in todo.steps if step.how == "download"]
+    total = sum(remote.size for remote in downloads)
+    done = at_start = sum(_received(parts, remote) for remote in downloads)
+    start = last = time.monotonic()
+
+    def received(more: int) -> None:
+        nonlocal done, last
+        done += more
+        now = time.monotonic()
+        if now - last < EVERY_S and done < total:
+            return
+        last = now
+        speed = (done - at_start) / (now - start) if now > start else 0
+        show(round(done / MB), round(total / MB), left_s=(total - done) / speed if speed > 0 else None)
+
+    return received
