@@ -1,0 +1,59 @@
+"""Takes mistakes on the command line of `avatarctl puppet`, shows that each is told at once, with what mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avatarctl.puppet.dataset import EVALUATION_SEED
+
+MISTAKES = {
+    "a look that is none": (("data", "--output", "clips", "--look", "scarf"), 2, "--look: got scarf", ""),
+    "a seed of the evaluation": (
+        ("data", "--output", "clips", "--seed", str(EVALUATION_SEED)),
+        2,
+        "the command line can't be read",
+        "",
+    ),
+    "a decoder without looks": (
+        ("train", "decoder", "--data", "clips", "--output", "nets"),
+        2,
+        "--looks: got none for decoder",
+        "avatarctl puppet data --look hat",
+    ),
+    "looks for another network": (
+        ("train", "vae", "--data", "clips", "--looks", "clips", "--output", "nets"),
+        2,
+        "--looks: got clips for vae",
+        "",
+    ),
+    "no clips": (
+        ("train", "vae", "--data", "clips", "--output", "nets"),
+        4,
+        "clips: got no drawn clips",
+        "avatarctl puppet data",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told(name: str, tmp_path: Path) -> None:
+    words, code, message, hint = MISTAKES[name]
+    done = subprocess.run(
+        [sys.executable, "-m", "avatarctl", "puppet", *words, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"]) == (code, code)
+    assert message in told["errors"][0]["message"] and hint in told["errors"][0]["hint"]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
