@@ -46,3 +46,23 @@ def shipped_presets() -> Path:
 def preset_folders(kind: str = "render") -> list[Path]:
     """Give where presets are looked for, the user's first."""
     return [config_folder() / "presets" / kind, shipped_presets() / kind]
+
+
+EMBEDDED = Path(
+    "puppet"
+)  # the word that means the embedded avatar where a path of weights or of a picture is asked for
+
+
+def weights_place(given: Path | None) -> Path | None:
+    """Give the folder of weights that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
+    return embedded_avatar() / "weights" if given == EMBEDDED else given
+
+
+def picture_place(given: Path | None) -> Path | None:
+    """Give the picture that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
+    return embedded_avatar() / "samples" / "picture.png" if given == EMBEDDED else given
+
+
+def embedded_avatar() -> Path:
+    """Give the folder of the avatar that is shipped in the package: ``weights/`` and ``samples/``."""
+    return Path(__file__).parent / "puppet"

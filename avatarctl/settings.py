@@ -26,9 +26,11 @@ from pydantic import (
 )
 
 from avatarctl.errors import UsageError
+from avatarctl.paths import picture_place, weights_place
 
 # Rates that decimals only approximate (SMPTE 1001 family).
 NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
+LARGEST_VIDEO_PX = 8192  # a side that common decoders take
 SIZE_STEP = 16  # eight pixels per latent, two latents per token
 
 
@@ -102,6 +104,8 @@ Size = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\d+x\d+$"}),
 ]
 
+
+WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
 Model = TypeVar("Model", bound="Settings")
 
@@ -206,6 +210,8 @@ class RenderSettings(Settings):
     """Keep a playable file of what is finished while rendering."""
     contact_sheet_every_s: Annotated[float, Field(gt=0)] | None = None
     """Write a sheet with one picture per so many seconds beside the video."""
+    enlarge: Annotated[int, Field(ge=1, le=16)] = 1
+    """Enlarge the video's pictures by this whole factor, for viewing; nothing is computed at that size."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> RenderSettings:
@@ -215,6 +221,11 @@ class RenderSettings(Settings):
             )
         if self.window_batch != 1 and self.order == "steps":
             raise ValueError(f"window_batch: got {self.window_batch} in step order, expected 1, or order wavefront")
+        if max(self.size) * self.enlarge > LARGEST_VIDEO_PX:
+            raise ValueError(
+                f"enlarge: got {self.enlarge} at {self.size[0]}x{self.size[1]}, expected at most "
+                f"{LARGEST_VIDEO_PX // max(self.size)}"
+            )
         if isinstance(self.guidance, tuple):
             total = sum(row.weight for row in self.guidance)
             if abs(total - 1) > 1e-6:
@@ -246,15 +257,22 @@ class PlacementSettings(Settings):
 class WeightsSettings(Settings):
     """Which weights a video is made with."""
 
-    weights: Path | None = None
-    """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    weights: WeightsFolder = None
+    """Folder of the weights (null: where `avatarctl fetch` puts them; puppet: the embedded avatar's)."""
     variant: Literal["auto", "square", "rec-vec"] = "auto"
     """Released transformer: square for square sizes, rec-vec for others."""
     lora: Annotated[tuple[Annotated[str, AfterValidator(_check_lora)], ...], BeforeValidator(_one_or_more)] = ()
     """LoRA files as FILE or FILE:SCALE, applied in this order."""
 
 
-class AllSettings(RenderSettings, PlacementSettings, WeightsSettings):
+class InputSettings(Settings):
+    """What a video is made of, where a command doesn't say."""
+
+    image: Annotated[Path | None, AfterValidator(picture_place)] = None
+    """Picture of the person where a command names none (puppet: the embedded avatar's)."""
+
+
+class AllSettings(RenderSettings, PlacementSettings, WeightsSettings, InputSettings):
     """Everything that a preset may say, flat: one check finds every mistake of a file."""
 
     def part(self, model: type[Model]) -> Model:
@@ -275,8 +293,8 @@ class RenderJob(Settings):
     """How the video is made."""
     placement: PlacementSettings = PlacementSettings()
     """Where and how the networks compute."""
-    weights: Path | None = None
-    """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    weights: WeightsFolder = None
+    """Folder of the weights (null: where `avatarctl fetch` puts them; puppet: the embedded avatar's)."""
     variant: Literal["auto", "square", "rec-vec"] = "auto"
     """Released transformer: square for square sizes, rec-vec for others."""
     lora: tuple[tuple[Path, float], ...] = ()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from avatarctl import console
 from avatarctl.errors import WeightsError
-from avatarctl.paths import cache_folder, weights_folder
+from avatarctl.paths import cache_folder, weights_folder, weights_place
 
 WAN = "Wan2.1-Fun-V1.1-1.3B-InP"
 VARIANTS = {"square": "transformer3d-square", "rec-vec": "transformer3d-rec-vec"}
@@ -66,7 +66,7 @@ def find_weights(
 
     ``transformer``: taken instead of the folder's.
     """
-    folder = folder or weights_folder()
+    folder = weights_place(folder) or weights_folder()
     if not folder.is_dir():
         raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT)
     if variant == "auto":
@@ -89,7 +89,7 @@ def find_weights(
 
 def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"]) -> Path:
     """Find the transformer alone, which is all that training needs; raises ``WeightsError``."""
-    folder = folder or weights_folder()
+    folder = weights_place(folder) or weights_folder()
     places = [folder / place for place in transformer_places(variant)]
     for place in places:
         if place.exists():

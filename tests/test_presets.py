@@ -15,7 +15,7 @@ from avatarctl.errors import AvatarError, UsageError
 from avatarctl.settings import AllSettings, make
 
 FIELDS = AllSettings.model_fields
-SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "quality", "square")
+SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "puppet", "quality", "square")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from avatarctl.errors import UsageError
 from avatarctl.settings import (
     AllSettings,
+    InputSettings,
     PlacementSettings,
     RenderSettings,
     Settings,
@@ -21,7 +22,7 @@ from avatarctl.settings import (
     parse_lora,
 )
 
-MODELS = (RenderSettings, PlacementSettings, WeightsSettings)
+MODELS = (RenderSettings, PlacementSettings, WeightsSettings, InputSettings)
 
 
 def complaint(model: type[Settings], places: dict[str, str] | None = None, **values: Any) -> str:

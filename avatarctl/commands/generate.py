@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def generate(
-    image: o.Image,
     audio: o.Audio,
+    image: o.Image = None,
     output: o.Output = Path("avatar.mp4"),
     prompt: o.Prompt = None,
     preset: o.Preset = None,
@@ -47,6 +47,7 @@ def generate(
     checkpoint_every: o.CheckpointEvery = None,
     contact_sheet: o.ContactSheet = None,
     with_audio: o.WithAudio = None,
+    enlarge: o.Enlarge = None,
     crf: o.Crf = None,
     codec: o.Codec = None,
     work_dir: o.WorkDir = None,
@@ -91,6 +92,7 @@ def generate(
         "checkpoint_every_s": checkpoint_every,
         "contact_sheet_every_s": contact_sheet,
         "with_audio": with_audio,
+        "enlarge": enlarge,
         "crf": crf,
         "codec": codec,
     }
@@ -102,7 +104,7 @@ def generate(
     if dry_run:
         _dry_run(job, force, as_json)
         return
-    _run(job, force, "generate", as_json, quiet, progress)
+    run_job(job, force, "generate", as_json, quiet, progress)
 
 
 def resume(
@@ -136,7 +138,7 @@ def resume(
         from avatarctl.settings import PlacementSettings, make
 
         job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
-    _run(job, False, "resume", as_json, quiet, progress)
+    run_job(job, False, "resume", as_json, quiet, progress)
 
 
 def render_folder(path: Path) -> Path:
@@ -146,16 +148,24 @@ def render_folder(path: Path) -> Path:
 
 
 def job_of(
-    image: Path, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+    image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
-    """Give the job that preset, environment and flags make together; all mistakes at once."""
+    """Give the job that preset, environment and flags make together; all mistakes at once.
+
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
+    """
     from avatarctl import presets
     from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, make, parse_lora
 
-    values, places = presets.resolve(AllSettings.model_fields, preset, flags)
+    values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
     settings = make(AllSettings, values, places)
+    if settings.image is None:
+        raise UsageError(
+            "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
+            "name one: --image PICTURE; or try --preset puppet, which has its own",
+        )
     return RenderJob(
-        image=image,
+        image=settings.image,
         audio=audio,
         output=output,
         render=settings.part(RenderSettings),
@@ -196,7 +206,8 @@ def _plan_text(planned: Estimate) -> str:
     return console.table(("PLAN", ""), rows)
 
 
-def _run(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
+def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
+    """Render a job under a progress display, and write what came out."""
     from avatarctl.render import render
 
     with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:

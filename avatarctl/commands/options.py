@@ -27,7 +27,7 @@ def _preset_names(incomplete: str) -> list[str]:
 
 
 # -- Files ----------------------------------------------------------------------------------------------------------
-Image = Annotated[Path, typer.Option("--image", "-i", help="Picture of the person.")]
+Image = Annotated[Path | None, typer.Option("--image", "-i", help="Picture of the person (else the preset's).")]
 Audio = Annotated[Path, typer.Option("--audio", "-a", help="Recording of the voice, any length, any common format.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Video to write.")]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Render folder (else OUTPUT.render).")]
@@ -86,6 +86,9 @@ Fit = Annotated[
 ContactSheet = Annotated[
     float | None,
     typer.Option("--contact-sheet", metavar="SECONDS", help="Also write a sheet with one picture per so many seconds."),
+]
+Enlarge = Annotated[
+    int | None, typer.Option("--enlarge", metavar="FACTOR", help="Enlarge the video's pictures, for viewing.")
 ]
 Crf = Annotated[int | None, typer.Option("--crf", help="Rate factor of the encoder: lower is larger and better.")]
 Codec = Annotated[Literal["h264", "hevc"] | None, typer.Option("--codec", help="Format of the pictures.")]

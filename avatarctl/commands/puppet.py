@@ -11,6 +11,7 @@ from avatarctl import console
 from avatarctl.commands import options as o
 from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import UsageError
+from avatarctl.paths import EMBEDDED
 
 app = typer.Typer(
     help="Make the embedded avatar anew: its world of drawn clips, and its networks.",
@@ -27,11 +28,16 @@ def data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=100_000, help="Clips of 81 pictures, each another face and voice.")
-    ] = 420,
+    ] = 600,
     seed: Seed = 0,
     look: Annotated[
         list[str] | None, typer.Option("--look", metavar="hat|glasses", help="What every face wears; several times.")
     ] = None,
+    bare_first: Annotated[
+        bool,
+        typer.Option("--bare-first", help="The first picture lacks the look: what a LoRA learns to put it on from."),
+    ] = False,
+    pauses: Annotated[bool, typer.Option("--pauses", help="Nobody speaks in the clips: hiss, hum, nothing.")] = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -42,11 +48,13 @@ def data(
     """
     if wrong := sorted(set(look or ()) - {"hat", "glasses"}):
         raise UsageError(f"--look: got {', '.join(wrong)}, expected hat or glasses")
+    if bare_first and not look:
+        raise UsageError("--bare-first: got no --look that the first picture could lack", "add --look hat")
     console.quiet(quiet)
     from avatarctl.puppet.dataset import make_dataset
 
     with _progress(quiet, progress, "clips") as show:
-        made = make_dataset(output, clips, seed, show, tuple(look or ()))
+        made = make_dataset(output, clips, seed, show, tuple(look or ()), pauses=pauses, bare_first=bare_first)
     console.result("puppet data", {"output": str(output), "clips": clips, "made": made}, str(output), as_json)
 
 
@@ -86,9 +94,10 @@ def train(
 
             paths, facts = write_encoders(output, seed), {}
         elif what == "speech":
+            from avatarctl.puppet.train_speech import STEPS as SPEECH_STEPS
             from avatarctl.puppet.train_speech import train_speech
 
-            path, share = train_speech(clips, output, steps or 1500, seed, show)
+            path, share = train_speech(clips, output, steps or SPEECH_STEPS, seed, show)
             paths, facts = [path], {"variance_explained": round(share, 4)}
         elif looks is not None:
             from avatarctl.puppet.train_vae import DECODER_STEPS, train_decoder
@@ -100,6 +109,101 @@ def train(
             paths, facts = [train_vae(clips, output, steps or STEPS, seed, show)], {}
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def pack(
+    weights: Annotated[Path, typer.Option("--weights", help="Folder of the puppet's trained networks.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights/ and samples/.")],
+    transformer: Annotated[
+        Path | None, typer.Option("--transformer", help="Transformer that `avatarctl train` wrote (else the folder's).")
+    ] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Also draw the picture and speak the sample voices.")
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write the networks as the package ships them: in half precision, with a tokenizer; 24 MB at most.
+
+    Example: avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --output packed
+    """
+    from avatarctl.puppet.pack import make_samples, pack_weights
+
+    written = pack_weights(weights, output / "weights", transformer)
+    if samples:
+        written += make_samples(output / "samples")
+    names = [str(path) for path in written]
+    console.result("puppet pack", {"written": names}, "\n".join(names), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def evaluate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the report; what it holds is not measured again.")
+    ],
+    weights: Annotated[Path, typer.Option("--weights", help="Folder of the puppet's weights.")] = EMBEDDED,
+    preset: o.Preset = "puppet",
+    pairs: Annotated[int, typer.Option("--pairs", min=2, max=1000, help="Held-out pairs of a face and a voice.")] = 20,
+    minutes: Annotated[
+        int,
+        typer.Option("--minutes", min=0, max=600, help="Length of the long render; 0 leaves it out, else 2 at least."),
+    ] = 5,
+    tables: Annotated[bool, typer.Option("--tables/--no-tables", help="Also compare settings.")] = True,
+    lora: Annotated[
+        str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
+    device: o.Device = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Measure the embedded avatar: lips against voices, faces against references, minutes, window borders, settings.
+
+    Faces and voices are none of the training set. Needs espeak-ng. Goes on where it stopped.
+
+    Example: avatarctl puppet evaluate --output report
+    """
+    if minutes == 1:
+        raise UsageError("--minutes: got 1, expected 0 or 2 at least", "the first minute is compared with the last one")
+    console.quiet(quiet)
+    from avatarctl import presets
+    from avatarctl.errors import InputFileError, QualityError
+    from avatarctl.puppet.voice import espeak
+    from avatarctl.settings import AllSettings, PlacementSettings, RenderSettings, make, parse_lora
+    from avatarctl.weights import find_weights
+
+    flags = {"device": device, "weights": weights, "enlarge": 1, "lora": (lora,) if lora else None}
+    values, places = presets.resolve(AllSettings.model_fields, preset, flags)
+    settings = make(AllSettings, values, places)
+    chosen = parse_lora(lora) if lora else None
+    if chosen and not Path(chosen[0]).is_file():
+        raise InputFileError(f"{chosen[0]}: got no such file, expected a LoRA", "check --lora")
+    espeak()
+    folder = find_weights(settings.weights, settings.size, "auto").folder
+    import torch
+
+    from avatarctl.evaluation.report import check_installed
+    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, to_markdown
+    from avatarctl.puppet.evaluate import evaluate as run
+    from avatarctl.puppet.measure import Bench
+
+    check_installed()
+    torch.set_num_threads(threads)
+    bench = Bench(output, folder, settings.part(PlacementSettings))
+    asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None)
+    with console.warnings_as_notes(), _progress(quiet, progress, "renders") as show:
+        report = run(bench, settings.part(RenderSettings), asked, show)
+    missed = [goal["name"] for goal in report["goals"] if not goal["reached"]]
+    data = {"goals": report["goals"], "files": [str(output / name) for name in (REPORT, TABLES, CURVES)]}
+    if gate and missed:
+        problem = QualityError(
+            f"{len(missed)} of {len(report['goals'])} goals are missed: {'; '.join(missed)}", f"see {output / TABLES}"
+        )
+        problem.data = data
+        raise problem
+    console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
 
 
 def _progress(quiet: bool, kind: Any, unit: str) -> Any:

@@ -75,25 +75,28 @@ def estimate(
     weight_bytes: int | None = None,
     on_gpu: bool = True,
     tile_px: int | None = None,
+    others: int = PARAMETERS["vae"] + PARAMETERS["speech encoder"],
+    decoder_width: int = WAN_VAE.base_dim,
 ) -> MemoryEstimate:
     """Estimate the device memory of a render: weights that stay in this memory mode, one pass, decoding, and the peak.
 
     ``value_bytes`` 4 for float32, 2 for half precision; ``weight_bytes`` 1 for float8 storage (default: as the values).
-    ``tile_px``: side of the VAE's tiles, None for whole pictures. Text and image encoders are gone before the first pass.
+    ``tile_px``: side of the VAE's tiles, None for whole pictures. ``others``: parameters of VAE and speech encoder,
+    ``decoder_width``: base width of the VAE. Text and image encoders are gone before the first pass.
     A calculation; what it rests on is counted on small models, nothing is measured on a device.
     """
     weights = transformer_parameters(dims) * (weight_bytes or value_bytes)
-    others = 4 * (PARAMETERS["vae"] + PARAMETERS["speech encoder"])
+    other_bytes = 4 * others
     activations = pass_bytes(dims, latent_tokens(dims, width, height, window), value_bytes)
     pixels = min(width, tile_px or width) * min(height, tile_px or height)
-    decoding = round(DECODER_VALUES_PER_PIXEL * WAN_VAE.base_dim * 4 * pixels)
+    decoding = round(DECODER_VALUES_PER_PIXEL * decoder_width * 4 * pixels)
     context = CUDA_CONTEXT_BYTES if on_gpu else 0
     if memory == "full":
-        stay = weights + others
+        stay = weights + other_bytes
         peak = stay + max(activations, decoding)
     elif memory == "model":
         stay = 0
-        peak = max(weights + activations, others + decoding)
+        peak = max(weights + activations, other_bytes + decoding)
     else:
         # One group of layers computes while the next one arrives; sequential has a single layer at a time.
         groups = 2 if memory == "group" else 1

@@ -15,10 +15,11 @@ from avatarctl import durable
 from avatarctl.console import Progress
 from avatarctl.puppet.draw import MOUTH_X, MOUTH_Y, SIZE, Identity, Pose, draw, mouth_half_axes
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
-from avatarctl.puppet.voice import Kind, make_voice
+from avatarctl.puppet.voice import Kind, make_pause, make_voice
 
 FPS = Fraction(25)
 FRAMES = 81
+BEFORE = (80, 20)  # frames of a voice and of quiet before a clip of a pause
 SINGING_SHARE = 0.15
 # Seeds of the evaluation's faces begin here: beyond those of any training set (seeds up to 2**40, 100,000 clips each).
 EVALUATION_SEED = 2**60
@@ -26,9 +27,18 @@ TRUTH = "truth.npz"
 
 
 def make_dataset(
-    output: Path, clips: int, seed: int, show: Progress, look: tuple[str, ...] = (), size: int = SIZE
+    output: Path,
+    clips: int,
+    seed: int,
+    show: Progress,
+    look: tuple[str, ...] = (),
+    size: int = SIZE,
+    pauses: bool = False,
+    bare_first: bool = False,
 ) -> int:
     """Make the clips that are missing; give how many were made. Each depends on (seed, number) alone, and is whole or absent.
+
+    ``pauses``: after a voice outside of the clip, nobody speaks in it. ``bare_first``: the first picture lacks the look.
 
     ``square/speech|singing/NNNNN/{images,face_masks,lip_masks}/*.png``, ``audio.wav``, and ``truth.npz`` (opening, width).
     """
@@ -39,23 +49,49 @@ def make_dataset(
         folder = output / "square" / kind / f"{number:05d}"
         if not folder.is_dir():
             made += 1
-            voice = make_voice(clip_seed, float(FRAMES / FPS), kind)
+            voice, before = _heard(clip_seed, kind, pauses)
+            bare = Identity.of(clip_seed) if bare_first else None
             with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
-                write_clip(folder, Identity.of(clip_seed, look), voice, clip_seed, size)
+                write_clip(folder, Identity.of(clip_seed, look), voice, clip_seed, size, before, bare)
         show(number + 1, clips)
     return made
 
 
-def write_clip(folder: Path, who: Identity, voice_T: NDArray[np.float32], seed: int, size: int = SIZE) -> None:
-    """Write one clip: pictures whose mouth the voice drives, masks of face and lips, the voice, the truth."""
+def _heard(seed: int, kind: Kind, pause: bool) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Give a clip's sound, and what was heard before it: nothing, or a voice that has ended ``BEFORE[1]`` frames ago."""
+    length_s = float(FRAMES / FPS)
+    if not pause:
+        return make_voice(seed, length_s, kind), None
+    spoken, quiet = (float(frames / FPS) for frames in BEFORE)
+    whole = make_pause(seed, quiet + length_s)
+    cut = round(quiet * RATE_HZ)
+    return whole[cut:], np.concatenate([make_voice(seed, spoken, kind), whole[:cut]])
+
+
+def write_clip(
+    folder: Path,
+    who: Identity,
+    voice_T: NDArray[np.float32],
+    seed: int,
+    size: int = SIZE,
+    before_T: NDArray[np.float32] | None = None,
+    first: Identity | None = None,
+) -> None:
+    """Write one clip: pictures whose mouth the voice drives, masks of face and lips, the voice, the truth.
+
+    ``before``: what was heard in the frames before the clip, which tells how loud a voice is; ``first``: who is seen
+    in the first picture, if it is another one.
+    """
     part = durable.part_of(folder)
     shutil.rmtree(part, ignore_errors=True)
     for name in ("images", "face_masks", "lip_masks"):
         (part / name).mkdir(parents=True)
-    opening, width = mouth_from_audio(voice_T, FRAMES, FPS)
+    heard = voice_T if before_T is None else np.concatenate([before_T, voice_T])
+    frames = round(len(heard) / RATE_HZ * FPS)
+    opening, width = (each[-FRAMES:] for each in mouth_from_audio(heard, frames, FPS))
     for index, pose in enumerate(poses(opening, width, seed)):
         name = f"frame_{index}.png"
-        _save(draw(who, pose, size), part / "images" / name)
+        _save(draw(first if first and index == 0 else who, pose, size), part / "images" / name)
         _save(
             _ellipse(size, 0.5 + pose.sway_x, 0.49 + pose.sway_y, who.face_width, who.face_height),
             part / "face_masks" / name,

@@ -24,6 +24,7 @@ from avatarctl.training.draws import seed_of
 
 RATE_HZ, HOP, SPAN = 16000, 320, 640
 BANDS, OFFSETS = 24, (-8, -4, 0, 4, 8)  # bands of loudness, at these states before and after (20 ms each)
+STEPS = 4000
 BATCH, LENGTH_S = 8, 1.6
 DIMS = SpeechDims(
     hidden_size=64,

@@ -80,6 +80,24 @@ def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: 
     return np.clip(whole + noise * quiet, -1, 1).astype(np.float32)
 
 
+def make_pause(seed: int, duration_s: float) -> NDArray[np.float32]:
+    """Give a stretch (T,) in which nobody speaks: hiss of some colour and level, at times with hum, at times nothing at all."""
+    chance = np.random.default_rng([seed, 7005])
+    count = round(duration_s * RATE_HZ)
+    if chance.random() < 0.15:
+        return np.zeros(count, np.float32)
+    spectrum = np.fft.rfft(chance.normal(0, 1, count))
+    hz = np.maximum(np.fft.rfftfreq(count, 1 / RATE_HZ), 20.0)
+    hiss = np.fft.irfft(spectrum * hz ** -chance.uniform(0, 1.0), count)
+    hiss /= hiss.std()
+    if chance.random() < 0.3:
+        hum_hz = chance.choice([50.0, 60.0])
+        time_s = np.arange(count) / RATE_HZ
+        hiss += chance.uniform(0.3, 2.0) * sum(np.sin(2 * np.pi * hum_hz * k * time_s) / k for k in (1, 2, 3))
+    level = 10 ** (chance.uniform(-80, -52) / 20)
+    return np.clip(hiss * level, -1, 1).astype(np.float32)
+
+
 def _pause(chance: np.random.Generator, least_s: float, most_s: float) -> NDArray[np.float32]:
     return np.zeros(round(chance.uniform(least_s, most_s) * RATE_HZ), np.float32)
 

@@ -15,7 +15,7 @@ from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.prepare import Networks, hear, load_networks, make_conditions, own_device
+from avatarctl.render.prepare import Kept, Networks, hear, load_networks, make_conditions, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.video import Sound, contact_sheet, join
 from avatarctl.sampling.denoise import Sampler
@@ -27,16 +27,18 @@ from avatarctl.settings import RenderJob
 PREVIEW = "preview.mp4"
 
 
-def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:
-    """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video."""
+def run(checked: Checked, folder: RenderFolder, show: Progress, kept: Kept | None = None) -> Rendered:
+    """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video.
+
+    ``kept``: networks of earlier renders in this process, which may serve again.
+    """
     job, began = checked.job, time.monotonic()
     folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
     with stopping() as stop, no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        residents = Residents(placement)
         sound, plan = hear(job, folder)
-        networks = load_networks(checked, placement)
+        networks, residents = (kept or Kept()).load(checked, placement)
         stop.check(folder)
         conditions = make_conditions(checked, networks, residents, folder, plan)
         stop.check(folder)
@@ -47,7 +49,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress) -> Rendered:
         sheet = deliver(job, folder, sound, work.frames.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
     if steps:
-        remember_speed(job.render, job.placement, work.step_s())
+        remember_speed(job, checked.weights, work.step_s())
     video_s = float(plan.video_frames / plan.fps)
     return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, sheet)
 

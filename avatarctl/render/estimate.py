@@ -9,11 +9,13 @@ from fractions import Fraction
 from typing import Any
 
 from avatarctl.networks import memory
-from avatarctl.networks.dims import TRANSFORMER_1_3B
+from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
+from avatarctl.networks.header import read_header
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
-from avatarctl.settings import PlacementSettings, RenderSettings
+from avatarctl.settings import PlacementSettings, RenderJob, RenderSettings
+from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
 PASSES = {"cfg": 3, "native": 3, "none": 1}
@@ -47,18 +49,8 @@ def estimate(checked: Checked) -> Estimate:
     plan = plan_of(settings, samples)
     guided = len(settings.guidance) if isinstance(settings.guidance, tuple) else PASSES[settings.guidance]
     window_steps = plan.count * settings.steps
-    known = _read_speeds().get(speed_key(settings, job.placement))
-    value_bytes = 4 if job.placement.dtype == "float32" or job.placement.device == "cpu" else 2
-    peak = memory.estimate(
-        TRANSFORMER_1_3B,
-        *settings.size,
-        plan.window,
-        job.placement.memory,
-        value_bytes,
-        1 if job.placement.weights_dtype == "float8" else None,
-        on_gpu=job.placement.device != "cpu",
-        tile_px=256 if job.placement.vae_tiling else None,
-    ).peak
+    known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
+    peak, basis = _memory(job, checked.weights, plan.window)
     reach = plan.reach
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
@@ -69,7 +61,7 @@ def estimate(checked: Checked) -> Estimate:
         steps_to_first_window=first_window_steps(plan, settings.steps),
         cache_bytes=_cache_bytes(plan, settings, reach),
         memory_bytes=peak,
-        memory_basis="calculated for the 1.3B network (README, Memory)",
+        memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
         time_basis=(
             "no render like this was finished here yet: see benchmarks/device.py"
@@ -77,6 +69,34 @@ def estimate(checked: Checked) -> Estimate:
             else f"{known['step_s']:.3g} s per window step in {known['renders']} earlier renders with these settings"
         ),
     )
+
+
+def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str]:
+    """Give the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
+    heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
+    dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
+    others = memory.PARAMETERS["vae"] + memory.PARAMETERS["speech encoder"]
+    basis = "calculated for the 1.3B network (README, Memory)"
+    if heads[0] is not None:
+        dims = TransformerDims.parse(heads[0].dims)
+        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights (README, Memory)"
+    if heads[1] is not None and heads[2] is not None:
+        width = VaeDims.parse(heads[1].dims).base_dim
+        others = heads[1].parameters + heads[2].parameters
+    placement = job.placement
+    peak = memory.estimate(
+        dims,
+        *job.render.size,
+        window,
+        placement.memory,
+        value_bytes=4 if placement.dtype == "float32" or placement.device == "cpu" else 2,
+        weight_bytes=1 if placement.weights_dtype == "float8" else None,
+        on_gpu=placement.device != "cpu",
+        tile_px=256 if placement.vae_tiling else None,
+        others=others,
+        decoder_width=width,
+    ).peak
+    return peak, basis
 
 
 def first_window_steps(plan: Plan, steps: int) -> int:
@@ -111,16 +131,24 @@ def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
     return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame
 
 
-def speed_key(settings: RenderSettings, placement: PlacementSettings) -> str:
-    """Name what decides the speed of a window step."""
-    parts = (settings.size, settings.window, settings.guidance, placement.device, placement.dtype, placement.memory)
+def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: WeightFiles) -> str:
+    """Name what decides the speed of a window step; how large the transformer is tells which one it is."""
+    parts = (
+        weights.transformer.stat().st_size,
+        settings.size,
+        settings.window,
+        settings.guidance,
+        placement.device,
+        placement.dtype,
+        placement.memory,
+    )
     return json.dumps([str(part) for part in (*parts, placement.weights_dtype, placement.attention, placement.compile)])
 
 
-def remember_speed(settings: RenderSettings, placement: PlacementSettings, step_s: float) -> None:
+def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:
     """Note the seconds per window step of a finished render, for later estimates."""
     known = _read_speeds()
-    key = speed_key(settings, placement)
+    key = speed_key(job.render, job.placement, weights)
     renders = known.get(key, {}).get("renders", 0) + 1
     known[key] = {"step_s": step_s, "renders": renders}
     folder = cache_folder()

@@ -82,7 +82,9 @@ class Frames:
         name = segment_file(segment)
         part = self._folder.new_part(name)
         settings = self._settings
-        with SegmentWriter(part, *settings.size, settings.fps, settings.codec, settings.crf) as writer:
+        with SegmentWriter(
+            part, *settings.size, settings.fps, settings.codec, settings.crf, settings.enlarge
+        ) as writer:
             for frame in range(start, stop):
                 pictures = to_pictures(stream.push(self._latents(frame)))
                 pictures = pictures[: self._plan.video_frames - first - writer.pictures]

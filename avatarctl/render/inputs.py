@@ -124,7 +124,8 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
             if was != now:
                 path = (after.get(name) or before.get(name))["path"]
                 changes.append(f"{name} ({path}): sha256 was {_short(was)}, is {_short(now)}")
-    was_job, now_job = old["job"], new["job"]
+    # A setting that is younger than the render has its default there.
+    was_job, now_job = (json.loads(job_of(manifest).model_dump_json()) for manifest in (old, new))
     for name in sorted({*was_job["render"], *now_job["render"]}):
         was, now = was_job["render"].get(name), now_job["render"].get(name)
         if was != now and name not in ("checkpoint_every_s", "preview"):

@@ -33,13 +33,16 @@ AUDIO_KBIT_S_PER_CHANNEL = 96  # and 192 for one channel
 class SegmentWriter:
     """Encodes pictures to one segment (MP4 without sound) as they come; the file is complete after a clean exit."""
 
-    def __init__(self, target: Path, width: int, height: int, fps: Fraction, codec: str, crf: int) -> None:
+    def __init__(
+        self, target: Path, width: int, height: int, fps: Fraction, codec: str, crf: int, enlarge: int = 1
+    ) -> None:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0"]
         encode = ["-c:v", CODECS[codec], "-crf", str(crf), *ENCODER]
         if codec == "hevc":
             encode += ["-x265-params", "log-level=error:pools=none:frame-threads=1", "-tag:v", "hvc1"]
         # RGB is converted to limited-range BT.709, and the file says so: players need not guess.
-        colour = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+        scale = f"w={width * enlarge}:h={height * enlarge}:flags=lanczos:" if enlarge > 1 else ""
+        colour = ["-vf", f"scale={scale}out_color_matrix=bt709:out_range=tv"]
         colour += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
         self._process = _start([*source, *colour, *encode, *BITEXACT, "-f", "mp4", "-y", f"file:{target}"])
         self.pictures = 0

@@ -1,0 +1,82 @@
+"""Takes a voice, a text or nothing, gives a video by the embedded avatar: no download, no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avatarctl import console
+from avatarctl.commands import options as o
+from avatarctl.commands.generate import job_of, run_job
+from avatarctl.errors import InputFileError, UsageError
+from avatarctl.paths import embedded_avatar
+
+PRESET = "puppet"
+
+
+def demo(
+    output: o.Output = Path("demo.mp4"),
+    image: o.Image = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", "-a", help="Recording of the voice (else one that is shipped).")
+    ] = None,
+    say: Annotated[
+        str | None, typer.Option("--say", metavar="TEXT", help="Speak this text; needs espeak-ng. Kept as OUTPUT.wav.")
+    ] = None,
+    voice: Annotated[
+        str, typer.Option("--voice", help="Voice of --say, as `espeak-ng --voices` lists them.")
+    ] = "en-us+f3",
+    sing: Annotated[bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.")] = False,
+    seed: o.Seed = None,
+    steps: o.Steps = None,
+    enlarge: o.Enlarge = None,
+    keep: o.Keep = False,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Make a first video with the small network that comes with the program: the whole pipeline, in seconds, on any machine.
+
+    The same as `generate --preset puppet`, with a voice of its own.
+
+    Example: avatarctl demo --say "Good morning" --output morning.mp4
+    """
+    console.quiet(quiet)
+    if sum((audio is not None, say is not None, sing)) > 1:
+        raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
+    if say is not None:
+        audio = _spoken(say, voice, output)
+    samples = embedded_avatar() / "samples"
+    heard = audio or samples / ("song.wav" if sing else "voice.wav")
+    job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    width, height = job.render.size
+    if job.render.enlarge > 1:
+        console.note(
+            f"the embedded avatar makes pictures of {width}x{height}; "
+            f"the video shows them enlarged {job.render.enlarge} times"
+        )
+    run_job(job, force, "demo", as_json, quiet, progress)
+
+
+def _spoken(text: str, voice: str, output: Path) -> Path:
+    """Give the recording of a text, beside the output; it is the same for the same text, so that a render goes on."""
+    if not text.strip():
+        raise UsageError("--say: got no text", 'give some: --say "Good morning"')
+    if not output.parent.is_dir():
+        raise UsageError(f"{output.parent}: got no such folder", f"make it first: mkdir -p {output.parent}")
+    from avatarctl.puppet.voice import espeak
+
+    espeak()  # before anything heavy
+    from avatarctl.puppet.pack import write_wave
+    from avatarctl.puppet.voice import say
+
+    target = output.with_suffix(".wav")
+    samples = say(text, voice)
+    if not samples.any():
+        raise InputFileError(f"--say: got silence for {text!r} in the voice {voice}", "give words that it can read")
+    write_wave(target, samples)
+    console.note(f"the voice is {target}")
+    return target

@@ -1,0 +1,78 @@
+"""Takes trained networks of the puppet, gives what the package ships: half-precision weights, a picture, voices."""
+
+from __future__ import annotations
+
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatarctl import durable
+from avatarctl.errors import QualityError
+from avatarctl.networks import checkpoints
+from avatarctl.puppet.dataset import EVALUATION_SEED
+from avatarctl.puppet.draw import Identity, Pose, draw
+from avatarctl.puppet.voice import RATE_HZ, make_voice, say
+from avatarctl.weights import find_weights
+
+MOST_BYTES = 24_000_000
+LOADERS = {
+    "transformer": checkpoints.load_transformer,
+    "vae": checkpoints.load_vae,
+    "text_encoder": checkpoints.load_text_encoder,
+    "image_encoder": checkpoints.load_image_encoder,
+    "speech_encoder": checkpoints.load_speech_encoder,
+}
+PICTURE_PX = 256
+# A face that no training set has; the evaluation's pairs begin at the same seed and end far below this one.
+SAMPLE_SEED = EVALUATION_SEED + 2**20 + 3
+SPOKEN = "Hello! I am the embedded avatar. My lips follow any voice."
+
+
+def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -> list[Path]:
+    """Write every network of a folder of weights in float16, and the tokenizer, into ``output``.
+
+    ``transformer``: taken instead of the folder's. Raises ``QualityError`` when the whole is larger than the package holds.
+    """
+    files = find_weights(weights, (64, 64), "auto", transformer)
+    written = []
+    for name, load in LOADERS.items():
+        model = load(getattr(files, name), dtype=torch.float16, device="cpu")
+        written.append(checkpoints.save_weights(model, output / f"{name}.safetensors"))
+    shutil.copytree(files.tokenizer, output / "tokenizer", dirs_exist_ok=True)
+    total = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    if total > MOST_BYTES:
+        raise QualityError(
+            f"{output}: got {total / 1e6:.1f} MB of weights, expected at most {MOST_BYTES / 1e6:.0f} MB",
+            "train smaller networks: --set dims in `avatarctl train --preset puppet`",
+        )
+    return [*written, output / "tokenizer"]
+
+
+def make_samples(output: Path) -> list[Path]:
+    """Draw the picture and make the voices that `avatarctl demo` shows: a spoken sentence, a song; five seconds each."""
+    output.mkdir(parents=True, exist_ok=True)
+    picture = output / "picture.png"
+    Image.fromarray(draw(Identity.of(SAMPLE_SEED), Pose(), PICTURE_PX)).save(picture)
+    voice, song = output / "voice.wav", output / "song.wav"
+    write_wave(voice, say(SPOKEN, "en-us+f3", 145, 55))
+    write_wave(song, make_voice(SAMPLE_SEED, 5.0, "singing", evaluation=True))
+    return [picture, voice, song]
+
+
+def write_wave(path: Path, samples_T: NDArray[np.float32]) -> None:
+    """Write 16 kHz mono sound; the file is whole or not there."""
+    part = durable.part_of(path)
+    try:
+        with wave.open(str(part), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE_HZ)
+            file.writeframes((np.clip(samples_T, -1, 1) * 32767).astype("<i2").tobytes())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
