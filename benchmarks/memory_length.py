@@ -1,8 +1,10 @@
 """Takes two lengths of a recording, gives the peak memory of a whole render of each: it should not grow with length.
 
-Tiny random networks at 64x64 pixels, one pass per step, every stage of a real render from the sound file to the MP4 file:
+Every stage of a real render from the sound file to the MP4 file, at 64x64 pixels: tiny random networks with one pass per step,
+or, with --embedded, the weights in the package as the preset `puppet` uses them:
 
     python benchmarks/memory_length.py --minutes 1 60 --json memory_length.json
+    python benchmarks/memory_length.py --minutes 1 20 --embedded
 """
 
 from __future__ import annotations
@@ -49,11 +51,11 @@ def noise_recording(path: Path, minutes: float) -> None:
             left -= count
 
 
-def peak_of(minutes: float, folder: Path) -> dict[str, float]:
+def peak_of(minutes: float, folder: Path, how: list[str]) -> dict[str, float]:
     """Render ``minutes`` in a process of its own; give its peak memory in MB and its time."""
     noise_recording(folder / "voice.wav", minutes)
-    command = [sys.executable, "-c", CHILD, "generate", "-i", "face.png", "-a", "voice.wav", "-o", "out.mp4", "--force"]
-    command += ["--weights", "weights", "--preset", "tiny.yaml", "--device", "cpu", "--quiet"]
+    command = [sys.executable, "-c", CHILD, "generate", "-a", "voice.wav", "-o", "out.mp4", "--force", "--quiet"]
+    command += ["--device", "cpu", *how]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVATARCTL_HOME": str(folder / "home")}
     begin = time.perf_counter()
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -66,6 +68,7 @@ def peak_of(minutes: float, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0])
+    parser.add_argument("--embedded", action="store_true", help="with the weights in the package")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
@@ -77,8 +80,10 @@ def main() -> None:
         tiny_weights(folder / "weights")
         Image.radial_gradient("L").convert("RGB").save(folder / "face.png")
         (folder / "tiny.yaml").write_text(PRESET)
+        tiny = ["-i", "face.png", "--weights", "weights", "--preset", "tiny.yaml"]
+        how = ["--preset", "puppet"] if arguments.embedded else tiny
         for minutes in arguments.minutes:
-            rows.append(peak_of(minutes, folder))
+            rows.append(peak_of(minutes, folder, how))
             print(f"{minutes:6.1f} min: peak {rows[-1]['peak_mb']:.1f} MB, {rows[-1]['wall_s']:.0f} s")
     if len(rows) > 1:
         print(f"ratio of peaks: {rows[-1]['peak_mb'] / rows[0]['peak_mb']:.3f}")

@@ -118,6 +118,10 @@ def pack(
     transformer: Annotated[
         Path | None, typer.Option("--transformer", help="Transformer that `avatarctl train` wrote (else the folder's).")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder that `puppet evaluate` wrote: a model card of it, too.")
+    ] = None,
+    notes: Annotated[str, typer.Option("--notes", help="What the model card says beyond that.")] = "",
     samples: Annotated[
         bool, typer.Option("--samples", help="Also draw the picture and speak the sample voices.")
     ] = False,
@@ -132,6 +136,10 @@ def pack(
     written = pack_weights(weights, output / "weights", transformer)
     if samples:
         written += make_samples(output / "samples")
+    if report is not None:
+        from avatarctl.puppet.card import write_card
+
+        written.append(write_card(output / "weights", report, notes))
     names = [str(path) for path in written]
     console.result("puppet pack", {"written": names}, "\n".join(names), as_json)
 

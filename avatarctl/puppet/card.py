@@ -1,0 +1,102 @@
+"""Takes packed weights and the report of their evaluation, gives the model card that lies beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avatarctl import durable
+from avatarctl.errors import InputFileError
+from avatarctl.networks.header import read_header
+from avatarctl.puppet.evaluate import TABLES
+from avatarctl.puppet.voice import EVALUATION, TRAINING
+
+CARD = "README.md"
+TEXT = """---
+license: apache-2.0
+tags: [talking-head, video-diffusion, synthetic]
+---
+
+# The embedded avatar
+
+## What it is
+
+A small network of the StableAvatar architecture that `avatarctl` ships, so that the whole pipeline runs, and can be measured,
+on any machine: video diffusion transformer with time-step-aware audio adapter, Wan VAE, umT5, CLIP and wav2vec 2.0 classes,
+all at small size. It shows drawn faces of 64x64 pixels whose lips follow a voice. It knows no photographs: a real portrait
+becomes a smear.
+
+| network | million weights | file, MB |
+|---|---|---|
+{sizes}
+
+Text and image encoder are fixed random codes of the full model's classes. No person, no recording of a person and no downloaded
+weights are in it: faces are drawn from random numbers, training voices are made by espeak-ng and by a formant synthesiser.
+
+## How it was trained
+
+Everything comes from seeds; two CPU cores take about two hours.
+
+```console
+{commands}
+```
+
+The mouth of a drawn face is driven by `avatarctl.puppet.mouth.mouth_from_audio`: its opening by the energy of the voice's band
+relative to the seconds around, its width by the spectral centroid. Training languages: {training}. Evaluation: {evaluation};
+its faces come from seeds that no training set reaches.
+{notes}
+## How good it is
+
+Measured on rendered pictures by `mouth_from_frames`, with float16 weights as shipped, by
+`avatarctl puppet evaluate --output report` (held-out pairs; tables over settings on other pairs, eight seconds each, by which
+the preset was chosen):
+
+{report}
+
+Colour is the mean difference from the reference picture in grey levels outside of mouth and eyes, geometry the mean distance of
+the eyes' distance, height and size in pixels, border ratio the difference of neighbouring pictures at window borders over the
+median elsewhere, amplitude the deviation of the opening over the one asked for.
+
+## Licence
+
+Apache-2.0, like the program; drawings, voices and weights were made for it.
+"""
+COMMANDS = """avatarctl puppet data --output drawn/clips
+avatarctl puppet data --output drawn/pauses --pauses --clips 60 --seed 3
+avatarctl puppet data --output looks --look hat --look glasses --clips 60 --seed 1
+avatarctl puppet train encoders --data drawn/clips --output nets
+avatarctl puppet train speech --data drawn/clips --output nets
+avatarctl puppet train vae --data drawn/clips --output nets
+avatarctl data encode drawn --output cache --weights nets --preset puppet
+avatarctl train --data cache --output run --preset puppet
+avatarctl puppet train decoder --data drawn/clips --looks looks --output nets
+avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --samples --output packed"""
+
+
+def write_card(weights: Path, report: Path, notes: str = "") -> Path:
+    """Write the card beside packed weights; raises ``InputFileError`` for a folder without a report.
+
+    ``notes``: what has to be said about this training beyond the commands.
+    """
+    tables = report / TABLES
+    if not tables.is_file():
+        raise InputFileError(
+            f"{report}: got no {TABLES}", f"avatarctl puppet evaluate --weights {weights} --output {report}"
+        )
+    rows = []
+    for path in sorted(weights.glob("*.safetensors")):
+        head = read_header(path)
+        assert head is not None, "it was packed"
+        rows.append(
+            f"| {path.stem.replace('_', ' ')} | {head.parameters / 1e6:.2f} | {path.stat().st_size / 1e6:.1f} |"
+        )
+    text = TEXT.format(
+        sizes="\n".join(rows),
+        commands=COMMANDS,
+        training=", ".join(TRAINING),
+        evaluation=", ".join(EVALUATION),
+        notes=f"\n{notes}\n" if notes else "",
+        report=tables.read_text(encoding="utf-8").strip(),
+    )
+    card = weights / CARD
+    durable.replace(card, text.encode())
+    return card

@@ -1,0 +1,234 @@
+"""Takes the embedded avatar as the package ships it, shows that its lips follow voices, and that it renders like any weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from served import Server, kill_after
+
+from avatarctl.audio.decode import ffmpeg, read_blocks
+from avatarctl.evaluation.sync import sync
+from avatarctl.networks.header import read_header
+from avatarctl.paths import embedded_avatar
+from avatarctl.puppet.dataset import EVALUATION_SEED
+from avatarctl.puppet.draw import Identity, Pose, draw
+from avatarctl.puppet.face import face_from_frames, still_mask
+from avatarctl.puppet.measure import read_pictures
+from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio, mouth_from_frames
+from avatarctl.puppet.pack import MOST_BYTES, pack_weights, write_wave
+from avatarctl.render.video import inspect
+
+WEIGHTS, SAMPLES = embedded_avatar() / "weights", embedded_avatar() / "samples"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("home"))
+    yield running
+    running.close()
+
+
+def sound(path: Path) -> np.ndarray:
+    rate_hz, _, blocks = read_blocks(path)
+    assert rate_hz == RATE_HZ or path.suffix == ".mp4"
+    return np.concatenate(list(blocks)).mean(1).astype(np.float32)
+
+
+def pictures(video: Path, size: int) -> np.ndarray:
+    """Decode a video's pictures, made smaller to ``size``."""
+    scale = ["-vf", f"scale={size}:{size}:flags=area", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+    raw = subprocess.run([ffmpeg(), "-v", "error", "-i", str(video), *scale], capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, size, size, 3)
+
+
+def test_what_is_shipped_is_small_and_described() -> None:
+    files = [path for folder in (WEIGHTS, SAMPLES) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("## What it is", "## How it was trained", "## How good it is", "Apache-2.0"))
+    for name in ("transformer", "vae", "text_encoder", "image_encoder", "speech_encoder"):
+        head = read_header(WEIGHTS / f"{name}.safetensors")
+        assert head is not None and head.parameters > 10_000, name
+
+
+def test_demo_ends_in_a_watchable_video_whose_lips_follow(server: Server, tmp_path: Path) -> None:
+    done = server.run(tmp_path, ["demo", "--output", "first.mp4", "--json"])
+    assert done.status == 0, done.log
+    video = inspect(tmp_path / "first.mp4")
+    assert (video.width, video.height, video.fps) == (256, 256, Fraction(25))
+    assert video.audio_s is not None and abs(video.picture_s - video.audio_s) <= 0.04
+    assert "enlarged 4 times" in done.log
+    voice = sound(SAMPLES / "voice.wav")
+    opening, _ = mouth_from_frames(pictures(tmp_path / "first.mp4", 64))
+    assert len(opening) == int(np.ceil(len(voice) / RATE_HZ * 25))
+    follows = sync(opening, mouth_from_audio(voice, len(opening))[0])
+    assert follows.correlation >= 0.8 and abs(follows.lag) <= 1
+    assert {path.name for path in tmp_path.iterdir()} == {"first.mp4", "attempt.log"}
+
+
+def test_another_face_keeps_its_looks_and_follows_its_own_voice(server: Server, tmp_path: Path) -> None:
+    who = Identity.of(EVALUATION_SEED + 2**22)
+    Image.fromarray(draw(who, Pose(), 300)).save(tmp_path / "me.png")
+    words = ["generate", "--preset", "puppet", "-i", "me.png", "-a", str(SAMPLES / "song.wav"), "-o", "me.mp4"]
+    done = server.run(tmp_path, [*words, "--frames", "pictures"])
+    assert done.status == 0, done.log
+    frames = read_pictures(tmp_path / "pictures")
+    assert frames.shape[1:] == (64, 64, 3), "pictures are not enlarged, the video is"
+    song, voice = sound(SAMPLES / "song.wav"), sound(SAMPLES / "voice.wav")
+    opening, _ = mouth_from_frames(frames)
+    assert sync(opening, mouth_from_audio(song, len(frames))[0]).correlation >= 0.8
+    assert sync(opening[:100], mouth_from_audio(voice, 100)[0]).correlation < 0.5
+    others = np.stack([draw(Identity.of(seed), Pose()) for seed in range(30)])
+    own = draw(who, Pose())
+    mask = still_mask(64)
+    away = np.abs(frames.mean(0) - own)[mask].mean()
+    assert away < min(np.abs(frames.mean(0) - other)[mask].mean() for other in others)
+
+
+def test_lips_close_when_the_voice_pauses(server: Server, tmp_path: Path) -> None:
+    voice = sound(SAMPLES / "voice.wav")[: 2 * RATE_HZ]
+    hiss = np.random.default_rng(0).normal(0, 1e-3, RATE_HZ).astype(np.float32)
+    write_wave(tmp_path / "pause.wav", np.concatenate([voice, hiss]))
+    words = ["generate", "--preset", "puppet", "-a", "pause.wav", "-o", "pause.mp4", "--frames", "pictures"]
+    done = server.run(tmp_path, words)
+    assert done.status == 0, done.log
+    opening, _ = mouth_from_frames(read_pictures(tmp_path / "pictures"))
+    assert np.quantile(opening[:50], 0.9) > 0.5 and opening[55:].max() < 0.3
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_demo_says_a_text_and_goes_on_with_it(server: Server, tmp_path: Path) -> None:
+    words = ["demo", "--say", "Good morning!", "--output", "said.mp4", "--keep"]
+    done = server.run(tmp_path, words)
+    assert done.status == 0 and "the voice is said.wav" in done.log, done.log
+    heard = len(sound(tmp_path / "said.wav")) / RATE_HZ
+    assert inspect(tmp_path / "said.mp4").picture_s == pytest.approx(heard, abs=0.04)
+    again = server.run(tmp_path, words)
+    assert again.status == 0 and "window steps" not in again.log, "the same text is the same recording: nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message", "hint"),
+    [
+        (["--say", " "], 2, "--say: got no text", "--say"),
+        (["--say", "a", "--sing"], 2, "got more than one", "leave out"),
+        (["--say", "a", "--voice", "martian"], 2, "can't say it with voice martian", "--voices"),
+        (["--say", "a", "--output", "no/such/a.mp4"], 2, "no/such: got no such folder", "mkdir -p"),
+        (["--audio", "none.wav"], 4, "none.wav: got no such file", "check"),
+        (["--image", "none.png"], 4, "none.png: got no such file", "check"),
+        (["--enlarge", "17"], 2, "--enlarge", "presets show"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    server: Server, tmp_path: Path, words: list[str], code: int, message: str, hint: str
+) -> None:
+    if "martian" in words and shutil.which("espeak-ng") is None:
+        pytest.skip("needs espeak-ng")
+    done = server.run(tmp_path, ["demo", *words])
+    assert done.status == code and message in done.log and hint in done.log, done.log
+    assert "Traceback" not in done.log
+    assert [path.name for path in tmp_path.iterdir()] == ["attempt.log"]
+
+
+def test_say_without_espeak_tells_how_to_get_it(server: Server, tmp_path: Path) -> None:
+    done = server.run(tmp_path, ["demo", "--say", "hello"], PATH=str(tmp_path))
+    assert done.status == 2 and "espeak-ng: not found" in done.log and "apt-get install espeak-ng" in done.log
+    assert [path.name for path in tmp_path.iterdir()] == ["attempt.log"]
+
+
+def test_without_a_picture_another_preset_asks_for_one(server: Server, tmp_path: Path) -> None:
+    done = server.run(tmp_path, ["generate", "--preset", "draft", "-a", str(SAMPLES / "voice.wav")])
+    assert done.status == 2 and "--image: got no picture, and the preset names none" in done.log
+    assert "--preset puppet" in done.log
+
+
+def test_the_plan_tells_this_network_s_memory(server: Server, tmp_path: Path) -> None:
+    words = [
+        "generate",
+        "--preset",
+        "puppet",
+        "-a",
+        str(SAMPLES / "voice.wav"),
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--json",
+    ]
+    told = json.loads(server.run(tmp_path, words).log)["data"]
+    head = read_header(WEIGHTS / "transformer.safetensors")
+    assert head is not None and f"of {head.parameters / 1e6:.1f} million weights" in told["memory_basis"]
+    assert told["memory_bytes"] < 200 << 20
+
+
+def test_kills_cost_no_bit(server: Server, tmp_path: Path) -> None:
+    """The kill test of tests/render, with the weights that people use: at random instants, in `generate` and `resume`."""
+    words = ["--preset", "puppet", "-a", str(SAMPLES / "song.wav"), "--checkpoint-every", "0", "--progress", "json"]
+    straight = server.run(tmp_path, ["generate", *words, "-o", "straight.mp4"])
+    assert straight.status == 0, straight.log
+    chance, kills, where = random.Random(4), 0, []
+    while kills < 6:
+        done = server.run(
+            tmp_path, ["generate", *words, "-o", f"cut{kills}.mp4"], meanwhile=kill_after(chance.uniform(0.3, 2.5))
+        )
+        command = ["generate", *words, "-o", f"cut{kills}.mp4"]
+        name = f"cut{kills}.mp4"
+        while done.status == -signal.SIGKILL:
+            kills += 1
+            where.append(done.steps()[-1] if done.steps() else 0)
+            if (tmp_path / f"{name}.render" / "render.json").exists():
+                command = ["resume", f"{name}.render", "--progress", "json"]
+            done = server.run(tmp_path, command, meanwhile=kill_after(chance.uniform(0.3, 2.5)))
+        assert done.status == 0, done.log
+        assert (tmp_path / name).read_bytes() == (tmp_path / "straight.mp4").read_bytes()
+        (tmp_path / name).unlink()
+    assert any(where), "some kills fell between window steps"
+
+
+def test_packing_what_is_packed_changes_no_number(tmp_path: Path) -> None:
+    pack_weights(WEIGHTS, tmp_path)
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        before, after = load_file(path), load_file(tmp_path / path.name)
+        assert before.keys() == after.keys()
+        halves = sum(tensor.numel() for tensor in after.values() if tensor.dtype == torch.float16)
+        assert halves > 0.8 * sum(tensor.numel() for tensor in after.values()), "all but what has to stay exact"
+        assert all(torch.equal(before[name], after[name]) for name in before), path.name
+    assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
+
+
+def test_the_shape_of_drawn_faces_is_measured_right() -> None:
+    chance = np.random.default_rng(3)
+    away = []
+    for seed in range(60):
+        who = Identity.of(seed)
+        frames = np.stack([draw(who, Pose(opening=o)) for o in chance.uniform(0, 1, 4)])
+        truth = np.array([2 * who.eye_distance, 0.405])
+        away.append(face_from_frames(frames)[:, :2] - truth)
+    assert np.abs(np.concatenate(away)).max() * 64 < 0.8, "pixels of 64"
+    shut = draw(Identity.of(0), Pose(blink=1.0))
+    assert np.isnan(face_from_frames(shut[None])).any()
+
+
+def test_a_command_line_of_its_own_process_is_quick(tmp_path: Path) -> None:
+    """As a user starts it, imports and all: a generous bound that a stuck render would break."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVATARCTL_HOME": str(tmp_path / "home")}
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "avatarctl", "demo", "-q"], cwd=tmp_path, env=environment, check=True, timeout=300
+    )
+    assert (tmp_path / "demo.mp4").exists() and time.monotonic() - began < 300
