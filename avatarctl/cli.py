@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from avatarctl import __version__, console
-from avatarctl.commands import completions, data, demo, doctor, fetch, generate, lora, presets, puppet, renders, train
+from avatarctl.commands import (
+    batch,
+    completions,
+    data,
+    demo,
+    doctor,
+    fetch,
+    generate,
+    lora,
+    presets,
+    puppet,
+    renders,
+    train,
+)
 from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import AvatarError, UsageError
 
@@ -39,6 +52,7 @@ def root(
 
 app.command(epilog=EXIT_CODES)(generate.generate)
 app.command(epilog=EXIT_CODES)(generate.resume)
+app.command(epilog=EXIT_CODES)(batch.batch)
 app.command(epilog=EXIT_CODES)(demo.demo)
 app.add_typer(renders.app, name="renders")
 app.add_typer(data.app, name="data")

@@ -58,7 +58,8 @@ def guarded(path: Path, full: str, elsewhere: str) -> Iterator[None]:
             raise DeviceError(f"{path}: the disk is full", full) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputFileError(f"{path}: got a folder that can't be written ({error.strerror})", elsewhere) from error
-        if error.errno in (errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
+        # EEXIST: a folder was to be made where a file is.
+        if error.errno in (errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR):
             raise InputFileError(f"{path}: can't be written ({error.strerror})", elsewhere) from error
         raise
 

@@ -40,6 +40,7 @@ FLAGS = {
 }
 
 PREFIX = "AVATARCTL_"
+HOW = "`avatarctl presets copy square mine.yaml` writes one to begin with"
 # Settings whose variable is taken letter by letter: a prompt with a colon is no YAML mapping.
 TEXT = (str, Path | None)
 
@@ -114,11 +115,25 @@ def find(name: str, kind: str = "render", chain: tuple[Path, ...] = ()) -> Path:
         if path.resolve() not in [link.resolve() for link in chain]:
             return path
     if candidates:
-        raise UsageError(f"preset '{name}': extends itself ({' -> '.join(map(str, (*chain, candidates[0])))})")
+        raise UsageError(
+            f"preset '{name}': extends itself ({' -> '.join(map(str, (*chain, candidates[0])))})",
+            "take `extends` out of one of them",
+        )
+    raise UsageError(f"preset '{name}': not found", _nearest(name, kind))
+
+
+def _nearest(name: str, kind: str) -> str:
+    """Give the hint for a preset that isn't there: a like one, or what a preset of this name is for."""
     known = sorted(names(kind))
-    close = get_close_matches(name, known)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(f"preset '{name}': not found", f"{hint}known presets: {', '.join(known)}")
+    others = [each for each in KINDS if each != kind and name in names(each)]
+    if name.endswith(SUFFIXES):
+        hint = "check the path; "
+    elif others:
+        hint = f"{name} is there for {' and '.join(others)}, not for {kind}; "
+    else:
+        close = get_close_matches(name, known)
+        hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}known presets: {', '.join(known)}"
 
 
 def _merge(
@@ -127,7 +142,9 @@ def _merge(
     values = {key: value for key, value in own.items() if key not in HEADER}
     for key in values:
         if close := get_close_matches(str(key), HEADER, n=1, cutoff=0.75):
-            raise UsageError(f"{key} ({places[str(key)]}): unknown setting, did you mean {close[0]}?")
+            raise UsageError(
+                f"{key} ({places[str(key)]}): unknown setting, did you mean {close[0]}?", f"write {close[0]} there"
+            )
     description = str(own.get("description", ""))
     if own.get("extends") is None:
         return Preset(name, path, description, values, places)
@@ -178,11 +195,21 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{path}: broken YAML{where} ({getattr(error, 'problem', None) or error})") from error
-    except (OSError, ValueError) as error:  # no UTF-8, or a date that can't be
-        raise UsageError(f"{path}: can't be read ({error})") from error
+        raise UsageError(f"{path}: broken YAML{where} ({getattr(error, 'problem', None) or error})", HOW) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: can't be read ({error})", "save it as UTF-8 text") from error
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't be read ({error.strerror or error})", "check the path and its rights"
+        ) from error
+    except ValueError as error:  # what looks like a date and can't be one
+        raise UsageError(
+            f"{path}: can't be read ({error})", "put text that looks like a date between quotes"
+        ) from error
+    if values is None:
+        raise UsageError(f"{path}: got an empty file, expected settings as 'name: value' lines", HOW)
     if not isinstance(values, dict) or node is None:
-        raise UsageError(f"{path}: got {type(values).__name__}, expected settings as 'name: value' lines")
+        raise UsageError(f"{path}: got {type(values).__name__}, expected settings as 'name: value' lines", HOW)
     places: dict[str, str] = {}
     twice = []
     for key, line in _keys(node):
@@ -233,7 +260,10 @@ def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | 
         try:
             found[name] = text if field.annotation in TEXT else yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"{PREFIX}{name.upper()}: got '{text}', expected a value as in a preset") from error
+            raise UsageError(
+                f"{PREFIX}{name.upper()}: got '{text}', expected a value as in a preset",
+                "quote what has a colon or brackets",
+            ) from error
     return found
 
 

@@ -61,6 +61,14 @@ def parse_size(value: Any) -> tuple[int, int]:
     return width, height
 
 
+def parse_window_batch(value: Any) -> int | Literal["auto"]:
+    """Give how many windows may share a pass; raises ``ValueError`` for what is neither auto nor 1 to 64."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value == "auto" or (type(number) is int and 1 <= number <= 64):
+        return number
+    raise ValueError(f"got '{value}', expected 1 to 64, or auto")
+
+
 def parse_lora(text: str) -> tuple[str, float]:
     """Give (file, scale) of "FILE" or "FILE:SCALE"; what follows the last colon is a scale only if it is a number.
 
@@ -105,6 +113,11 @@ Size = Annotated[
 ]
 
 
+WindowBatch = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(parse_window_batch),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
+]
 WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
 Model = TypeVar("Model", bound="Settings")
@@ -180,7 +193,7 @@ class RenderSettings(Settings):
     """The published schedule (shifted twice at its end) or the textbook one."""
     order: Literal["wavefront", "steps"] = "wavefront"
     """Order of window steps; both give the same video, wavefront finishes its beginning first."""
-    window_batch: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    window_batch: WindowBatch = 1
     """Windows that may share a pass: faster where one window leaves the device idle; last bits differ. auto: by their size."""
     tail: Literal["full", "reference"] = "full"
     """Last window full (moved left), or short as the published code has it."""

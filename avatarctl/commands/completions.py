@@ -27,6 +27,9 @@ def scripts() -> dict[str, str]:
 
 def completions(folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("completions")) -> None:
     """Write the completion scripts for bash, zsh, fish and PowerShell (a step of a release)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, script in scripts().items():
-        (folder / name).write_text(script, encoding="utf-8", newline="\n")
+    from avatarctl import durable
+
+    with durable.guarded(folder, "free some space", "name another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, script in scripts().items():
+            (folder / name).write_text(script, encoding="utf-8", newline="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -176,7 +177,10 @@ def check(
     Example: avatarctl data check cache/ --contact-sheet cache.jpg
     """
     if contact_sheet is not None and contact_sheet.suffix.lower() not in (".jpg", ".jpeg"):
-        raise UsageError(f"{contact_sheet}: got the ending '{contact_sheet.suffix}', expected .jpg")
+        raise UsageError(
+            f"{contact_sheet}: got the ending '{contact_sheet.suffix}', expected .jpg",
+            f"such as --contact-sheet {shlex.quote(str(contact_sheet.with_suffix('.jpg')))}",
+        )
     console.quiet(quiet)
     from avatarctl.data import check as checks
 

@@ -219,11 +219,14 @@ def _verify(folder: Path, asked: list[WeightSet], as_json: bool, show: Any) -> N
         raise WeightsError(
             f"{folder}: got no such folder, expected one that weights were fetched into", "avatarctl fetch"
         )
+    known = record.read(folder)
+    names = [each.name for each in asked] or list(known)
+    if not names:
+        raise WeightsError(f"{folder}: nothing was fetched into it", "avatarctl fetch --list")
+    if unknown := [name for name in names if name not in known]:
+        raise WeightsError(f"{folder}: {', '.join(unknown)} was not fetched into it", "avatarctl fetch --list")
     with record.alone(folder):
         records = record.read(folder)
-        names = [each.name for each in asked] or list(records)
-        if unknown := [name for name in names if name not in records] or ([] if names else ["anything"]):
-            raise WeightsError(f"{folder}: {', '.join(unknown)} was not fetched into it", "avatarctl fetch --list")
         damaged: dict[str, dict[str, str]] = {}
         for name in names:
             with console.progress(show, "files") as shown:

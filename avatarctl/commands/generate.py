@@ -78,7 +78,7 @@ def generate(
         "audio_scale": audio_scale,
         "text_scale": text_scale,
         "shift": shift,
-        "window_batch": int(window_batch) if window_batch and window_batch.isdigit() else window_batch,
+        "window_batch": window_batch,
         "start_s": start,
         "duration_s": duration,
         "trim_silence": trim_silence,

@@ -58,14 +58,14 @@ def merge(
     try:
         parsed = [(Path(file), scale) for file, scale in map(parse_lora, loras)]
     except ValueError as error:
-        raise UsageError(f"lora: {error}") from error
+        raise UsageError(f"FILE: {error}", "a strength is a finite number after a colon") from error
     for file, _ in parsed:
         _check_there(file)
     _check_free(output, force)
     base = weights if weights is not None and weights.is_file() else find_transformer(weights, variant)
     for what, taken in (("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)):
         if output.exists() and output.samefile(taken):
-            raise UsageError(f"{output}: got {what}, expected another file to write")
+            raise UsageError(f"{output}: got {what}, expected another file to write", "name another --output")
 
     from avatarctl.networks.adapters import merge_into
 
@@ -108,15 +108,24 @@ def convert(
 
 
 def _check_there(file: Path) -> None:
+    if file.is_dir():
+        raise InputFileError(f"{file}: got a folder, expected a LoRA file", "name the .safetensors file in it")
     if not file.is_file():
-        raise InputFileError(f"{file}: got no such file, expected a LoRA")
+        raise InputFileError(
+            f"{file}: got no such file, expected a LoRA", "check the path; a strength follows a colon: FILE:0.8"
+        )
 
 
 def _check_free(output: Path, force: bool) -> None:
     if output.suffix != ".safetensors":
-        raise UsageError(f"--output: got {output}, expected a file that ends in .safetensors")
+        raise UsageError(
+            f"--output: got {output}, expected a file that ends in .safetensors",
+            f"such as --output {output.with_suffix('.safetensors')}",
+        )
     if output.is_dir():
-        raise UsageError(f"--output: got the folder {output}, expected a file")
+        raise UsageError(
+            f"--output: got the folder {output}, expected a file", f"such as --output {output / 'lora.safetensors'}"
+        )
     if output.exists() and not force:
         raise UsageError(f"{output}: the file is there already", "add --force to replace it, or name another --output")
 

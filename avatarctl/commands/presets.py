@@ -124,6 +124,8 @@ def check(
         wanted = [(name, kind or _kind_of(name)) for name in preset]
     else:
         wanted = [(name, each) for each in ([kind] if kind else presets.KINDS) for name in sorted(presets.names(each))]
+    for name, each in wanted:
+        presets.find(name, each)  # a name that is mistyped is told with the nearest one
     mistakes = {(name, each): presets.mistakes(name, each) for name, each in wanted}
     if lines := dict.fromkeys(line for found in mistakes.values() for line in found):
         wrong = next(each for (_, each), found in mistakes.items() if found)
@@ -151,15 +153,17 @@ def copy(
 
     kind = kind or _kind_of(name)
     source = presets.load(name, kind).path
-    wanted = target or source.stem
+    wanted = source.stem if target is None else target
     by_path = wanted.endswith(presets.SUFFIXES)
-    if not by_path and (Path(wanted).name != wanted or wanted.startswith(".")):
-        raise UsageError(f"target: got '{wanted}', expected a name, or a file that ends in .yaml")
+    if not by_path and (not wanted or Path(wanted).name != wanted or wanted.startswith(".")):
+        raise UsageError(
+            f"target: got '{wanted}', expected a name, or a file that ends in .yaml", f"such as my-{source.stem}"
+        )
     copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
     if copied.exists() and not force:
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
     if copied.parent.exists() and not copied.parent.is_dir():
-        raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder")
+        raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder", f"such as ./{copied.name}")
     content = presets.moved(source, copied.parent)
     with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
         durable.replace(copied, content.encode())

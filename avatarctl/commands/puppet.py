@@ -47,7 +47,9 @@ def data(
     Example: avatarctl puppet data --output clips
     """
     if wrong := sorted(set(look or ()) - {"hat", "glasses"}):
-        raise UsageError(f"--look: got {', '.join(wrong)}, expected hat or glasses")
+        raise UsageError(
+            f"--look: got {', '.join(wrong)}, expected hat or glasses", "such as --look hat --look glasses"
+        )
     if bare_first and not look:
         raise UsageError("--bare-first: got no --look that the first picture could lack", "add --look hat")
     console.quiet(quiet)
@@ -131,6 +133,10 @@ def pack(
 
     Example: avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --output packed
     """
+    if report is not None:
+        from avatarctl.puppet.card import check_report
+
+        check_report(report, weights)
     from avatarctl.puppet.pack import make_samples, pack_weights
 
     written = pack_weights(weights, output / "weights", transformer)

@@ -106,8 +106,8 @@ def lora_train(
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
-    _run("lora", data, output, preset, {**flags, "rank": rank}, force, dry_run, as_json, quiet, progress)
+    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
+    _run("lora", data, output, preset, flags, force, dry_run, as_json, quiet, progress)
 
 
 def _flags(
@@ -120,9 +120,9 @@ def _flags(
     device: str | None,
     dtype: str | None,
     settings: list[str] | None,
+    rank: int | None = None,
 ) -> dict[str, Any]:
-    return {
-        **_parsed(settings or []),
+    named = {
         "weights": weights,
         "steps": steps,
         "learning_rate": learning_rate,
@@ -131,7 +131,14 @@ def _flags(
         "seed": seed,
         "device": device,
         "dtype": dtype,
+        "rank": rank,
     }
+    given = {name: value for name, value in named.items() if value is not None}
+    parsed = _parsed(settings or [])
+    if twice := sorted(set(given) & set(parsed)):
+        flag = f"--{twice[0].replace('_', '-')}"
+        raise UsageError(f"--set: got {twice[0]}, which {flag} says too, expected one of them", f"leave out {flag}")
+    return {**parsed, **given}
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
@@ -142,11 +149,13 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--set: got '{text}', expected NAME=VALUE such as learning_rate=1e-4")
+            raise UsageError(f"--set: got '{text}', expected NAME=VALUE", "such as --set learning_rate=1e-4")
         try:
             values[name.strip().replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set: got '{text}', expected a value as in a preset") from error
+            raise UsageError(
+                f"--set: got '{text}', expected a value as in a preset", "such as --set betas=[0.9,0.99]"
+            ) from error
     return values
 
 

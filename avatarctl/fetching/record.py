@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +105,11 @@ def write(folder: Path, records: dict[str, Record]) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes that fetch into it; raises ``BusyError``. Makes the folder."""
+    """Hold the folder against other processes that fetch into it; raises ``BusyError``.
+
+    Makes the folder; one that holds nothing in the end is gone again.
+    """
+    made = not folder.exists()
     with durable.guarded(folder, MAKE_ROOM, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -116,6 +120,11 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Unlinked while it is held: whoever comes now makes a lock of its own, and the folder stays.
+        if made and [entry.name for entry in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            with suppress(OSError):
+                folder.rmdir()
         lock.release()
 
 

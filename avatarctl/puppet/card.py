@@ -72,16 +72,22 @@ avatarctl puppet train decoder --data drawn/clips --looks looks --output nets
 avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --samples --output packed"""
 
 
-def write_card(weights: Path, report: Path, notes: str = "") -> Path:
-    """Write the card beside packed weights; raises ``InputFileError`` for a folder without a report.
-
-    ``notes``: what has to be said about this training beyond the commands.
-    """
+def check_report(report: Path, weights: Path) -> Path:
+    """Give the tables of a report; raises ``InputFileError`` when there are none."""
     tables = report / TABLES
     if not tables.is_file():
         raise InputFileError(
             f"{report}: got no {TABLES}", f"avatarctl puppet evaluate --weights {weights} --output {report}"
         )
+    return tables
+
+
+def write_card(weights: Path, report: Path, notes: str = "") -> Path:
+    """Write the card beside packed weights; raises ``InputFileError`` for a folder without a report.
+
+    ``notes``: what has to be said about this training beyond the commands.
+    """
+    tables = check_report(report, weights)
     rows = []
     for path in sorted(weights.glob("*.safetensors")):
         head = read_header(path)

@@ -69,9 +69,15 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 def check_output(output: Path, may_exist: bool) -> None:
     """Refuse an output that can't be written, isn't an MP4, or would overwrite something unasked."""
     if output.suffix.lower() != ".mp4":
-        raise UsageError(f"{output}: got the ending '{output.suffix}', expected .mp4")
+        raise UsageError(
+            f"{output}: got the ending '{output.suffix}', expected .mp4",
+            f"such as --output {shlex.quote(str(output.with_suffix('.mp4')))}",
+        )
     if output.is_dir():
-        raise UsageError(f"{output}: got a folder, expected the name of a video")
+        raise UsageError(
+            f"{output}: got a folder, expected the name of a video",
+            f"such as --output {shlex.quote(str(output / 'talk.mp4'))}",
+        )
     if output.exists() and not may_exist:
         raise UsageError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
     _writable(output.parent)

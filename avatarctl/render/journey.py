@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
-from avatarctl.errors import UsageError
+from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
 from avatarctl.settings import RenderJob
 
+if TYPE_CHECKING:
+    from avatarctl.render.prepare import Kept
 
-def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
-    """Check, begin or go on, render, deliver, clean up. Gives None in a process that follows another one."""
+
+def journey(job: RenderJob, force: bool, show: Progress, kept: Kept | None = None) -> Rendered | None:
+    """Check, begin or go on, render, deliver, clean up. Gives None in a process that follows another one.
+
+    ``kept``: networks of earlier renders in this process, which may serve again.
+    """
     checked = check(job, force)
     folder = RenderFolder(job.folder)
     if int(os.environ.get("RANK", "0")) > 0:
@@ -30,10 +37,12 @@ def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
         manifest = manifest_of(checked)
         if folder.exists() and force:
             folder.clear()
+        fresh = False
         if folder.exists():
             check_unchanged(folder.manifest(), manifest, folder.path)
             rendered = already(job, folder)
         else:
+            fresh = True
             folder.write_manifest(manifest)
             remember(folder.path)
             rendered = None
@@ -41,7 +50,13 @@ def journey(job: RenderJob, force: bool, show: Progress) -> Rendered | None:
             # Everything until here took no torch: mistakes show at once.
             from avatarctl.render.engine import run
 
-            rendered = run(checked, folder, show)
+            try:
+                rendered = run(checked, folder, show, kept)
+            except (UsageError, InputFileError, WeightsError):
+                # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
+                if fresh and not folder.listed("windows") and not folder.listed("frontier"):
+                    folder.remove()
+                raise
             facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
             folder.mark_delivered(job.output, facts)
         if not job.keep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from avatarctl.networks.images import load_image
 from avatarctl.networks.memory import PARAMETERS
 from avatarctl.networks.placement import Placement, Residents, place
 from avatarctl.networks.vae import Tiling
+from avatarctl.render import texts
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.render.video import Sound
@@ -28,6 +30,7 @@ from avatarctl.sampling.predict import Conditions
 from avatarctl.sampling.team import launched
 from avatarctl.sampling.windows import Plan, Window
 from avatarctl.settings import PlacementSettings, RenderJob
+from avatarctl.weights import checksum
 
 WAVEFORM, CONDITIONS = "audio.f32", "conditions.safetensors"
 
@@ -113,6 +116,30 @@ def load_networks(checked: Checked, placement: Placement) -> Networks:
     return Networks(place(transformer, placement), place(vae, placement), place(speech, placement), placement)
 
 
+class Kept:
+    """The networks of the last render of this process, for the next one with the same weights in the same places."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Any, Networks, Residents] | None = None
+
+    def load(self, checked: Checked, placement: Placement) -> tuple[Networks, Residents]:
+        """Give the networks of a render, and who is on the device: loaded only when they are other than the last ones."""
+        files, loras = checked.weights, checked.job.lora
+        paths = (files.transformer, files.vae, files.speech_encoder, *(path for path, _ in loras))
+        key = ([checksum(path) for path in paths], [scale for _, scale in loras], placement)
+        if self._loaded is None or self._loaded[0] != key:
+            self.clear()  # before: both may not fit
+            self._loaded = (key, load_networks(checked, placement), Residents(placement))
+        return self._loaded[1], self._loaded[2]
+
+    def clear(self) -> None:
+        """Forget them, so that their memory can be used."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
 def make_conditions(
     checked: Checked, networks: Networks, residents: Residents, folder: RenderFolder, plan: Plan
 ) -> Conditions:
@@ -140,22 +167,9 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
     for text in notes:
         warnings.warn(text, stacklevel=2)
 
-    dims = networks.transformer.dims
-    tokenizer = checkpoints.load_tokenizer(files.tokenizer)
-    dtype, device = placement.dtype_of("text encoder"), placement.load_device
-    # Eleven gigabytes for one use: streamed, unless the device has room to spare.
-    text_bytes = PARAMETERS["text encoder"] * dtype.itemsize
-    whole = placement.memory in ("group", "sequential") or placement.has_room(text_bytes)
-    text_placement = placement if whole else placement.streamed()
-    text_encoder = checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=text_placement.load_device)
-    text_encoder = place(text_encoder, text_placement)
-    on_device = residents.use(text_encoder) if whole else text_encoder
-    prompts = [job.render.prompt, job.render.negative_prompt]
-    positive, negative = prompt_states(prompts, tokenizer, on_device, dims.text_len, placement.device)
-    residents.drop(text_encoder)
-    del text_encoder, on_device
+    positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], checked, networks, residents)
 
-    dtype = placement.dtype_of("image encoder")
+    dtype, device = placement.dtype_of("image encoder"), placement.load_device
     image_encoder = place(checkpoints.load_image_encoder(files.image_encoder, dtype=dtype, device=device), placement)
     image = image_tokens(residents.use(image_encoder), picture.to(placement.device))
     residents.drop(image_encoder)
@@ -169,3 +183,29 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
         "image": image.float(),
         "reference": reference,
     }
+
+
+def _text_states(prompts: list[str], checked: Checked, networks: Networks, residents: Residents) -> list[torch.Tensor]:
+    """Give the states (L, D) of each prompt, kept ones where there are: only for new prompts the encoder is loaded."""
+    files, placement, text_len = checked.weights, networks.placement, networks.transformer.dims.text_len
+    places = texts.places(prompts, files, placement, text_len)
+    kept = [texts.read(path) for path in places]
+    missing = [index for index, states in enumerate(kept) if states is None]
+    if missing:
+        tokenizer = checkpoints.load_tokenizer(files.tokenizer)
+        dtype = placement.dtype_of("text encoder")
+        # Eleven gigabytes for one use: streamed, unless the device has room to spare.
+        text_bytes = PARAMETERS["text encoder"] * dtype.itemsize
+        whole = placement.memory in ("group", "sequential") or placement.has_room(text_bytes)
+        text_placement = placement if whole else placement.streamed()
+        text_encoder = checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=text_placement.load_device)
+        text_encoder = place(text_encoder, text_placement)
+        on_device = residents.use(text_encoder) if whole else text_encoder
+        wanted = [prompts[index] for index in missing]
+        made = prompt_states(wanted, tokenizer, on_device, text_len, placement.device)
+        residents.drop(text_encoder)
+        del text_encoder, on_device
+        for index, states in zip(missing, made, strict=True):
+            texts.keep(places[index], states, text_len)
+            kept[index] = states.cpu()
+    return [states for states in kept if states is not None]

@@ -1,0 +1,156 @@
+"""Takes the flags of `batch`, gives what shall be done to the journey of batches and its summary to the console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avatarctl import console
+from avatarctl.commands import options as o
+from avatarctl.errors import Interrupted, PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from avatarctl.render.batch.run import Batch
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(help="Folder of recordings, or a manifest (.yaml, .jsonl, .csv).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the videos; made if it isn't there.")],
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "-i", help="One picture for all, or a folder of pictures named like the recordings."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEMPLATE", help="Names of videos: {stem} {index} {image} {seed} {size}.")
+    ] = "{stem}",
+    preset: o.Preset = None,
+    prompt: o.Prompt = None,
+    seed: o.Seed = None,
+    steps: o.Steps = None,
+    size: o.Size = None,
+    duration: o.Duration = None,
+    weights: o.Weights = None,
+    lora: o.Lora = None,
+    device: o.Device = None,
+    memory: o.Memory = None,
+    jobs: Annotated[
+        str, typer.Option("--jobs", metavar="auto|N", help="Workers; auto: one per GPU, or by cores.")
+    ] = "auto",
+    on: Annotated[str, typer.Option("--on", metavar="local|ray[://HOST:PORT]", help="Where workers run.")] = "local",
+    retry: Annotated[int, typer.Option("--retry", min=0, help="Further tries of an item whose worker died.")] = 1,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop all, saved, when one item fails.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Make anew what changed since it was made.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with what is put into the folder, until Ctrl-C.")
+    ] = False,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Make a video for every recording of a folder, or for every item of a manifest. The same command again goes on.
+
+    An item of a manifest names its audio, and whatever differs from the rest: image, output, and any setting of a preset.
+
+    Example: avatarctl batch voices/ --image me.jpg --output videos/ --preset portrait
+    """
+    flags = {
+        "prompt": prompt,
+        "seed": seed,
+        "steps": steps,
+        "size": size,
+        "duration_s": duration,
+        "weights": weights,
+        "lora": tuple(lora) if lora else None,
+        "device": device,
+        "memory": memory,
+    }
+    console.quiet(quiet)
+    rules = {"retry": retry, "fail_fast": fail_fast, "redo": redo}
+    asked = batch_of(source, output, image, name, preset, flags, jobs, on, watch, rules)
+    if dry_run:
+        _dry_run(asked, as_json)
+        return
+    from avatarctl.render.batch.run import run_batch
+    from avatarctl.render.batch.tally import table_of
+
+    with console.progress("none" if quiet and progress == "auto" else progress) as show:
+        try:
+            summary = run_batch(asked, show)
+        except (PartialFailure, Interrupted) as problem:
+            console.note(table_of(problem.data))
+            raise
+    console.result("batch", summary, str(output) if quiet else table_of(summary), as_json)
+
+
+def batch_of(
+    source: Path,
+    output: Path,
+    image: Path | None,
+    name: str,
+    preset: str | None,
+    flags: dict[str, Any],
+    jobs: str,
+    on: str,
+    watch: bool,
+    rules: dict[str, Any],
+) -> Batch:
+    """Give the batch that flags, environment and preset make together; raises ``UsageError`` with every mistake of theirs."""
+    from avatarctl import presets
+    from avatarctl.render.batch.attempts import Rules
+    from avatarctl.render.batch.items import Base, check_name
+    from avatarctl.render.batch.run import Batch
+    from avatarctl.settings import AllSettings, make
+
+    mistakes = []
+    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+        mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
+    if on != "local" and on != "ray" and not on.startswith("ray://"):
+        mistakes.append(f"--on: got '{on}', expected local, ray or ray://HOST:PORT")
+    if watch and on != "local":
+        mistakes.append("--watch: got it with --on ray, expected --on local")
+    if watch and "{index" in name:
+        mistakes.append(
+            f"--name: got '{name}' with --watch, expected no {{index}}: new files have no place in an order"
+        )
+    if output.exists() and not output.is_dir():
+        mistakes.append(f"--output: got the file {output}, expected a folder")
+    if image is not None and not image.exists() and image != Path("puppet"):
+        mistakes.append(f"--image: got no such file or folder: {image}")
+    check_name(name)
+    pictures = image if image is not None and image.is_dir() else None
+    one = None if pictures else image
+    values, sources = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": one})
+    make(AllSettings, values, sources, mistakes)
+    return Batch(
+        source,
+        Base(values, sources, output, name),
+        pictures,
+        None if jobs == "auto" else int(jobs),
+        on,
+        Rules(**rules),
+        watch,
+    )
+
+
+def _dry_run(asked: Batch, as_json: bool) -> None:
+    from avatarctl.render.batch.run import dry_run
+
+    if asked.watch:
+        raise UsageError("--dry-run with --watch: got both, expected one", "leave out --watch to see what is there")
+    plan = dry_run(asked)
+    rows = [
+        (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], row["why"])
+        for row in plan["items"]
+    ]
+    rows += [("bad", row["output"], "", "", row["where"], row["why"]) for row in plan["bad"]]
+    runs = sum(row["runs"] for row in plan["items"])
+    last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
+    text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
+    console.result("batch", plan, f"{text}\n{last}", as_json, status="dry run")
+
+
+def _time(seconds: float | None) -> str:
+    return "unknown" if seconds is None else console.clock(seconds)

@@ -1,0 +1,87 @@
+"""Takes an item that failed, gives the next attempt at it or none; and a stop by Ctrl-C: what all drivers of workers share."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+
+from avatarctl import console
+from avatarctl.errors import DeviceError
+from avatarctl.render.batch.items import Item
+from avatarctl.render.batch.work import Outcome, lower_memory
+
+TICK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to do with items that go wrong."""
+
+    retry: int = 1
+    fail_fast: bool = False
+    redo: bool = False
+
+
+@dataclass(frozen=True)
+class Try:
+    """An item that waits for a worker: how often it failed, where, whether its memory was lowered, its inputs go along."""
+
+    item: Item
+    failures: int = 0
+    lowered: bool = False
+    not_here: int | None = None
+    packed: bool = False
+
+
+def again(attempt: Try, outcome: Outcome, rules: Rules, place: int | None = None) -> Try | None:
+    """Give the next attempt at an item that failed, or None when there shall be none.
+
+    A worker's death and errors of a device are worth another one, elsewhere; a device that is too small one in a lower memory
+    mode; mistakes in files and settings are not.
+    """
+    if outcome.out_of_memory:
+        job = attempt.item.job
+        mode = lower_memory(job.placement.memory)
+        if attempt.lowered or mode is None:
+            return None
+        placement = job.placement.model_copy(update={"memory": mode})
+        item = replace(attempt.item, job=job.model_copy(update={"placement": placement}))
+        console.note(f"{item.name}: out of memory, again with --memory {mode}")
+        return replace(attempt, item=item, lowered=True)
+    if outcome.exit_code not in (1, DeviceError.exit_code) or attempt.failures >= rules.retry:
+        return None
+    console.note(f"{attempt.item.name}: {outcome.message}; once more, elsewhere")
+    return replace(attempt, failures=attempt.failures + 1, not_here=place)
+
+
+class Stop:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+
+@contextmanager
+def watching() -> Iterator[Stop]:
+    """Let the first Ctrl-C or SIGTERM stop all workers with everything saved; the second one ends at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may watch for signals
+        return
+
+    def heard(number: int, _: FrameType | None) -> None:
+        if stop.signal:
+            raise KeyboardInterrupt
+        stop.signal = number
+        console.note("stopping: the workers save what they have (once more: stop at once)")
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

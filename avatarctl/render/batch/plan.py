@@ -1,0 +1,108 @@
+"""Takes checked items, gives what is to be done, longest first, and what it will take; reads, changes nothing."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from avatarctl.audio.decode import probe
+from avatarctl.render.batch.items import Item
+from avatarctl.render.batch.records import Standing, standing
+from avatarctl.render.estimate import Estimate, estimate
+from avatarctl.render.inputs import Checked
+from avatarctl.weights import find_weights
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An item with how far it is and what it takes."""
+
+    item: Item
+    standing: Standing
+    takes: Estimate
+
+    @property
+    def weight(self) -> int:
+        """Work in numbers that compare items: passes times pictures' size."""
+        width, height = self.item.job.render.size
+        return self.takes.passes * width * height * self.item.job.render.window
+
+
+@dataclass(frozen=True)
+class Night:
+    """The whole work: what runs (longest first), what is finished, and what changed and is left alone."""
+
+    run: tuple[Planned, ...]
+    finished: tuple[Planned, ...]
+    changed: tuple[Planned, ...]
+    foreign: tuple[Planned, ...]
+
+    def everything(self) -> tuple[Planned, ...]:
+        """Give all items."""
+        return (*self.run, *self.finished, *self.changed, *self.foreign)
+
+
+def checked_of(item: Item) -> Checked:
+    """Give the checked job of an item: its files were looked at before."""
+    job = item.job
+    return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant))
+
+
+def plan_night(items: Sequence[Item], redo: bool) -> Night:
+    """Give what is to be done. ``redo``: what changed is made anew."""
+    planned = []
+    for item in items:
+        checked = checked_of(item)
+        planned.append(Planned(item, standing(item, checked), estimate(checked)))
+    by_state: dict[str, list[Planned]] = {}
+    for each in planned:
+        state = each.standing.state
+        if redo and state in ("changed", "foreign"):
+            state = "new"
+        by_state.setdefault(state, []).append(each)
+    run = [*by_state.get("new", []), *by_state.get("begun", [])]
+    return Night(
+        tuple(longest_first(run)),
+        tuple(by_state.get("finished", [])),
+        tuple(by_state.get("changed", [])),
+        tuple(by_state.get("foreign", [])),
+    )
+
+
+def longest_first(planned: Sequence[Planned]) -> list[Planned]:
+    """Sort by the time an item takes, where that is known of all, else by its work: the night ends evenly."""
+    timed = all(each.takes.time_s is not None for each in planned)
+    return sorted(planned, key=lambda each: (-(each.takes.time_s or 0.0) if timed else -each.weight, each.item.index))
+
+
+def ends_after_s(planned: Sequence[Planned], workers: int) -> float | None:
+    """Give the seconds until the last worker is done, each taking the next item when it is free; None if unknown."""
+    free = [0.0] * max(workers, 1)
+    for each in planned:
+        if each.takes.time_s is None:
+            return None
+        heapq.heapreplace(free, free[0] + each.takes.time_s)
+    return max(free)
+
+
+def plan_json(night: Night, workers: int) -> dict[str, Any]:
+    """Give the plan as `--dry-run --json` has it."""
+    runs = {each.item.index for each in night.run}
+    return {
+        "workers": workers,
+        "time_s": ends_after_s(night.run, workers),
+        "items": [
+            {
+                "output": each.item.name,
+                "audio": str(each.item.job.audio),
+                "image": str(each.item.job.image),
+                "state": each.standing.state,
+                "why": each.standing.why,
+                "runs": each.item.index in runs,
+                **{name: getattr(each.takes, name) for name in ("video_s", "windows", "window_steps", "time_s")},
+            }
+            for each in night.everything()
+        ],
+    }

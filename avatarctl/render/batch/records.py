@@ -1,0 +1,91 @@
+"""Takes an item, gives how far it is: new, begun, finished, changed or foreign, from its sealed record and render folder.
+
+The record of a finished video holds its checksum and the manifest it was made by. It is written while the render folder is
+still there, and the folder is removed after it: at any instant a finished video has a record, or a folder that says that it
+was delivered, so that none is made twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from avatarctl import durable
+from avatarctl.errors import ChangedError, InputFileError
+from avatarctl.render.batch.items import Item
+from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.inputs import Checked, Rendered, check_unchanged, manifest_of
+from avatarctl.weights import checksum
+
+STATE = ".avatarctl-batch"
+State = Literal["new", "begun", "finished", "changed", "foreign"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far an item is, and, when it isn't what was begun, every difference."""
+
+    state: State
+    why: str = ""
+
+
+def state_folder(item: Item) -> Path:
+    """Give the folder of records in the output folder of an item."""
+    return Path(*item.job.output.parts[: len(item.job.output.parts) - len(Path(item.name).parts)]) / STATE
+
+
+def record_path(item: Item) -> Path:
+    """Give the file of an item's record."""
+    return state_folder(item) / f"{item.name}.json"
+
+
+def standing(item: Item, checked: Checked) -> Standing:
+    """Tell how far an item is; reads, changes nothing."""
+    job = item.job
+    manifest = manifest_of(checked)
+    record = durable.unsealed(record_path(item))
+    folder = RenderFolder(job.folder)
+    differs = ""
+    if record is not None:
+        differs = _differences(record["manifest"], manifest, job.folder)
+        video = checksum(job.output) if job.output.is_file() else None
+        if not differs and video is not None and video != record["sha256"]:
+            differs = "the video is not the one that was made"
+        sheet = record["contact_sheet"]
+        if not differs and video is not None and (sheet is None or Path(sheet).is_file()):
+            return Standing("finished")
+    if folder.exists():
+        try:
+            begun = _differences(folder.manifest(), manifest, job.folder)
+        except InputFileError as error:  # a damaged manifest
+            return Standing("changed", error.message)
+        return Standing("changed", begun) if begun else Standing("begun")
+    if differs:
+        return Standing("changed", differs)
+    if record is None and job.output.exists():
+        return Standing("foreign", f"{job.output}: exists already, and no batch made it")
+    return Standing("new")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], folder: Path) -> str:
+    try:
+        check_unchanged(old, new, folder)
+    except ChangedError as error:
+        return "; ".join(line.strip() for line in error.message.split("\n")[1:])
+    return ""
+
+
+def write_record(item: Item, rendered: Rendered) -> None:
+    """Note that an item's video is in its place, with the manifest that its render folder still holds."""
+    facts = {name: value for name, value in asdict(rendered).items() if name not in ("output", "contact_sheet")}
+    content = {
+        "video": item.name,
+        "sha256": checksum(rendered.output),
+        "contact_sheet": str(rendered.contact_sheet.resolve()) if rendered.contact_sheet else None,
+        "manifest": RenderFolder(item.job.folder).manifest(),
+        **facts,
+    }
+    path = record_path(item)
+    with guarded(path.parent):
+        durable.replace(path, durable.sealed(content))

@@ -1,0 +1,225 @@
+"""Takes a manifest or a folder of recordings, gives one row per video: plain values, each with the line it stands in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from avatarctl.errors import UsageError
+from avatarctl.paths import EMBEDDED
+from avatarctl.presets import TEXT
+from avatarctl.settings import AllSettings, did_you_mean, parse_lora
+
+if TYPE_CHECKING:
+    import yaml
+
+# What a row may say beside settings.
+FILES = ("audio", "output")
+RECORDINGS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MANIFESTS = (".csv", ".jsonl", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one video: ``values`` (settings, ``audio``, ``output``), their places, and what is wrong with it."""
+
+    where: str
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    mistakes: tuple[str, ...] = ()
+
+
+# -- Manifests ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(manifest: Path) -> list[Row]:
+    """Read a manifest; files in it are named relative to its folder. Raises ``UsageError`` when it can't be read at all."""
+    readers = {".jsonl": _json_lines, ".csv": _csv}
+    if manifest.suffix.lower() not in MANIFESTS:
+        raise UsageError(
+            f"{manifest}: got the ending '{manifest.suffix}', expected a folder of recordings or {', '.join(MANIFESTS)}"
+        )
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # no UTF-8
+        raise UsageError(f"{manifest}: can't be read ({error})") from error
+    rows = list(readers.get(manifest.suffix.lower(), _yaml)(manifest, text))
+    if not rows:
+        raise UsageError(f"{manifest}: got no items, expected one video per line or entry")
+    return [_from_folder(row, manifest.parent) for row in rows]
+
+
+def _row(where: str, values: Mapping[str, Any], places: Mapping[str, str], mistakes: list[str]) -> Row:
+    known = [*FILES, *AllSettings.model_fields]
+    unknown = [name for name in values if name not in known]
+    mistakes += [f"{name} ({places[name]}): unknown setting{did_you_mean(name, known)}" for name in unknown]
+    return Row(where, {name: values[name] for name in values if name in known}, dict(places), tuple(mistakes))
+
+
+def _json_lines(path: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):  # other line ends may stand inside a text
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            pairs = json.loads(line, object_pairs_hook=_Pairs)
+        except json.JSONDecodeError as error:
+            yield Row(where, mistakes=(f"{where}: broken JSON in column {error.colno} ({error.msg})",))
+            continue
+        if not isinstance(pairs, _Pairs):
+            yield Row(where, mistakes=(_no_mapping(where, pairs),))
+            continue
+        values: dict[str, Any] = {name: _plain(value) for name, value in pairs}
+        yield _row(where, values, dict.fromkeys(values, where), _twice([name for name, _ in pairs], where))
+
+
+class _Pairs(list[Any]):
+    """The pairs of a JSON object, a name that stands there twice included."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Pairs):
+        return {name: _plain(inner) for name, inner in value}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _csv(path: Path, text: str) -> Iterator[Row]:
+    import yaml
+
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    fields = AllSettings.model_fields
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"{path}, line {line}", reader.line_num + 1  # where a row begins: a text may go over lines
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                if twice := _twice(header, where):
+                    yield Row(where, mistakes=tuple(twice))
+                    return
+                continue
+            mistakes = []
+            if len(cells) > len(header):
+                mistakes.append(f"{where}: got {len(cells)} cells, expected {len(header)} as in the first line")
+            values: dict[str, Any] = {}
+            for name, cell in zip(header, cells, strict=False):
+                if not cell.strip():
+                    continue  # an empty cell says nothing
+                if name in FILES or name not in fields or fields[name].annotation in TEXT:
+                    values[name] = cell
+                    continue
+                try:
+                    values[name] = yaml.safe_load(cell)
+                except (yaml.YAMLError, ValueError):
+                    mistakes.append(f"{name} ({where}): got '{cell}', expected a value as in a preset")
+            yield _row(where, values, dict.fromkeys(values, where), mistakes)
+    except csv.Error as error:
+        where = f"{path}, line {line}"
+        yield Row(where, mistakes=(f"{where}: broken CSV ({error})",))
+
+
+def _yaml(path: Path, text: str) -> Iterator[Row]:
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # also a date that can't be
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        yield Row(where, mistakes=(f"{where}: broken YAML ({getattr(error, 'problem', None) or error})",))
+        return
+    if content is None:
+        return
+    if not isinstance(content, list) or node is None:
+        yield Row(str(path), mistakes=(f"{path}: got {type(content).__name__}, expected a list of '- audio: FILE' …",))
+        return
+    for value, part in zip(content, node.value, strict=True):
+        where = f"{path}, line {part.start_mark.line + 1}"
+        if not isinstance(value, dict):
+            yield Row(where, mistakes=(_no_mapping(where, value),))
+            continue
+        keys = [(str(key.value), f"{path}, line {key.start_mark.line + 1}") for key, _ in _own(part)]
+        mistakes = _twice([name for name, _ in keys], where)
+        values = {str(name): inner for name, inner in value.items()}
+        yield _row(where, values, {**dict.fromkeys(values, where), **dict(keys)}, mistakes)
+
+
+def _own(node: yaml.Node) -> list[Any]:
+    return [pair for pair in node.value if isinstance(pair, tuple)]
+
+
+def _no_mapping(where: str, value: Any) -> str:
+    return f"{where}: got {type(value).__name__}, expected settings by name, audio among them"
+
+
+def _twice(names: list[str], where: str) -> list[str]:
+    again = [name for index, name in enumerate(names) if name in names[:index]]
+    return [f"{where}: '{name}' stands there twice" for name in dict.fromkeys(again)]
+
+
+def _from_folder(row: Row, folder: Path) -> Row:
+    """Give a row whose files are named from where the program runs."""
+    values = dict(row.values)
+    for name in ("audio", "image", "weights"):
+        if isinstance(values.get(name), str) and values[name].strip() and Path(values[name]) != EMBEDDED:
+            values[name] = str(folder / values[name])
+    loras = values.get("lora")
+    if isinstance(loras, str | list):
+        values["lora"] = [_near(each, folder) for each in ([loras] if isinstance(loras, str) else loras)]
+    return Row(row.where, values, row.places, row.mistakes)
+
+
+def _near(lora: Any, folder: Path) -> Any:
+    if not isinstance(lora, str):
+        return lora
+    try:
+        file, _ = parse_lora(lora)
+    except ValueError:
+        return lora  # the settings say what is wrong
+    return str(folder / file) + lora[len(file) :]
+
+
+# -- Folders --------------------------------------------------------------------------------------------------------
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Give the recordings in a folder by their endings, in order; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in RECORDINGS and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def paired(row: Row, pictures: Path, must: bool) -> Row:
+    """Give a row with the picture of its recording's name, unless it names one itself; ``must``: there has to be one."""
+    audio = row.values.get("audio")
+    if not isinstance(audio, str) or row.values.get("image") is not None:
+        return row
+    stem = Path(audio).stem
+    found = _pictures(pictures, stem)
+    if len(found) == 1:
+        return replace(row, values={**row.values, "image": str(found[0])}, places={**row.places, "image": row.where})
+    if not found and not must:
+        return row
+    names = f"{len(found)} of this name ({', '.join(path.name for path in found)}), expected one"
+    wanted = names if found else f"none in {pictures}, expected {stem}.png, .jpg or the like"
+    return replace(row, mistakes=(*row.mistakes, f"image ({row.where}): got {wanted}"))
+
+
+def _pictures(folder: Path, stem: str) -> list[Path]:
+    places = [folder / (stem + ending) for ending in PICTURES] + [
+        folder / (stem + ending.upper()) for ending in PICTURES
+    ]
+    # A system that takes no notice of case finds the same file twice.
+    return sorted({path.resolve(): path for path in places if path.is_file()}.values())

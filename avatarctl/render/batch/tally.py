@@ -1,0 +1,135 @@
+"""Takes progress and outcomes of items as they come, gives the progress of the whole, the table and the summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avatarctl import console, durable
+from avatarctl.console import Progress
+from avatarctl.render.batch.items import Bad, Item
+from avatarctl.render.batch.plan import Planned
+from avatarctl.render.batch.work import Outcome
+from avatarctl.render.folder import guarded
+
+SUMMARY = "summary.json"
+# Words of the summary. waiting: nothing was done in this run; stopped: begun, saved, to go on.
+UNDONE = ("failed", "changed", "stopped", "waiting")
+
+
+class Tally:
+    """What became of every item so far."""
+
+    def __init__(self, show: Progress) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}  # by name
+        self._show = show
+        self._began = time.monotonic()
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._before: dict[str, int] = {}  # window steps of earlier runs
+        self._first = 0.0  # when the first window step was reported: what came before is no measure of speed
+
+    # -- What comes in -----------------------------------------------------------------------------------------------
+
+    def expect(self, planned: Sequence[Planned], state: str) -> None:
+        """Take in items that wait, are finished or changed."""
+        for each in planned:
+            self._row(each.item.name, state, each.standing.why, each.item)
+            if state == "waiting":
+                self._total[each.item.name], self._done[each.item.name] = each.takes.window_steps, 0
+
+    def refuse(self, bad: Sequence[Bad]) -> None:
+        """Take in items that can't be made."""
+        for each in bad:
+            self._row(each.name, "failed", each.message, None, where=each.where, exit_code=each.exit_code)
+            console.note(f"{each.name}: {each.message}")
+
+    def report(self, item: Item, done: int, total: int) -> None:
+        """Take in the window steps of an item that is being made."""
+        self._total[item.name], self._done[item.name] = total, done
+        self._before.setdefault(item.name, done)
+        self._first = self._first or time.monotonic()
+        self._tell()
+
+    def attempt(self, item: Item) -> None:
+        """Take in that a worker begins with an item."""
+        self.rows[item.name]["attempts"] += 1
+
+    def ended(self, item: Item, outcome: Outcome) -> None:
+        """Take in how an item ended."""
+        row = self.rows[item.name]
+        row.update(state=outcome.state, why=outcome.message, exit_code=outcome.exit_code)
+        row.update(wall_s=outcome.wall_s, video_s=outcome.video_s, window_steps=outcome.window_steps)
+        if outcome.state == "done":
+            self._done[item.name] = self._total[item.name]
+            times = f"{console.clock(outcome.video_s)} of video in {console.clock(outcome.wall_s)}"
+            console.note(f"{item.name}: done, {times}")
+        elif outcome.state == "failed":
+            self._total.pop(item.name, None)
+            self._done.pop(item.name, None)
+            console.note(f"{item.name}: failed: {outcome.message}")
+        self._tell()
+
+    def _row(self, name: str, state: str, why: str, item: Item | None, **more: Any) -> None:
+        job = item.job if item else None
+        self.rows[name] = {
+            "output": name,
+            "audio": str(job.audio) if job else None,
+            "image": str(job.image) if job else None,
+            "where": item.where if item else None,
+            "state": state,
+            "why": why,
+            "exit_code": 0,
+            "attempts": 0,
+            "wall_s": 0.0,
+            "video_s": 0.0,
+            "window_steps": 0,
+            **more,
+        }
+
+    def _tell(self) -> None:
+        done, total = sum(self._done.values()), sum(self._total.values())
+        fresh = done - sum(self._before.values())
+        facts = {"left_s": round((time.monotonic() - self._first) * (total - done) / fresh, 1)} if fresh > 0 else {}
+        self._show(done, total, **facts)
+
+    # -- What goes out -----------------------------------------------------------------------------------------------
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Give the rows that went wrong."""
+        return [row for row in self.rows.values() if row["state"] == "failed"]
+
+    def undone(self) -> list[dict[str, Any]]:
+        """Give the rows whose video isn't there."""
+        return [row for row in self.rows.values() if row["state"] in UNDONE]
+
+    def summary(self, workers: int) -> dict[str, Any]:
+        """Give what summary.json holds."""
+        rows = list(self.rows.values())
+        return {
+            "counts": dict(sorted(Counter(row["state"] for row in rows).items())),
+            "workers": workers,
+            "wall_s": round(time.monotonic() - self._began, 3),
+            "video_s": round(sum(row["video_s"] for row in rows), 3),
+            "items": rows,
+        }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, whole."""
+    with guarded(folder):
+        durable.replace(folder / SUMMARY, durable.to_json(summary))
+
+
+def table_of(summary: dict[str, Any]) -> str:
+    """Give the summary for people."""
+    cells = [
+        (row["state"], row["output"], console.clock(row["video_s"]), console.clock(row["wall_s"]), row["why"])
+        for row in summary["items"]
+    ]
+    counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
+    rows = console.table(("STATE", "VIDEO", "LENGTH", "TIME", ""), cells)
+    return f"{rows}\n{counts}, in {console.clock(summary['wall_s'])}"

@@ -1,0 +1,98 @@
+"""Takes items as lines on a pipe, gives progress and outcomes as lines on another: loads weights once, ends with its driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict
+from queue import SimpleQueue
+from typing import IO, Any
+
+from avatarctl import console
+from avatarctl.render.batch.items import Item
+from avatarctl.settings import RenderJob
+
+REPORT_EVERY_S = 0.5
+
+
+def to_line(item: Item, redo: bool) -> str:
+    """Give an item as a line."""
+    content = {"index": item.index, "name": item.name, "where": item.where, "redo": redo}
+    return json.dumps({**content, "job": json.loads(item.job.model_dump_json())})
+
+
+def from_line(line: str) -> tuple[Item, bool]:
+    """Give the item of a line, and whether to make it anew."""
+    content = json.loads(line)
+    job = RenderJob.model_validate_json(json.dumps(content["job"]))
+    return Item(content["index"], content["name"], job, content["where"]), content["redo"]
+
+
+def main() -> None:
+    """Make items until the pipe ends; when it ends in the middle of one, save and stop."""
+    # The pipes get numbers of their own, so that nothing that is run or written meanwhile meets them.
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    waiting: SimpleQueue[str | None] = SimpleQueue()
+    busy, ended = threading.Event(), threading.Event()
+    threading.Thread(target=_listen, args=(orders, waiting, busy, ended), daemon=True).start()
+    from avatarctl.render.batch.work import make_video
+    from avatarctl.render.prepare import Kept
+
+    kept = Kept()
+    while (line := waiting.get()) is not None:
+        item, redo = from_line(line)
+        console.note(f"== {item.name}")
+        busy.set()
+        if (
+            ended.is_set()
+        ):  # asked after busy is set, as the listener asks for busy after ended: one of them sees the other
+            break
+        with console.warnings_as_notes():
+            outcome = make_video(item, redo, kept, Reports(answers, item.index))
+        busy.clear()
+        _say(answers, {"item": item.index, "outcome": asdict(outcome)})
+        if outcome.state == "stopped":
+            break
+
+
+def _listen(orders: IO[str], waiting: SimpleQueue[str | None], busy: threading.Event, ended: threading.Event) -> None:
+    """Pass on lines; the end of the pipe, by the driver's will or death, ends this process too."""
+    for line in orders:
+        waiting.put(line)
+    ended.set()
+    waiting.put(None)
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)  # a render saves what it has and stops
+
+
+def _say(answers: IO[str], content: dict[str, Any]) -> None:
+    try:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+    except BrokenPipeError:  # the driver is gone: the end of the other pipe stops this process
+        return
+
+
+class Reports:
+    """Progress of one item, passed on twice a second."""
+
+    def __init__(self, answers: IO[str], index: int) -> None:
+        self._answers, self._index, self._last = answers, index, 0.0
+
+    def __call__(self, done: int, total: int, **_: Any) -> None:
+        """Pass on that ``done`` of ``total`` window steps are done."""
+        now = time.monotonic()
+        if now - self._last >= REPORT_EVERY_S or done == total:
+            self._last = now
+            _say(self._answers, {"item": self._index, "done": done, "total": total})
+
+
+if __name__ == "__main__":
+    main()
