@@ -32,6 +32,27 @@ def replace(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a path for a library to write to; then it is flushed and becomes ``path`` in one step, after an error it is removed.
+
+    The rights are those of any new file, whatever the library gives its own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    try:
+        part.touch()
+        rights = part.stat().st_mode
+        yield part
+        part.chmod(rights)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def part_of(path: Path) -> Path:
     """Give the temporary path beside ``path``; the process's number keeps two writers apart."""
     return path.with_name(f".{path.name}.{os.getpid()}{PART}")

@@ -205,6 +205,8 @@ class RenderSettings(Settings):
     """How much of the recording to use, in seconds (null: to its end)."""
     trim_silence: bool = False
     """Leave out silence at both ends of the recording."""
+    separate_vocals: bool = False
+    """Lips follow the voice alone, taken out of the music; the video's sound stays as it is. For songs."""
     loudness_dbfs: Annotated[float, Field(le=0)] | None = None
     """Level of the sound in the video in dBFS (null: as recorded)."""
     fit: Literal["cover", "pad"] = "cover"

@@ -32,6 +32,7 @@ PLACES = {
     ),
     "speech encoder": ("speech_encoder.safetensors", "wav2vec2-base-960h"),
 }
+SEPARATOR = "Kim_Vocal_2.onnx"
 HINT = (
     "download them with `avatarctl fetch stableavatar-1.3b`, name their folder with --weights, "
     "or use the embedded avatar: --preset puppet"
@@ -95,6 +96,18 @@ def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"])
         if place.exists():
             return place
     raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT)
+
+
+def find_separator(folder: Path | None) -> Path:
+    """Find the network that takes a voice out of music: beside the others, else where `fetch` puts it; ``WeightsError``."""
+    folders = [place for place in (weights_place(folder), weights_folder()) if place is not None]
+    for place in folders:
+        if (place / SEPARATOR).is_file():
+            return place / SEPARATOR
+    raise WeightsError(
+        f"{folders[-1]}: got no {SEPARATOR}, which --separate-vocals needs",
+        "download it with `avatarctl fetch vocal-separator`",
+    )
 
 
 def transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:

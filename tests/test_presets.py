@@ -142,7 +142,7 @@ def test_extends_by_path_is_seen_from_the_file(tmp_path: Path) -> None:
     [
         ("steps: [1\ncrf: 2", r"line 2, column 4"),
         ("- steps", "got list, expected settings"),
-        ("", "got NoneType, expected settings"),
+        ("", "got an empty file, expected settings"),
         ("steps: 1\nsteps: 2", r"line 2: 'steps' stands there twice \(first in .*, line 1\)"),
         ("guidance:\n- text: a\n  text: b", r"line 3: 'guidance.0.text' stands there twice"),
         ("steps: !!python/object/apply:os.getcwd []", "broken YAML in line 1"),

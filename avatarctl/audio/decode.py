@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -98,24 +98,36 @@ def waveform_16k(
 
 
 def write_waveform(
-    path: Path, target: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None
+    path: Path,
+    target: Path,
+    start_s: float | Fraction = 0,
+    duration_s: float | Fraction | None = None,
+    through: Callable[[int, Blocks], tuple[int, Blocks]] | None = None,
 ) -> int:
     """Writes ``waveform_16k`` of a recording of any length to ``target`` in flat memory, gives its number of samples.
 
+    ``through`` makes other blocks out of what ``read_blocks`` gives (rate in Hz, blocks), such as the voice alone.
     ``target`` is raw little-endian float32, to be read with ``np.memmap(target, "<f4", "r")``. It is written in place
     and left incomplete by an error: pass a temporary name and rename. Raises what ``waveform_16k`` raises, and OSError
     if ``target`` can't be written.
     """
     total = 0
-    with target.open("wb") as file, closing(_mono_16k(path, start_s, duration_s)) as chunks:
+    with target.open("wb") as file, closing(_mono_16k(path, start_s, duration_s, through)) as chunks:
         for chunk in chunks:
             file.write(chunk.astype("<f4", copy=False).tobytes())
             total += len(chunk)
     return total
 
 
-def _mono_16k(path: Path, start_s: float | Fraction, duration_s: float | Fraction | None) -> Blocks:
+def _mono_16k(
+    path: Path,
+    start_s: float | Fraction,
+    duration_s: float | Fraction | None,
+    through: Callable[[int, Blocks], tuple[int, Blocks]] | None = None,
+) -> Blocks:
     rate_hz, _, blocks = read_blocks(path, start_s, duration_s)
+    if through is not None:
+        rate_hz, blocks = through(rate_hz, blocks)
     # Bit for bit what soxr.resample(…, quality="HQ") gives in one go, whatever the sizes of the blocks.
     stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
     total = 0

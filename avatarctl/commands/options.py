@@ -79,6 +79,10 @@ TrimSilence = Annotated[
     bool | None,
     typer.Option("--trim-silence/--no-trim-silence", help="Leave out silence at both ends of the recording."),
 ]
+SeparateVocals = Annotated[
+    bool | None,
+    typer.Option("--separate-vocals/--no-separate-vocals", help="Let lips follow the voice alone, without the music."),
+]
 Loudness = Annotated[float | None, typer.Option("--loudness", metavar="DBFS", help="Level of the sound in the video.")]
 Fit = Annotated[
     Literal["cover", "pad"] | None, typer.Option("--fit", help="Crop the picture to the video's aspect, or pad it.")

@@ -131,7 +131,10 @@ def _clips_of(source: Path) -> Iterator[Clip]:
     elif not source.exists():
         raise InputFileError(f"{source}: got no such folder, expected clips", "check the path")
     else:
-        raise InputFileError(f"{source}: got a '{source.suffix}' file, expected a folder, a list (.txt) or a video")
+        raise InputFileError(
+            f"{source}: got a '{source.suffix}' file, expected a folder, a list (.txt) or a video",
+            "`avatarctl data encode --help` tells what a SOURCE looks like",
+        )
 
 
 def _walk(root: Path) -> Iterator[Clip]:

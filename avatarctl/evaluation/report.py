@@ -82,10 +82,8 @@ def write_curves(panels: Sequence[Panel], target: Path, columns: int = 2) -> Pat
         axes.grid(visible=True, alpha=0.3)
         if len(panel.curves) > 1:
             axes.legend(fontsize=7)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = durable.part_of(target)
-    figure.savefig(part, format="png", dpi=90)
-    part.replace(target)
+    with durable.beside(target) as part:
+        figure.savefig(part, format="png", dpi=90)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -328,21 +327,12 @@ def save_weights(model: nn.Module, path: str | Path, names: Literal["released", 
     state = released_state(model) if names == "released" else model.state_dict()
     state = {name: tensor.detach().contiguous() for name, tensor in state.items() if name not in tied}
     metadata = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = durable.part_of(path)
-    with durable.guarded(path, "free some space and run the same command again", "choose another folder"):
+    again = "free some space and run the same command again"
+    with durable.guarded(path, again, "choose another folder"), durable.beside(path) as part:
         try:
             save_file(state, part, metadata)
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
-            part.replace(path)
-            durable.flush_folder(path.parent)
         except SafetensorError as error:  # the library wraps the system's error in words
             if "No space left" in str(error) or "quota" in str(error):
-                raise DeviceError(
-                    f"{path}: the disk is full", "free some space and run the same command again"
-                ) from error
+                raise DeviceError(f"{path}: the disk is full", again) from error
             raise
-        finally:
-            part.unlink(missing_ok=True)
     return path

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -326,17 +325,9 @@ def _peft_config(changes: Mapping[str, LowRank]) -> dict[str, Any]:
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write beside the target, flush, rename."""
-    with durable.guarded(path, "make room and run the same command again", "choose another --output"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = durable.part_of(path)
-        try:
-            save_file(tensors, part, metadata)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-            durable.flush_folder(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
+    again = "make room and run the same command again"
+    with durable.guarded(path, again, "choose another --output"), durable.beside(path) as part:
+        save_file(tensors, part, metadata)
 
 
 def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int, int]:

@@ -66,13 +66,8 @@ def make_samples(output: Path) -> list[Path]:
 
 def write_wave(path: Path, samples_T: NDArray[np.float32]) -> None:
     """Write 16 kHz mono sound; the file is whole or not there."""
-    part = durable.part_of(path)
-    try:
-        with wave.open(str(part), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE_HZ)
-            file.writeframes((np.clip(samples_T, -1, 1) * 32767).astype("<i2").tobytes())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with durable.beside(path) as part, wave.open(str(part), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes((np.clip(samples_T, -1, 1) * 32767).astype("<i2").tobytes())

@@ -37,7 +37,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, kept: Kept | Non
     with stopping() as stop, no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        sound, plan = hear(job, folder)
+        sound, plan = hear(checked, folder, lambda: stop.check(folder))
         networks, residents = (kept or Kept()).load(checked, placement)
         stop.check(folder)
         conditions = make_conditions(checked, networks, residents, folder, plan)
@@ -64,7 +64,7 @@ def follow(checked: Checked, folder: RenderFolder) -> None:
         networks = load_networks(checked, placement)
         team.share(None)
         folder.look()
-        _, plan = hear(job, folder)
+        _, plan = hear(checked, folder)
         conditions = make_conditions(checked, networks, residents, folder, plan)
         saved = team.share(None)
         sampler, predictor = begin(job, plan, networks, residents, conditions, saved, team)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings import RenderJob, RenderSettings
-from avatarctl.weights import WeightFiles, find_weights, fingerprint
+from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
 MANIFEST_VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
@@ -33,6 +34,8 @@ class Checked:
     job: RenderJob
     audio: AudioInfo
     weights: WeightFiles
+    separator: Path | None = None
+    """Takes the voice out of music, where that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,20 @@ def check(job: RenderJob, force: bool = False) -> Checked:
         if not path.is_file():
             raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
     weights = find_weights(job.weights, job.render.size, job.variant)
-    return Checked(job, audio, weights)
+    return Checked(job, audio, weights, separator_of(job))
+
+
+def separator_of(job: RenderJob) -> Path | None:
+    """Give the network that takes the voice out of music, where the job asks for it and it can run."""
+    if not job.render.separate_vocals:
+        return None
+    path = find_separator(job.weights)
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UsageError(
+            "separate_vocals: got no onnxruntime, which runs the separator",
+            "pip install 'avatarctl[vocals]', or render with --no-separate-vocals",
+        )
+    return path
 
 
 def check_output(output: Path, may_exist: bool) -> None:
@@ -110,7 +126,11 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "job": content,
         "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
         "weights": fingerprint(
-            [*checked.weights.by_role().items(), *((f"lora {i + 1}", p) for i, (p, _) in enumerate(job.lora))]
+            [
+                *checked.weights.by_role().items(),
+                *((f"lora {i + 1}", path) for i, (path, _) in enumerate(job.lora)),
+                *([("vocal separator", checked.separator)] if checked.separator else []),
+            ]
         ),
     }
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from avatarctl.audio.decode import probe, write_waveform
+from avatarctl import console
+from avatarctl.audio.decode import Blocks, probe, write_waveform
 from avatarctl.audio.levels import gain_db, loudness, trimmed_span
 from avatarctl.audio.speech import speech_states
 from avatarctl.networks import checkpoints
@@ -29,7 +30,7 @@ from avatarctl.render.video import Sound
 from avatarctl.sampling.predict import Conditions
 from avatarctl.sampling.team import launched
 from avatarctl.sampling.windows import Plan, Window
-from avatarctl.settings import PlacementSettings, RenderJob
+from avatarctl.settings import PlacementSettings
 from avatarctl.weights import checksum
 
 WAVEFORM, CONDITIONS = "audio.f32", "conditions.safetensors"
@@ -45,9 +46,14 @@ def own_device(settings: PlacementSettings) -> PlacementSettings:
 # -- Sound ----------------------------------------------------------------------------------------------------------
 
 
-def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
-    """Decode the stretch of the recording that is used to 16 kHz, once; give the sound for the video, and the plan."""
-    settings = job.render
+def hear(
+    checked: Checked, folder: RenderFolder, after_each: Callable[[], None] = lambda: None
+) -> tuple[Sound | None, Plan]:
+    """Decode the stretch of the recording that is used to 16 kHz, once; give the sound for the video, and the plan.
+
+    ``after_each`` is called after each piece of work that takes long.
+    """
+    job, settings = checked.job, checked.job.render
     start, duration = exact(settings.start_s), None if settings.duration_s is None else exact(settings.duration_s)
     if settings.trim_silence:
         begin_s, length_s = trimmed_span(job.audio, start_s=start, duration_s=duration)
@@ -55,7 +61,7 @@ def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
     if not folder.valid(WAVEFORM):
         part = folder.new_part(WAVEFORM)
         with guarded(folder.path):
-            write_waveform(job.audio, part, start, duration)
+            write_waveform(job.audio, part, start, duration, _separation(checked, after_each))
         folder.adopt(part, WAVEFORM)
     samples = (folder.path / WAVEFORM).stat().st_size // 4
     plan = plan_of(settings, samples)
@@ -72,6 +78,16 @@ def hear(job: RenderJob, folder: RenderFolder) -> tuple[Sound | None, Plan]:
     length = plan.video_frames / plan.fps
     heard = length if duration is None else min(duration, length)
     return Sound(job.audio, probe(job.audio), start, heard, length, gain), plan
+
+
+def _separation(checked: Checked, after_each: Callable[[], None]) -> Callable[[int, Blocks], tuple[int, Blocks]] | None:
+    if checked.separator is None:
+        return None
+    from avatarctl.audio.vocals import Separator, voice_alone
+
+    console.note("taking the voice out of the music (once)")
+    separator = Separator(checked.separator)
+    return lambda rate_hz, blocks: voice_alone(separator, rate_hz, blocks, after_each)
 
 
 def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:

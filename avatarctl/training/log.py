@@ -105,6 +105,5 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
     axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    part = durable.part_of(target)
-    figure.savefig(part, format="png", dpi=100)
-    part.replace(target)
+    with durable.beside(target) as part:
+        figure.savefig(part, format="png", dpi=100)

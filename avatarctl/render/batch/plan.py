@@ -11,7 +11,7 @@ from avatarctl.audio.decode import probe
 from avatarctl.render.batch.items import Item
 from avatarctl.render.batch.records import Standing, standing
 from avatarctl.render.estimate import Estimate, estimate
-from avatarctl.render.inputs import Checked
+from avatarctl.render.inputs import Checked, separator_of
 from avatarctl.weights import find_weights
 
 
@@ -47,7 +47,7 @@ class Night:
 def checked_of(item: Item) -> Checked:
     """Give the checked job of an item: its files were looked at before."""
     job = item.job
-    return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant))
+    return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant), separator_of(job))
 
 
 def plan_night(items: Sequence[Item], redo: bool) -> Night:
