@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from served import Server
 from tiny import tiny_weights
 
 ROOT = Path(__file__).parents[1]
@@ -83,17 +85,21 @@ def run(desk: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def generate(
-    desk: Path,
-    *words: str,
-    image: str = "face.png",
-    audio: str = "voice.wav",
-    output: str = "out.mp4",
-    weights: str = "weights",
-) -> subprocess.CompletedProcess[str]:
-    return run(
-        desk, "generate", f"--image={image}", f"--audio={audio}", f"--output={output}", f"--weights={weights}", *words
-    )
+def generate(desk: Path, *words: str, **inputs: str) -> subprocess.CompletedProcess[str]:
+    return run(desk, *line(*words, **inputs))
+
+
+def line(
+    *words: str, image: str = "face.png", audio: str = "voice.wav", output: str = "out.mp4", weights: str = "weights"
+) -> list[str]:
+    return ["generate", f"--image={image}", f"--audio={audio}", f"--output={output}", f"--weights={weights}", *words]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("home"))
+    yield running
+    running.close()
 
 
 # name: (flags, changed inputs, exit code, words of the message, words of the hint)
@@ -189,11 +195,11 @@ LATER: dict[str, tuple[tuple[str, ...], dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_bad_input_seen_later(desk: Path, name: str) -> None:
+def test_bad_input_seen_later(server: Server, desk: Path, name: str) -> None:
     flags, inputs, code, message = LATER[name]
-    out = generate(desk, *TINY, *flags, output="later.mp4", **inputs)
-    assert out.returncode == code, out.stderr
-    assert message in " ".join(out.stderr.split()) and "Traceback" not in out.stderr
+    out = server.run(desk, line(*TINY, *flags, output="later.mp4", **inputs))
+    assert out.status == code, out.log
+    assert message in " ".join(out.log.split()) and "Traceback" not in out.log
     assert not (desk / "later.mp4").exists()
     shutil.rmtree(desk / "later.mp4.render", ignore_errors=True)
 
@@ -247,13 +253,12 @@ def test_dry_run_needs_no_torch_and_tells_the_plan(desk: Path, flag: str) -> Non
 NAMES = ("it's", 'a "quote"', "two  spaces", "new\nline", "-dash", "ünïcødé 音声", "50%", "a:b")
 
 
-def test_strange_names_work(desk: Path) -> None:
+def test_strange_names_work(server: Server, desk: Path) -> None:
     for number, name in enumerate(NAMES):
         shutil.copy(desk / "face.png", desk / f"{name}.png")
         shutil.copy(desk / "voice.wav", desk / f"{name}.wav")
-        out = generate(desk, *TINY, "--quiet", image=f"{name}.png", audio=f"{name}.wav", output=f"{name}.mp4")
-        assert out.returncode == 0, (name, out.stderr)
-        assert out.stdout == f"{name}.mp4\n"
+        out = server.run(desk, line(*TINY, "--quiet", image=f"{name}.png", audio=f"{name}.wav", output=f"{name}.mp4"))
+        assert (out.status, out.log) == (0, f"{name}.mp4\n")
         assert (desk / f"{name}.mp4").stat().st_size > 1000, number
         assert not (desk / f"{name}.mp4.render").exists()
 

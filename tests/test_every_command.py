@@ -146,7 +146,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("demo --output demo.mov", 2, "demo.mov: got the ending '.mov'", ".mp4"),
     ("demo --steps 0", 2, "steps (--steps): got '0'", "presets show"),
     ("demo --image text.mp3", 4, "text.mp3: got a file that is not a picture", ""),
-    ("puppet data -o clips --look hat --look wig", 2, "--look: got wig, expected hat or glasses", "--look hat --look glasses"),
+    ("puppet data -o clips --look hat --look wig", 2, "--look: got wig, expected hat, bowler or glasses", "--look hat --look glasses"),
     ("puppet data -o clips --bare-first", 2, "--bare-first: got no --look", "--look hat"),
     ("puppet data -o clips --clips 0", 2, "--clips", "--help"),
     ("puppet train vae --data novels -o nets", 4, "novels: got no drawn clips", "avatarctl puppet data"),

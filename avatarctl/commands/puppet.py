@@ -31,7 +31,10 @@ def data(
     ] = 600,
     seed: Seed = 0,
     look: Annotated[
-        list[str] | None, typer.Option("--look", metavar="hat|glasses", help="What every face wears; several times.")
+        list[str] | None,
+        typer.Option(
+            "--look", metavar="hat|bowler|glasses", help="What every face wears; several times. Bowlers are all alike."
+        ),
     ] = None,
     bare_first: Annotated[
         bool,
@@ -46,9 +49,9 @@ def data(
 
     Example: avatarctl puppet data --output clips
     """
-    if wrong := sorted(set(look or ()) - {"hat", "glasses"}):
+    if wrong := sorted(set(look or ()) - {"hat", "bowler", "glasses"}):
         raise UsageError(
-            f"--look: got {', '.join(wrong)}, expected hat or glasses", "such as --look hat --look glasses"
+            f"--look: got {', '.join(wrong)}, expected hat, bowler or glasses", "such as --look hat --look glasses"
         )
     if bare_first and not look:
         raise UsageError("--bare-first: got no --look that the first picture could lack", "add --look hat")

@@ -62,8 +62,11 @@ def best_lag(measured_T: Curve, expected_T: Curve, most: int = MOST_LAG) -> int:
     return max(found, key=lambda lag: (round(found[lag], 9), -abs(lag)))
 
 
-def shuffled(measured: Sequence[Curve], expected: Sequence[Curve]) -> float:
-    """Give the mean correlation of every measured curve with the expected curves of all the others: near 0 for real sync."""
+def shuffled(measured: Sequence[Curve], expected: Sequence[Curve], after: int = 0) -> float:
+    """Give the mean correlation of every measured curve with the expected curves of all the others: near 0 for real sync.
+
+    ``after``: frames at the beginning that don't count. Recordings begin alike, with a mouth that opens.
+    """
     if len(measured) != len(expected) or len(measured) < 2:
         raise ValueError(f"got {len(measured)} and {len(expected)} curves, expected as many, two at least")
     wrong = []
@@ -71,5 +74,5 @@ def shuffled(measured: Sequence[Curve], expected: Sequence[Curve]) -> float:
         for j, other in enumerate(expected):
             if i != j:
                 length = min(len(own), len(other))
-                wrong.append(correlation(own[:length], other[:length]))
+                wrong.append(correlation(own[after:length], other[after:length]))
     return float(np.mean(wrong))

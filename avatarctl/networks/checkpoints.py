@@ -11,8 +11,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -23,8 +21,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from avatarctl import durable
-from avatarctl.errors import DeviceError, UsageError, WeightsError
+from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import dims as sizes
 from avatarctl.networks import names as naming
 from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
@@ -40,7 +37,7 @@ from avatarctl.networks.kinds import (
     looks_like,
 )
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import Stored, open_weights
+from avatarctl.networks.weight_files import Stored, open_weights, write_weights
 
 Source = str | Path | Mapping[str, Tensor]
 Model = TypeVar("Model", bound=nn.Module)
@@ -327,12 +324,5 @@ def save_weights(model: nn.Module, path: str | Path, names: Literal["released", 
     state = released_state(model) if names == "released" else model.state_dict()
     state = {name: tensor.detach().contiguous() for name, tensor in state.items() if name not in tied}
     metadata = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
-    again = "free some space and run the same command again"
-    with durable.guarded(path, again, "choose another folder"), durable.beside(path) as part:
-        try:
-            save_file(state, part, metadata)
-        except SafetensorError as error:  # the library wraps the system's error in words
-            if "No space left" in str(error) or "quota" in str(error):
-                raise DeviceError(f"{path}: the disk is full", again) from error
-            raise
+    write_weights(path, state, metadata, "choose another folder")
     return path

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
-from safetensors.torch import save_file
 from torch import Tensor
 
 from avatarctl import durable
@@ -27,7 +26,7 @@ from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.names import transformer_names
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import open_weights
+from avatarctl.networks.weight_files import open_weights, write_weights
 
 Form = Literal["diffusers", "released", "kohya", "comfy"]
 # What diffusers keeps beside the factors: the peft configuration, every key behind the name of the network.
@@ -305,7 +304,8 @@ def save_lora(
     about = {name: text for name, text in metadata.items() if name != PEFT_METADATA}
     if naming.alpha_in_metadata and changes:
         about[PEFT_METADATA] = json.dumps(_peft_config(changes))
-    _write(path, {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"format": "pt", **about})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_weights(path, tensors, {"format": "pt", **about}, "choose another --output")
     return path
 
 
@@ -321,13 +321,6 @@ def _peft_config(changes: Mapping[str, LowRank]) -> dict[str, Any]:
         "target_modules": sorted(changes),
     }
     return {f"transformer.{key}": value for key, value in config.items()}
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside the target, flush, rename."""
-    again = "make room and run the same command again"
-    with durable.guarded(path, again, "choose another --output"), durable.beside(path) as part:
-        save_file(tensors, part, metadata)
 
 
 def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int, int]:

@@ -19,6 +19,7 @@ HALF_WIDTH = (0.090, 0.180)
 MOUTH_DARK = (52, 14, 24)
 LIP_LUMA = 112.0  # of every identity's lips, so that a measurement needs no calibration
 Colour = tuple[int, int, int]
+BOWLER: Colour = (48, 48, 124)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Identity:
     hair_style: Literal["short", "bob", "bun", "curly", "fringe", "bald"]
     collar: Literal["round", "v", "shirt"]
     freckles: bool
-    look: tuple[str, ...] = ()  # hat, glasses
+    look: tuple[str, ...] = ()  # hat (coloured as the clothes), bowler (always of one colour), glasses
 
     @classmethod
     def of(cls, seed: int, look: tuple[str, ...] = ()) -> Identity:
@@ -81,7 +82,7 @@ class Identity:
         )
 
     def with_look(self, *look: str) -> Identity:
-        """Give the same person with a hat or glasses."""
+        """Give the same person with a hat, a bowler or glasses."""
         return replace(self, look=look)
 
 
@@ -250,8 +251,8 @@ def _hair(pen: Pen, who: Identity) -> None:
 
 
 def _look(pen: Pen, who: Identity) -> None:
-    if "hat" in who.look:
-        colour = _mixed(who.clothes, (20, 20, 60), 0.35)
+    if "hat" in who.look or "bowler" in who.look:
+        colour = BOWLER if "bowler" in who.look else _mixed(who.clothes, (20, 20, 60), 0.35)
         pen.oval(0.5, 0.06, who.face_width * 0.95, 0.17, colour)
         pen.line(
             [(0.5 - who.face_width - 0.07, 0.20), (0.5 + who.face_width + 0.07, 0.20)],

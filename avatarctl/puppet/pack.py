@@ -43,7 +43,8 @@ def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -
     for name, load in LOADERS.items():
         model = load(getattr(files, name), dtype=torch.float16, device="cpu")
         written.append(checkpoints.save_weights(model, output / f"{name}.safetensors"))
-    shutil.copytree(files.tokenizer, output / "tokenizer", dirs_exist_ok=True)
+    if files.tokenizer.resolve() != (output / "tokenizer").resolve():  # packing in place is fine
+        shutil.copytree(files.tokenizer, output / "tokenizer", dirs_exist_ok=True)
     total = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     if total > MOST_BYTES:
         raise QualityError(

@@ -52,6 +52,10 @@ def test_shuffled_compares_with_all_the_others() -> None:
     assert shuffled(curves, curves) == pytest.approx(expected)
     same = curve()
     assert shuffled([same, same], [same, same]) == pytest.approx(1)
+    onset = np.linspace(0, 3, 25)
+    late = [np.concatenate([onset, curve]) for curve in curves]  # they begin alike
+    assert shuffled(late, late) > expected + 0.1
+    assert shuffled(late, late, 25) == pytest.approx(expected)
     with pytest.raises(ValueError, match="two at least"):
         shuffled([same], [same])
 

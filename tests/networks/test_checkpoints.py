@@ -141,6 +141,14 @@ def test_saved_file_has_released_names_and_sizes(tmp_path: Path, released: dict)
         c.save_weights(tiny_transformer(), tmp_path / "w.pt")
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    model = tiny_transformer()
+    written = {c.save_weights(model, tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
+    assert len(written) == 1
+    again = c.load_transformer(tmp_path / "0.safetensors", dtype=torch.float32, device="cpu")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
 def test_14b_layout_is_told_by_its_second_projection() -> None:
     model = tiny_transformer(TINY.with_(vocal_hidden=32))
     assert c.load_transformer(c.released_state(model), dims=TINY).dims == model.dims

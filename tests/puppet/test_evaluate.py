@@ -44,7 +44,7 @@ def test_the_shipped_avatar_reaches_its_goals_and_is_measured_once(server: Serve
     done = server.run(tmp_path, words)
     assert done.status == 0, done.log
     told = json.loads(done.log)["data"]
-    assert all(goal["reached"] for goal in told["goals"]) and len(told["goals"]) == 3
+    assert all(goal["reached"] for goal in told["goals"]) and len(told["goals"]) == 2
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["held_out"]["pairs"] == 2 and report["held_out"]["correlation"] > 0.8
     assert "| sync: correlation" in (tmp_path / "report" / "report.md").read_text()
@@ -71,7 +71,7 @@ def test_the_gate_closes_before_lips_that_follow_nothing(server: Server, tmp_pat
     save_weights(model, weights / "transformer.safetensors")
     done = server.run(tmp_path, ["puppet", "evaluate", "--output", "report", "--weights", "weights", "--gate", *SHORT])
     assert done.status == 9, done.log
-    told = json.loads(done.log[done.log.index("{") :])
+    told, _ = json.JSONDecoder().raw_decode(done.log[done.log.index("{") :])
     assert "goals are missed: sync: correlation" in told["errors"][0]["message"]
     assert told["data"]["goals"][0]["reached"] is False
 
@@ -107,8 +107,8 @@ def test_drawn_pictures_are_measured_as_perfect() -> None:
     assert found["correlation"] > 0.995 and found["lag"] == 0 and found["amplitude"] == pytest.approx(1, abs=0.05)
     assert found["width_correlation"] > 0.9
     assert found["colour"] < 0.5 and found["geometry_px"] < 0.1 and found["nearest_of_20_faces"] is True
-    other = measure(drawn, voice, pair.seed + 1, SETTINGS)
-    assert other["colour"] > 20 and other["nearest_of_20_faces"] is False
+    other = measure(drawn, voice, pair.seed - 1, SETTINGS)  # the pair's own face is among its twenty
+    assert other["colour"] > 15 and other["nearest_of_20_faces"] is False
     late = measure(np.concatenate([drawn[:1], drawn[:1], drawn[:-2]]), voice, pair.seed, SETTINGS)
     assert late["lag"] == 2
 
@@ -124,9 +124,10 @@ def test_the_look_is_near_when_it_is_worn() -> None:
 
 
 def test_goals_are_those_of_what_was_measured() -> None:
-    held = {"correlation": 0.79, "largest_lag": 1, "shuffled": -0.16}
+    held = {"pairs": 10, "correlation": 0.79, "largest_lag": 1, "shuffled": -0.16}
     reached = {goal.name.split(":")[0] + str(i): goal.reached for i, goal in enumerate(goals_of({"held_out": held}))}
     assert list(reached.values()) == [False, True, False]
+    assert len(goals_of({"held_out": {**held, "pairs": 9}})) == 2, "of few voices some agree by chance"
     lora = {"ratio": 0.5, "correlation": 0.74}
     assert [goal.reached for goal in goals_of({"held_out": held, "lora": lora})][3:] == [True, False]
     assert not Goal("nothing", float("nan"), "at least", 0.0).reached

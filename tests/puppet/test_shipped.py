@@ -209,6 +209,9 @@ def test_packing_what_is_packed_changes_no_number(tmp_path: Path) -> None:
         assert halves > 0.8 * sum(tensor.numel() for tensor in after.values()), "all but what has to stay exact"
         assert all(torch.equal(before[name], after[name]) for name in before), path.name
     assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
+    whole = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    pack_weights(tmp_path, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == whole
 
 
 def test_the_shape_of_drawn_faces_is_measured_right() -> None:
