@@ -1,4 +1,4 @@
-"""Takes packed weights and the report of their evaluation, gives the model card that lies beside them."""
+"""Takes packed weights and the report of their evaluation, gives the model card and its curves, which lie beside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from avatarctl import durable
 from avatarctl.errors import InputFileError
 from avatarctl.networks.header import read_header
-from avatarctl.puppet.evaluate import TABLES
+from avatarctl.puppet.evaluate import CURVES, TABLES
 from avatarctl.puppet.voice import EVALUATION, TRAINING
 
 CARD = "README.md"
@@ -52,6 +52,8 @@ the preset was chosen):
 
 {report}
 
+![Curves of three held-out pairs, of five minutes, of settings]({curves})
+
 Colour is the mean difference from the reference picture in grey levels outside of mouth and eyes, geometry the mean distance of
 the eyes' distance, height and size in pixels, border ratio the difference of neighbouring pictures at window borders over the
 median elsewhere, amplitude the deviation of the opening over the one asked for. Voices all begin within the first second,
@@ -81,9 +83,9 @@ avatarctl puppet evaluate --output report --lora look/lora.safetensors"""
 def check_report(report: Path, weights: Path) -> Path:
     """Give the tables of a report; raises ``InputFileError`` when there are none."""
     tables = report / TABLES
-    if not tables.is_file():
+    if missing := [name for name in (TABLES, CURVES) if not (report / name).is_file()]:
         raise InputFileError(
-            f"{report}: got no {TABLES}", f"avatarctl puppet evaluate --weights {weights} --output {report}"
+            f"{report}: got no {missing[0]}", f"avatarctl puppet evaluate --weights {weights} --output {report}"
         )
     return tables
 
@@ -108,7 +110,9 @@ def write_card(weights: Path, report: Path, notes: str = "") -> Path:
         evaluation=", ".join(EVALUATION),
         notes=f"\n{notes}\n" if notes else "",
         report=tables.read_text(encoding="utf-8").strip(),
+        curves=CURVES,
     )
+    durable.replace(weights / CURVES, (report / CURVES).read_bytes())
     card = weights / CARD
     durable.replace(card, text.encode())
     return card

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from served import Server
 
+from avatarctl.errors import InputFileError
 from avatarctl.evaluation.report import Goal, markdown_table
 from avatarctl.networks.checkpoints import load_transformer, save_weights
 from avatarctl.paths import embedded_avatar
@@ -164,5 +165,9 @@ def test_a_card_needs_a_report(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     shutil.copytree(WEIGHTS, weights)
     (tmp_path / "report.md").write_text("| goal | measured |")
+    with pytest.raises(InputFileError, match=r"got no report\.png"):
+        write_card(weights, tmp_path)
+    (tmp_path / "report.png").write_bytes(b"curves")
     text = write_card(weights, tmp_path, "Trained on a rainy day.").read_text()
     assert "| goal | measured |" in text and "rainy day" in text and "| transformer | " in text
+    assert (weights / "report.png").read_bytes() == b"curves" and "](report.png)" in text

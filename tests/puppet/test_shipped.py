@@ -65,6 +65,9 @@ def test_what_is_shipped_is_small_and_described() -> None:
     for name in ("transformer", "vae", "text_encoder", "image_encoder", "speech_encoder"):
         head = read_header(WEIGHTS / f"{name}.safetensors")
         assert head is not None and head.parameters > 10_000, name
+    goals = card[card.index("| goal |") :].split("\n\n")[0]
+    assert goals in (ROOT / "README.md").read_text(encoding="utf-8"), "both tell the same numbers"
+    assert goals.count("| yes |") == len(goals.splitlines()) - 2 >= 8, "every goal is reached"
 
 
 def test_demo_ends_in_a_watchable_video_whose_lips_follow(server: Server, tmp_path: Path) -> None:
