@@ -38,8 +38,8 @@ def batch(folder: Path, output: str, jobs: int) -> float:
 def main() -> None:
     """Make the same videos with one worker and with two, of one thread each; the first time is left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--videos", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
