@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,10 +48,12 @@ def demo(
     console.quiet(quiet)
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
-    if say is not None:
-        audio = _spoken(say, voice, output)
+    spoken = output.with_suffix(".wav") if say is not None else None
+    fresh = spoken is not None and not spoken.exists()
+    if spoken is not None:
+        _speak(say or "", voice, spoken, force)
     samples = embedded_avatar() / "samples"
-    heard = audio or samples / ("song.wav" if sing else "voice.wav")
+    heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
     job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
     width, height = job.render.size
     if job.render.enlarge > 1:
@@ -58,25 +61,36 @@ def demo(
             f"the embedded avatar makes pictures of {width}x{height}; "
             f"the video shows them enlarged {job.render.enlarge} times"
         )
-    run_job(job, force, "demo", as_json, quiet, progress)
+    try:
+        run_job(job, force, "demo", as_json, quiet, progress)
+    except (UsageError, InputFileError):
+        if spoken is not None and fresh and not job.folder.exists():
+            spoken.unlink()  # nothing came of it
+        raise
 
 
-def _spoken(text: str, voice: str, output: Path) -> Path:
-    """Give the recording of a text, beside the output; it is the same for the same text, so that a render goes on."""
+def _speak(text: str, voice: str, target: Path, force: bool) -> None:
+    """Write the recording of a text; it is the same for the same text, so that a render goes on."""
     if not text.strip():
         raise UsageError("--say: got no text", 'give some: --say "Good morning"')
-    if not output.parent.is_dir():
-        raise UsageError(f"{output.parent}: got no such folder", f"make it first: mkdir -p {output.parent}")
+    if not target.parent.is_dir():
+        folder = target.parent
+        raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
     from avatarctl.puppet.voice import espeak
 
     espeak()  # before anything heavy
-    from avatarctl.puppet.pack import write_wave
+    from avatarctl import durable
+    from avatarctl.puppet.pack import wave_bytes
     from avatarctl.puppet.voice import say
 
-    target = output.with_suffix(".wav")
     samples = say(text, voice)
     if not samples.any():
         raise InputFileError(f"--say: got silence for {text!r} in the voice {voice}", "give words that it can read")
-    write_wave(target, samples)
+    spoken = wave_bytes(samples)
+    if target.is_dir() or (target.exists() and not force and target.read_bytes() != spoken):
+        raise UsageError(
+            f"{target}: exists already and isn't this voice", "choose another --output, or overwrite it with --force"
+        )
+    with durable.guarded(target, "free some space and run the same command again", "choose another --output"):
+        durable.replace(target, spoken)
     console.note(f"the voice is {target}")
-    return target

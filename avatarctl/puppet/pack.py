@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import wave
 from pathlib import Path
@@ -67,8 +68,15 @@ def make_samples(output: Path) -> list[Path]:
 
 def write_wave(path: Path, samples_T: NDArray[np.float32]) -> None:
     """Write 16 kHz mono sound; the file is whole or not there."""
-    with durable.beside(path) as part, wave.open(str(part), "wb") as file:
+    durable.replace(path, wave_bytes(samples_T))
+
+
+def wave_bytes(samples_T: NDArray[np.float32]) -> bytes:
+    """Give a WAV file of 16 kHz mono sound, 16 bits."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE_HZ)
         file.writeframes((np.clip(samples_T, -1, 1) * 32767).astype("<i2").tobytes())
+    return content.getvalue()

@@ -124,6 +124,10 @@ def test_demo_says_a_text_and_goes_on_with_it(server: Server, tmp_path: Path) ->
     assert inspect(tmp_path / "said.mp4").picture_s == pytest.approx(heard, abs=0.04)
     again = server.run(tmp_path, words)
     assert again.status == 0 and "window steps" not in again.log, "the same text is the same recording: nothing to do"
+    (tmp_path / "said.wav").write_bytes(b"precious")
+    refused = server.run(tmp_path, words)
+    assert refused.status == 2 and "said.wav: exists already and isn't this voice" in refused.log
+    assert (tmp_path / "said.wav").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,7 @@ def test_demo_says_a_text_and_goes_on_with_it(server: Server, tmp_path: Path) ->
         (["--say", "a", "--sing"], 2, "got more than one", "leave out"),
         (["--say", "a", "--voice", "martian"], 2, "can't say it with voice martian", "--voices"),
         (["--say", "a", "--output", "no/such/a.mp4"], 2, "no/such: got no such folder", "mkdir -p"),
+        (["--say", "a", "--image", "none.png"], 4, "none.png: got no such file", "check"),
         (["--audio", "none.wav"], 4, "none.wav: got no such file", "check"),
         (["--image", "none.png"], 4, "none.png: got no such file", "check"),
         (["--enlarge", "17"], 2, "--enlarge", "presets show"),
@@ -196,8 +201,10 @@ def test_kills_cost_no_bit(server: Server, tmp_path: Path) -> None:
             where.append(done.steps()[-1] if done.steps() else 0)
             if (tmp_path / f"{name}.render" / "render.json").exists():
                 command = ["resume", f"{name}.render", "--progress", "json"]
+            elif (tmp_path / name).exists():
+                break  # killed when all was done
             done = server.run(tmp_path, command, meanwhile=kill_after(chance.uniform(0.3, 2.5)))
-        assert done.status == 0, done.log
+        assert done.status in (0, -signal.SIGKILL), done.log
         assert (tmp_path / name).read_bytes() == (tmp_path / "straight.mp4").read_bytes()
         (tmp_path / name).unlink()
     assert any(where), "some kills fell between window steps"
