@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import zipfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +12,7 @@ from avatarctl import paths, presets
 from avatarctl.checks.check import Check
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.fetching.record import weights_complete
+from avatarctl.networks.header import damage
 from avatarctl.settings import make
 from avatarctl.weights import HINT, find_weights
 
@@ -54,47 +52,6 @@ def weights(folder: Path | None) -> Check:
             "weights", "warn", f"in {where}, but none for {sizes}: {missing[lacking]}", FETCH, WeightsError, facts
         )
     return Check("weights", "ok", f"in {where}, for all sizes", facts=facts)
-
-
-def damage(path: Path) -> str:
-    """Say what a look at the ends of a file of weights tells is wrong with it, or nothing: its bytes aren't read."""
-    try:
-        if path.is_dir():
-            return "" if any(path.iterdir()) else "got an empty folder"
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-        if not start:
-            return "got an empty file"
-        if start.startswith(b"version https://git-lfs"):
-            return "got a pointer of git-lfs, expected the file itself"
-        if path.suffix == ".safetensors":
-            return _short_of(_end_of(path, size), size)
-        if start.startswith(b"PK") and not zipfile.is_zipfile(path):  # torch's format: its index stands at the end
-            return f"got {size} bytes, the end of the file is missing"
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
-    return ""
-
-
-def _end_of(path: Path, size: int) -> int:
-    """Give where the header of a safetensors file says that its last tensor ends; 0 for what is no header."""
-    with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-        if length > size - 8:
-            return length + 8
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return 0
-    return 8 + length + max(ends, default=0)
-
-
-def _short_of(end: int, size: int) -> str:
-    if not end:
-        return "got something that is not a safetensors file"
-    return f"got {size} bytes, expected {end}" if end != size else ""
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> Check:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatarctl import console, durable
-from avatarctl.checks.files import damage
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.fetching import record
 from avatarctl.fetching.link import link
 from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
 from avatarctl.fetching.sets import Part, WeightSet, choose, converted
+from avatarctl.networks.header import damage
 
 # Names that tell nothing without their folder; a star, too, is no file's name.
 ANYTHING = ("model.safetensors", "pytorch_model.bin")
