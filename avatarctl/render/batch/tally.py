@@ -37,7 +37,8 @@ class Tally:
     def expect(self, planned: Sequence[Planned], state: str) -> None:
         """Take in items that wait, are finished or changed."""
         for each in planned:
-            self._row(each.item.name, state, each.standing.why, each.item)
+            there_s = round(each.takes.video_s, 3) if state == "finished before" else 0.0
+            self._row(each.item.name, state, each.standing.why, each.item, video_s=there_s)
             if state == "waiting":
                 self._total[each.item.name], self._done[each.item.name] = each.takes.window_steps, 0
 
@@ -127,9 +128,13 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 def table_of(summary: dict[str, Any]) -> str:
     """Give the summary for people."""
     cells = [
-        (row["state"], row["output"], console.clock(row["video_s"]), console.clock(row["wall_s"]), row["why"])
+        (row["state"], row["output"], _clock(row["video_s"]), _clock(row["wall_s"]), row["why"])
         for row in summary["items"]
     ]
     counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
     rows = console.table(("STATE", "VIDEO", "LENGTH", "TIME", ""), cells)
     return f"{rows}\n{counts}, in {console.clock(summary['wall_s'])}"
+
+
+def _clock(seconds: float) -> str:
+    return console.clock(seconds) if seconds else ""
