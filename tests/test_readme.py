@@ -65,7 +65,7 @@ def test_commands_and_flags_exist(line: list[str]) -> None:
     below = [leaf for leaf in LEAVES if leaf[: len(words)] == words]
     assert below, f"{' '.join(line)}: no such command"
     for flag in flags:
-        assert flag == "--help" or any(
+        assert flag in ("--help", "--install-completion") or any(
             flag in option.opts + option.secondary_opts for leaf in below for option in LEAVES[leaf].params
         ), flag
 
