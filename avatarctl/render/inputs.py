@@ -70,10 +70,13 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
 
 def separator_of(job: RenderJob) -> Path | None:
-    """Give the network that takes the voice out of music, where the job asks for it and it can run."""
-    if not job.render.separate_vocals:
-        return None
-    path = find_separator(job.weights)
+    """Give the network that takes the voice out of music, where the job asks for it."""
+    return usable_separator(job.weights) if job.render.separate_vocals else None
+
+
+def usable_separator(weights: Path | None) -> Path:
+    """Give the network that takes the voice out of music; raises an error where it is missing or can't run."""
+    path = find_separator(weights)
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError(
             "separate_vocals: got no onnxruntime, which runs the separator",

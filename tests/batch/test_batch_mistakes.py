@@ -10,8 +10,8 @@ import pytest
 from desk import Bench
 
 from avatarctl.commands.batch import batch_of
-from avatarctl.errors import UsageError
-from avatarctl.render.batch.run import look
+from avatarctl.errors import UsageError, WeightsError
+from avatarctl.render.batch.run import Batch, look
 
 # What a line of the manifest says, and what the list says of it: 20 kinds.
 LINES: list[tuple[str, str]] = [
@@ -213,3 +213,44 @@ def test_folders_pair_pictures_by_name(studio: Path, tmp_path: Path) -> None:
     manifest.write_text("- audio: voices/anna.wav\n- audio: voices/ben.wav\n  image: pictures/carl.jpg\n")
     by_manifest = dataclasses.replace(asked, source=manifest)
     assert [each.item.job.image.name for each in look(by_manifest)[0].run] == ["anna.png", "carl.jpg"]
+
+
+def folder_of(studio: Path, source: Path, output: Path, **flags: object) -> Batch:
+    """Give a batch over a folder or a manifest with one picture for all."""
+    values = {"weights": studio / "weights", **flags}
+    preset = str(studio / "tiny.yaml")
+    return batch_of(source, output, studio / "face.png", "{stem}", preset, values, "1", "local", False, {})
+
+
+def test_a_recording_that_is_cut_off_stops_nothing_in_a_folder_and_all_in_a_manifest(
+    studio: Path, tmp_path: Path
+) -> None:
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    whole = (studio / "voice.wav").read_bytes()
+    (voices / "whole.wav").write_bytes(whole)
+    (voices / "cut.wav").write_bytes(whole[:9000])  # its header is right: that it ends too early shows when it is read
+    night, bad = look(folder_of(studio, voices, tmp_path / "out"))
+    assert [each.item.name for each in night.run] == ["whole.mp4"]
+    assert [(each.name, "cut off file" in each.message) for each in bad] == [("cut.mp4", True)]
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text('{"audio": "voices/whole.wav"}\n{"audio": "voices/cut.wav"}\n')
+    with pytest.raises(UsageError, match=r"cut\.wav: got a damaged or cut off file .*some\.jsonl, line 2"):
+        look(folder_of(studio, manifest, tmp_path / "out"))
+
+
+def test_what_all_recordings_of_a_folder_lack_is_said_once(studio: Path, tmp_path: Path) -> None:
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    for name in ("a", "b", "c"):
+        (voices / f"{name}.wav").write_bytes((studio / "voice.wav").read_bytes())
+    with pytest.raises(WeightsError, match="nowhere: got no such folder") as found:
+        look(folder_of(studio, voices, tmp_path / "out", weights=tmp_path / "nowhere"))
+    assert "avatarctl fetch" in found.value.hint and "\n" not in found.value.message
+    with pytest.raises(WeightsError, match=r"got no Kim_Vocal_2\.onnx") as found:
+        look(folder_of(studio, voices, tmp_path / "out", separate_vocals=True))
+    assert "avatarctl fetch vocal-separator" in found.value.hint
+    manifest = tmp_path / "songs.jsonl"
+    manifest.write_text('{"audio": "voices/a.wav"}\n{"audio": "voices/b.wav", "separate_vocals": true}\n')
+    with pytest.raises(UsageError, match=r"separator .*songs\.jsonl, line 2.*got no Kim_Vocal_2\.onnx"):
+        look(folder_of(studio, manifest, tmp_path / "out"))

@@ -146,14 +146,21 @@ def test_watch_takes_up_files_once_they_are_whole(bench: Bench) -> None:
     growing.close()
     wait_for((bench.output / "late.mp4").exists)
     wait_for((bench.output / ".avatarctl-batch" / "late.mp4.json").exists)
+    whole = write_wav(bench.folder / "slow.wav", babble(0.68, seed=6), 16000).read_bytes()
+    (source / "slow.wav").write_bytes(whole[:9000])  # a copy that stalled, and goes on after it was looked at
+    wait_for(lambda: _older(source / "slow.wav", 6))
+    (source / "gone.wav").write_bytes(whole)
+    (source / "gone.wav").unlink()
+    (source / "slow.wav").write_bytes(whole)
+    wait_for((bench.output / ".avatarctl-batch" / "slow.mp4.json").exists)
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert bench.states() == {"v00.mp4": "done", "late.mp4": "done", "bad.mp4": "failed"}
+    assert bench.states() == {"v00.mp4": "done", "late.mp4": "done", "bad.mp4": "failed", "slow.mp4": "done"}
 
 
-def _older(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > 1
+def _older(path: Path, seconds: float = 1) -> bool:
+    return time.time() - path.stat().st_mtime > seconds
 
 
 def test_two_batches_in_one_folder(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.render.batch.rows import Row
+from avatarctl.render.inputs import usable_separator
 from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, did_you_mean, make, parse_lora
 
 NAME = "{stem}"
@@ -68,6 +69,9 @@ def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tu
     with ThreadPoolExecutor(LOOKERS) as pool:
         faults = dict(zip(needs, pool.map(_fault, needs), strict=True))
     sound, bad = [], []
+    shared = [fault for (what, _), fault in faults.items() if fault is not None and what in ("weights", "separator")]
+    if shared and not all_or_nothing:
+        raise shared[0]  # the same for all of a folder
     for item in items:
         wrong_files = [(need[0], fault) for need in _needs(item) if (fault := faults[need]) is not None]
         here = [f"{what} ({item.where}): {fault.message}" for what, fault in wrong_files]
@@ -185,7 +189,8 @@ def _needs(item: Item) -> list[tuple[str, Any]]:
     """Give what an item's making needs: each (what it is, the file or the words that find the weights)."""
     job = item.job
     weights = (job.weights, job.render.size, job.variant)
-    return [("audio", job.audio), ("image", job.image), *(("lora", path) for path, _ in job.lora), ("weights", weights)]
+    files = [("audio", job.audio), ("image", job.image), *(("lora", path) for path, _ in job.lora)]
+    return [*files, ("weights", weights), *([("separator", job.weights)] if job.render.separate_vocals else [])]
 
 
 def _fault(need: tuple[str, Any]) -> AvatarError | None:
@@ -198,6 +203,8 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     try:
         if what == "weights":
             find_weights(*value)
+        elif what == "separator":
+            usable_separator(value)
         elif not value.exists():
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")

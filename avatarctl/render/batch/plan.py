@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avatarctl.audio.decode import probe
+from avatarctl.errors import AvatarError, InputFileError, UsageError, WeightsError
 from avatarctl.render.batch.items import Item
 from avatarctl.render.batch.records import Standing, standing
 from avatarctl.render.estimate import Estimate, estimate
@@ -50,12 +51,16 @@ def checked_of(item: Item) -> Checked:
     return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant), separator_of(job))
 
 
-def plan_night(items: Sequence[Item], redo: bool) -> Night:
-    """Give what is to be done. ``redo``: what changed is made anew."""
-    planned = []
+def plan_night(items: Sequence[Item], redo: bool) -> tuple[Night, list[tuple[Item, AvatarError]]]:
+    """Give what is to be done, and the items that show only now that they can't be. ``redo``: what changed is made anew."""
+    planned: list[Planned] = []
+    wrong: list[tuple[Item, AvatarError]] = []
     for item in items:
-        checked = checked_of(item)
-        planned.append(Planned(item, standing(item, checked), estimate(checked)))
+        try:
+            checked = checked_of(item)
+            planned.append(Planned(item, standing(item, checked), estimate(checked)))
+        except (InputFileError, UsageError, WeightsError) as error:  # such as a recording that is cut off
+            wrong.append((item, error))
     by_state: dict[str, list[Planned]] = {}
     for each in planned:
         state = each.standing.state
@@ -63,12 +68,13 @@ def plan_night(items: Sequence[Item], redo: bool) -> Night:
             state = "new"
         by_state.setdefault(state, []).append(each)
     run = [*by_state.get("new", []), *by_state.get("begun", [])]
-    return Night(
+    night = Night(
         tuple(longest_first(run)),
         tuple(by_state.get("finished", [])),
         tuple(by_state.get("changed", [])),
         tuple(by_state.get("foreign", [])),
     )
+    return night, wrong
 
 
 def longest_first(planned: Sequence[Planned]) -> list[Planned]:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from avatarctl.console import Progress
-from avatarctl.errors import BusyError, InputFileError, Interrupted, PartialFailure, UsageError
+from avatarctl.errors import BusyError, InputFileError, Interrupted, PartialFailure, UsageError, WeightsError
 from avatarctl.render.batch.attempts import Rules
 from avatarctl.render.batch.items import Bad, Base, Item, items_of
 from avatarctl.render.batch.local import make_locally, places_for
@@ -74,7 +74,12 @@ def look(batch: Batch) -> tuple[Night, list[Bad]]:
             raise UsageError(f"{batch.source}: got no folder, expected one to watch", "leave out --watch")
         return Night((), (), (), ()), []  # what lies there is found like what comes later
     items, bad, mistakes = items_of(_rows(batch), batch.base, not batch.source.is_dir())
-    night = plan_night(items, batch.rules.redo)
+    night, wrong = plan_night(items, batch.rules.redo)
+    for item, error in wrong:
+        if batch.source.is_dir() and isinstance(error, InputFileError):
+            bad.append(Bad(item.name, item.where, error.message, error.hint))
+        else:
+            mistakes.append(f"{error.message} ({item.where})")
     mistakes += [f"output ({each.item.where}): {each.standing.why}" for each in night.foreign]
     if mistakes:
         some = f"{batch.source}: {len(mistakes)} mistakes, nothing was started:\n" if len(mistakes) > 1 else ""
@@ -135,12 +140,12 @@ def _make(batch: Batch, night: Night, tally: Tally) -> tuple[int, int]:
 
 
 class Watched:
-    """A folder whose new recordings become items once they are whole."""
+    """A folder whose new recordings become items once they are whole; one that failed does again when its file changes."""
 
     def __init__(self, batch: Batch, tally: Tally) -> None:
         self._batch, self._tally = batch, tally
         self._seen: dict[Path, tuple[int, int]] = {}  # size and time of change when last looked at
-        self._taken: set[Path] = set()
+        self._taken: dict[Path, tuple[int, int]] = {}
         self._looked = 0.0
 
     def more(self) -> Sequence[Item]:
@@ -150,18 +155,27 @@ class Watched:
         self._looked = time.monotonic()
         steady = []
         for path in recordings(self._batch.source):
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # moved away meanwhile
             now = (status.st_size, status.st_mtime_ns)
-            if path not in self._taken and self._seen.get(path) == now:
+            before, self._seen[path] = self._seen.get(path), now
+            if before != now or self._taken.get(path) == now:
+                continue
+            if path not in self._taken or self._tally.forget_failed(str(path)):
                 steady.append(path)
-            self._seen[path] = now
-        self._taken.update(steady)
+                self._taken[path] = now
         return [item for path in steady for item in self._taken_in(path)]
 
     def _taken_in(self, path: Path) -> list[Item]:
         """Give a recording's item; what is wrong with it is its own failure, and stops nothing."""
-        items, bad, mistakes = items_of([_row_of(self._batch, path)], self._batch.base, False)
-        night = plan_night(items, self._batch.rules.redo)
+        try:
+            items, bad, mistakes = items_of([_row_of(self._batch, path)], self._batch.base, False)
+        except WeightsError as error:
+            items, bad, mistakes = [], [], [error.message]
+        night, wrong = plan_night(items, self._batch.rules.redo)
+        bad += [Bad(item.name, item.where, error.message, error.hint, error.exit_code) for item, error in wrong]
         mistakes += [each.standing.why for each in night.foreign]
         mistakes += [f"{item.name}: the name of another video too" for item in items if item.name in self._tally.rows]
         if mistakes:

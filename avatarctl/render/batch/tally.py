@@ -74,6 +74,13 @@ class Tally:
             console.note(f"{item.name}: failed: {outcome.message}")
         self._tell()
 
+    def forget_failed(self, where: str) -> bool:
+        """Drop the rows of a source whose video failed, since it is tried anew; tell whether there were any."""
+        failed = [name for name, row in self.rows.items() if row["where"] == where and row["state"] == "failed"]
+        for name in failed:
+            del self.rows[name]
+        return bool(failed)
+
     def _row(self, name: str, state: str, why: str, item: Item | None, **more: Any) -> None:
         job = item.job if item else None
         self.rows[name] = {
