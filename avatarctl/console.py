@@ -78,7 +78,7 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Give a plain table, aligned, for stdout."""
+    """Return a plain table, aligned, for stdout."""
     widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
     lines = [
         "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows]
@@ -144,7 +144,7 @@ def _words(facts: Mapping[str, Any], unit: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Give a length of time as h:mm:ss or m:ss."""
+    """Return a length of time as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

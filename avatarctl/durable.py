@@ -34,7 +34,7 @@ def replace(path: Path, data: bytes) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Give a path for a library to write to; then it is flushed and becomes ``path`` in one step, after an error it is removed.
+    """Return a path for a library to write to; then it is flushed and becomes ``path`` in one step, after an error it is removed.
 
     The rights are those of any new file, whatever the library gives its own.
     """
@@ -54,7 +54,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def part_of(path: Path) -> Path:
-    """Give the temporary path beside ``path``; the process's number keeps two writers apart."""
+    """Return the temporary path beside ``path``; the process's number keeps two writers apart."""
     return path.with_name(f".{path.name}.{os.getpid()}{PART}")
 
 
@@ -86,12 +86,12 @@ def guarded(path: Path, full: str, elsewhere: str) -> Iterator[None]:
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
-    """Give readable JSON whose bytes depend on the content alone."""
+    """Return readable JSON whose bytes depend on the content alone."""
     return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Give a JSON object from a file, or None when it is missing or not one."""
+    """Return a JSON object from a file, or None when it is missing or not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -100,12 +100,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """Give JSON with the checksum of its content."""
+    """Return JSON with the checksum of its content."""
     return to_json({**content, "seal": _seal(content)})
 
 
 def unsealed(path: Path) -> dict[str, Any] | None:
-    """Give what was sealed, or None when the file is missing or not what was written."""
+    """Return what was sealed, or None when the file is missing or not what was written."""
     content = read_json(path)
     return content if content is not None and content.pop("seal", None) == _seal(content) else None
 
@@ -115,7 +115,7 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 
 def digest(path: Path) -> str | None:
-    """Give the SHA-256 of a file of any size, or None when it isn't there."""
+    """Return the SHA-256 of a file of any size, or None when it isn't there."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,34 +17,34 @@ def _home(kind: str) -> Path:
 
 
 def config_folder() -> Path:
-    """Give the folder of the user's settings (``AVATARCTL_HOME``/config, or where the system keeps such)."""
+    """Return the folder of the user's settings (``AVATARCTL_HOME``/config, or where the system keeps such)."""
     return _home("config")
 
 
 def cache_folder() -> Path:
-    """Give the folder for what can be made again."""
+    """Return the folder for what can be made again."""
     return _home("cache")
 
 
 def data_folder() -> Path:
-    """Give the folder for what can't: weights."""
+    """Return the folder for what can't: weights."""
     return _home("data")
 
 
 def weights_folder() -> Path:
-    """Give the folder of the released weights (``AVATARCTL_WEIGHTS``, else data/weights)."""
+    """Return the folder of the released weights (``AVATARCTL_WEIGHTS``, else data/weights)."""
     return Path(os.environ.get("AVATARCTL_WEIGHTS") or data_folder() / "weights")
 
 
 def shipped_presets() -> Path:
-    """Give the folder of shipped presets: in the installed package, or in a source checkout."""
+    """Return the folder of shipped presets: in the installed package, or in a source checkout."""
     package = Path(__file__).parent
     installed = package / "_presets"
     return installed if installed.is_dir() else package.parent / "presets"
 
 
 def preset_folders(kind: str = "render") -> list[Path]:
-    """Give where presets are looked for, the user's first."""
+    """Return where presets are looked for, the user's first."""
     return [config_folder() / "presets" / kind, shipped_presets() / kind]
 
 
@@ -54,15 +54,15 @@ EMBEDDED = Path(
 
 
 def weights_place(given: Path | None) -> Path | None:
-    """Give the folder of weights that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
+    """Return the folder of weights that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
     return embedded_avatar() / "weights" if given == EMBEDDED else given
 
 
 def picture_place(given: Path | None) -> Path | None:
-    """Give the picture that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
+    """Return the picture that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
     return embedded_avatar() / "samples" / "picture.png" if given == EMBEDDED else given
 
 
 def embedded_avatar() -> Path:
-    """Give the folder of the avatar that is shipped in the package: ``weights/`` and ``samples/``."""
+    """Return the folder of the avatar that is shipped in the package: ``weights/`` and ``samples/``."""
     return Path(__file__).parent / "puppet"

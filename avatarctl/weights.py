@@ -52,7 +52,7 @@ class WeightFiles:
     speech_encoder: Path
 
     def by_role(self) -> dict[str, Path]:
-        """Give role -> path."""
+        """Return role -> path."""
         names = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "speech_encoder")
         return {name.replace("_", " "): getattr(self, name) for name in names}
 
@@ -111,13 +111,13 @@ def find_separator(folder: Path | None) -> Path:
 
 
 def transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:
-    """Give where in a folder of weights the transformer is looked for: our own bundle, then the released files."""
+    """Return where in a folder of weights the transformer is looked for: our own bundle, then the released files."""
     name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
     return "transformer.safetensors", f"{name}.safetensors", f"{name}.pt"
 
 
 def checksum(path: Path) -> str:
-    """Give the SHA-256 of a file, or of a folder's files with their names; remembered by size and time of change."""
+    """Return the SHA-256 of a file, or of a folder's files with their names; remembered by size and time of change."""
     if path.is_dir():
         whole = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
@@ -137,7 +137,7 @@ def checksum(path: Path) -> str:
 
 
 def fingerprint(paths: Iterable[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
-    """Give name -> path and SHA-256, for a manifest."""
+    """Return name -> path and SHA-256, for a manifest."""
     return {name: {"path": str(path.resolve()), "sha256": checksum(path)} for name, path in paths}
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def batch(folder: Path, output: str, jobs: int) -> float:
-    """Run a batch of the embedded avatar; give the seconds from its first look to its last video."""
+    """Run a batch of the embedded avatar; return the seconds from its first look to its last video."""
     argv = [sys.executable, "-m", "avatarctl", "batch", folder / "voices", "--output", folder / output]
     argv += ["--preset", "puppet", "--device", "cpu", "--jobs", jobs, "--json", "--progress", "none"]
     search = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)

@@ -27,12 +27,12 @@ from avatarctl.audio.speech import speech_states
 from avatarctl.networks import memory, vae
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, SpeechDims, TransformerDims
 from avatarctl.networks.kinds import build_speech_encoder, build_vae
-from avatarctl.networks.placement import Placement, Residents, place, usable_attention
+from avatarctl.networks.placement import DeviceResidency, Placement, place, usable_attention
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.sampling.denoise import Asked, schedule
+from avatarctl.sampling.denoise import WindowRequest, schedule
 from avatarctl.sampling.predict import Conditions, Predictor, sample_latents, scheme_of
 from avatarctl.sampling.windows import PER_LATENT, SAMPLE_RATE_HZ, Window, pictures_of, plan_windows, sample_of
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 from benchmarks.common import flops_per_pass
 from benchmarks.window_step import now, random_inputs, random_transformer
 
@@ -64,7 +64,7 @@ class Bench:
         }
 
     def time(self, work: Callable[[], object]) -> float | str:
-        """Give the median seconds of some runs after a warm-up, or say that memory ran out."""
+        """Return the median seconds of some runs after a warm-up, or say that memory ran out."""
         try:
             work()
             runs: list[float] = []
@@ -79,7 +79,7 @@ class Bench:
             return OUT_OF_MEMORY
 
     def free(self) -> None:
-        """Give memory back to the device, and forget what was compiled.
+        """Return memory back to the device, and forget what was compiled.
 
         Kernels compiled for one size would be made again for any size when the next one comes, and those are slower.
         """
@@ -97,12 +97,12 @@ class Bench:
             part.replace(self.target)
 
     def placement(self, **changes: Any) -> Placement:
-        """Give a placement on this device."""
+        """Return a placement on this device."""
         fields = {"memory": "full", "float8": False, "attention": None, "compile": False, **changes}
         return Placement(self.device, self.dtype, **fields)
 
     def inputs(self, size: tuple[int, int], batch: int = 1) -> dict[str, Tensor]:
-        """Give the arguments of a pass."""
+        """Return the arguments of a pass."""
         made = random_inputs(self.dims, *size, WINDOW, self.dtype, self.device)
         return {name: value.repeat(batch, *[1] * (value.ndim - 1)) for name, value in made.items()}
 
@@ -122,7 +122,7 @@ def predictor_of(
     placement: Placement,
     hear: Callable[[Window], Tensor] | None = None,
 ) -> Predictor:
-    """Give what a render predicts a window step with: three passes of cfg, the adapter once."""
+    """Return what a render predicts a window step with: three passes of cfg, the adapter once."""
     states = inputs["audio_states"].float().cpu()
     text = inputs["encoder_hidden_states"]
     conditions = Conditions(
@@ -133,7 +133,7 @@ def predictor_of(
 
 
 def failure(error: Exception) -> str:
-    """Give the words that stand in place of a figure."""
+    """Return the words that stand in place of a figure."""
     return (
         OUT_OF_MEMORY
         if isinstance(error, torch.OutOfMemoryError)
@@ -183,7 +183,7 @@ def _timed(bench: Bench, size: tuple[int, int], placement: Placement) -> dict[st
     model = place(bench.transformer(), placement)
     predict = predictor_of(model, inputs, placement)
     window = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5).get(0)
-    asked = [Asked(window, 10, inputs["hidden_states"].float(), None)]
+    asked = [WindowRequest(window, 10, inputs["hidden_states"].float(), None)]
     return {"pass_s": bench.time(lambda: model(**inputs)), "window_step_s": bench.time(lambda: predict(asked))}
 
 
@@ -210,7 +210,7 @@ def matmul(bench: Bench) -> None:
 
 
 def best_pass(bench: Bench, size: tuple[int, int], key: str) -> dict[str, Any] | None:
-    """Give the fastest row of a size, if any was measured."""
+    """Return the fastest row of a size, if any was measured."""
     rows = [r for r in bench.figures.get("passes", []) if r["size"] == size and isinstance(r[key], float)]
     return min(rows, key=lambda row: row[key], default=None)
 
@@ -268,7 +268,7 @@ def peak_memory(bench: Bench) -> None:
 
 
 def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> float | str:
-    """Hear, take a window step and decode, as a render does; give the peak of the device's memory in GiB.
+    """Hear, take a window step and decode, as a render does; return the peak of the device's memory in GiB.
 
     The calculation counts transformer, VAE and speech encoder, so all three are here.
     """
@@ -282,24 +282,24 @@ def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> f
     with start:
         decoder, encoder = build_vae(bench.vae_dims).eval(), build_speech_encoder(speech_dims).eval()
     decoder, encoder = place(decoder, placement), place(encoder, placement)
-    residents = Residents(placement)
+    residency = DeviceResidency(placement)
     inputs: dict[str, Any] = bench.inputs(size)
     plan = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5)
     window = plan.get(0)
     sound = torch.randn(window.last_sample - window.first_sample)
 
     def hear(_: Window) -> Tensor:
-        states = speech_states(residents.use(encoder), sound).float()
-        residents.use(transformer)
+        states = speech_states(residency.use(encoder), sound).float()
+        residency.use(transformer)
         return states
 
     bench.free()
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    predict = predictor_of(residents.use(transformer), inputs, placement, hear)
-    [(velocity, _)] = predict([Asked(window, 10, inputs["hidden_states"].float(), None)])
+    predict = predictor_of(residency.use(transformer), inputs, placement, hear)
+    [(velocity, _)] = predict([WindowRequest(window, 10, inputs["hidden_states"].float(), None)])
     latents = velocity[:, :, :3].split(1, dim=2)  # the decoder is at its widest from the second latent frame on
-    for _ in vae.decode_stream(residents.use(decoder), latents):
+    for _ in vae.decode_stream(residency.use(decoder), latents):
         pass
     if bench.device.type != "cuda":
         return "runs; not measured on the CPU"

@@ -52,7 +52,7 @@ def noise_recording(path: Path, minutes: float) -> None:
 
 
 def peak_of(minutes: float, folder: Path, how: list[str]) -> dict[str, float]:
-    """Render ``minutes`` in a process of its own; give its peak memory in MB and its time."""
+    """Render ``minutes`` in a process of its own; return its peak memory in MB and its time."""
     noise_recording(folder / "voice.wav", minutes)
     command = [sys.executable, "-c", CHILD, "generate", "-a", "voice.wav", "-o", "out.mp4", "--force", "--quiet"]
     command += ["--device", "cpu", *how]

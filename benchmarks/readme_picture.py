@@ -15,11 +15,12 @@ import numpy as np
 
 from avatarctl.evaluation.sync import sync
 from avatarctl.paths import embedded_avatar
-from avatarctl.presets import load
 from avatarctl.puppet.measure import read_pictures
 from avatarctl.puppet.mouth import mouth_from_audio, mouth_from_frames
 from avatarctl.render import render
-from avatarctl.settings import AllSettings, RenderJob, RenderSettings, make
+from avatarctl.settings.check import make
+from avatarctl.settings.presets import load
+from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 
 EVERY, COLUMNS = 8, 12
 

@@ -18,8 +18,8 @@ import torch
 
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
-from avatarctl.presets import load
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.presets import load
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import draw
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.memory import estimate
@@ -32,7 +32,7 @@ PRESETS = (("person-1.3b", "lora"), ("full-1.3b", "train"))
 
 
 def random_batch(dims: TransformerDims, width: int, height: int, window: int, device: torch.device) -> Batch:
-    """Give a sample of noise at this size."""
+    """Return a sample of noise at this size."""
     generator = torch.Generator(device).manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:

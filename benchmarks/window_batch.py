@@ -16,7 +16,8 @@ import torch
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
 from avatarctl.sampling.predict import Conditions, make_sampler
 from avatarctl.sampling.windows import Plan, pictures_of
-from avatarctl.settings import RenderSettings, parse_size
+from avatarctl.settings.render import RenderSettings
+from avatarctl.settings.values import parse_size
 from benchmarks.window_step import now, random_inputs, random_transformer
 
 SMALL = TransformerDims(dim=128, heads=4, layers=6, ffn=512, text=64, text_len=64, clip=64, w2v=64, freq_dim=64)

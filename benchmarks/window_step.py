@@ -25,7 +25,7 @@ PARTS = ("adapter", "self-attention", "cross-attention", "feed-forward", "rest")
 
 
 def now(device: torch.device) -> float:
-    """Give the time in seconds after everything queued on the device is done."""
+    """Return the time in seconds after everything queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -48,7 +48,7 @@ def random_transformer(
 def random_inputs(
     dims: TransformerDims, width: int, height: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Give the arguments of one pass over a window of ``window`` latent frames."""
+    """Return the arguments of one pass over a window of ``window`` latent frames."""
     generator = torch.Generator(device).manual_seed(1)
 
     def draw(*shape: int) -> torch.Tensor:

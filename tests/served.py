@@ -56,7 +56,8 @@ class Server:
         pid = self._answer()["pid"]
         if meanwhile is not None:
             meanwhile(pid)
-        return Attempt(self._answer()["status"], log.read_text())
+        ended = self._answer()
+        return Attempt(ended["status"], log.read_text(), ended["writes"])
 
     def close(self) -> None:
         """End the process."""
@@ -65,13 +66,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a command line ended (minus the number of the signal that killed it), and what it said."""
+    """How a command line ended (minus the number of the signal that killed it), what it said, and its counted writes."""
 
     status: int
     log: str
+    writes: int = 0
 
     def steps(self) -> list[int]:
-        """Give the window steps that were done after each report of a render with ``--progress json``."""
+        """Return the window steps that were done after each report of a render with ``--progress json``."""
         rows = [
             line for line in self.log.splitlines() if line.startswith('{"event": "progress"') and line.endswith("}")
         ]
@@ -79,7 +81,7 @@ class Attempt:
 
 
 def kill_after(seconds: float) -> Callable[[int], None]:
-    """Give what kills a process after some time, if it still runs."""
+    """Return what kills a process after some time, if it still runs."""
 
     def kill(pid: int) -> None:
         time.sleep(seconds)

@@ -14,11 +14,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
 def child(request: dict[str, Any]) -> int:
-    """Run one command line with its fault; give the exit status."""
+    """Run one command line with its fault; return the exit status."""
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
@@ -28,7 +29,7 @@ def child(request: dict[str, Any]) -> int:
     sys.argv = ["avatarctl", *request["argv"]]
     from avatarctl.cli import main
 
-    plant(request)
+    writes_seen = plant(request)
     try:
         main()
     except SystemExit as end:
@@ -36,23 +37,27 @@ def child(request: dict[str, Any]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        os.pwrite(request["count"], b"%d" % writes_seen(), 0)
     return 0
 
 
-def plant(request: dict[str, Any]) -> None:
+def plant(request: dict[str, Any]) -> Callable[[], int]:
     """Let the n-th write inside the case's folder meet the fault.
 
     ``kill`` dies right before a file is opened for writing, renamed, removed, or a folder is made or removed: whatever a
     SIGKILL can leave on the disk, it leaves between two of these. ``full`` fails as a full disk does, when a file is
-    made, grows (told at the latest by fsync), or gets another name.
+    made, grows (told at the latest by fsync), or gets another name. Lock files hold nothing, and filelock tries again when
+    it can't open one: they don't count. Return a function that returns how many writes there were.
     """
     fault, inside = request["fault"], request["folder"] + os.sep
     if fault == "none":
-        return
+        return lambda: 0
     seen = 0
 
     def met() -> None:
         nonlocal seen
+        if by_filelock():
+            return
         seen += 1
         if seen != request["at"]:
             return
@@ -67,6 +72,7 @@ def plant(request: dict[str, Any]) -> None:
     sys.addaudithook(audit)
     if fault == "full":
         os.fsync = before(os.fsync, met)
+    return lambda: seen
 
 
 WRITES = {
@@ -78,8 +84,16 @@ WRITES = {
 }
 
 
+def by_filelock() -> bool:
+    """Return whether it is filelock that opens or flushes a file now."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not frame.f_globals.get("__name__", "").startswith("filelock"):
+        frame = frame.f_back
+    return frame is not None
+
+
 def writes(event: str, details: tuple[Any, ...], inside: str) -> bool:
-    """Tell whether an audited event changes something in the folder."""
+    """Return whether an audited event changes something in the folder."""
     if not isinstance(details[0], str | os.PathLike):
         return False
     path = os.fspath(details[0])
@@ -93,7 +107,7 @@ def writes(event: str, details: tuple[Any, ...], inside: str) -> bool:
 
 
 def before(function: Callable[..., Any], first: Callable[[], None]) -> Callable[..., Any]:
-    """Give a function that calls another one first."""
+    """Return a function that calls another one first."""
 
     def both(*args: Any) -> Any:
         first()
@@ -116,6 +130,7 @@ def serve() -> None:
     print(json.dumps({"loaded": loaded}), file=answer, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        request["count"] = count = os.memfd_create("writes")
         pid = os.fork()
         if not pid:
             status = 70
@@ -125,7 +140,9 @@ def serve() -> None:
                 os._exit(status)
         print(json.dumps({"pid": pid}), file=answer, flush=True)
         _, ended = os.waitpid(pid, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(ended)}), file=answer, flush=True)
+        writes_seen = int(os.pread(count, 20, 0) or 0)
+        os.close(count)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(ended), "writes": writes_seen}), file=answer, flush=True)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_bad_input(desk: Path, name: str) -> None:
 
 
 def listing(desk: Path) -> set[str]:
-    """Give every file but the program's own caches and the torch-only leftovers of Python."""
+    """Return every file but the program's own caches and the torch-only leftovers of Python."""
     return {str(p.relative_to(desk)) for p in desk.rglob("*") if not str(p.relative_to(desk)).startswith("home")}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from avatarctl import __version__
 from avatarctl.commands import completions, options
-from avatarctl.settings import AllSettings
+from avatarctl.settings.render import AllSettings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "transformers", "diffusers", "accelerate", "peft", "pydub", "rich")

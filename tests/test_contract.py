@@ -43,7 +43,7 @@ finally:
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every command with the words that call it, groups too."""
+    """Return every command with the words that call it, groups too."""
     yield words, command
     for name, below in getattr(command, "commands", {}).items():
         yield from walk(below, (*words, name))
@@ -63,7 +63,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def help_page(words: tuple[str, ...], search: Path) -> tuple[subprocess.CompletedProcess[str], str, float]:
-    """Give the process, the heavy modules that it imported, and its processor time in seconds."""
+    """Return the process, the heavy modules that it imported, and its processor time in seconds."""
     done = subprocess.run(
         [sys.executable, "-c", RUN, *words, "--help"],
         capture_output=True,

@@ -124,7 +124,7 @@ def test_lines_of_other_libraries_are_not_taken_for_ours() -> None:
 
 # -- driver and GPUs ------------------------------------------------------------------------------------------------
 def probe_of(cuda: str | None, gpus: list[dict[str, Any]] | None = None, warnings: tuple[str, ...] = ()) -> Probe:
-    """Give what the process says of a torch that is built for ``cuda`` and computes on ``gpus``."""
+    """Return what the process says of a torch that is built for ``cuda`` and computes on ``gpus``."""
     return Probe(
         {
             "torch": {"version": "2.13.0", "cuda": cuda, "hip": None},

@@ -32,9 +32,10 @@ LAYERS = {
     "puppet": 4,
     "checks": 4,
     "fetching": 4,
-    "commands": 5,
-    "cli": 6,
-    "__main__": 7,
+    "batch": 5,
+    "commands": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 
 
@@ -61,11 +62,11 @@ def imports(tree: ast.Module, top_level_only: bool = False) -> set[str]:
 
 
 def faults(module: str, source: str) -> list[str]:
-    """Give the rules that a file of this name and content breaks."""
+    """Return the rules that a file of this name and content breaks."""
     found = []
     tree, where = ast.parse(source), place(module)
-    if not source.startswith('"""Takes '):
-        found.append("a file says in its first line what it takes and gives")
+    if not source.startswith('"""') or source.startswith('"""Takes '):
+        found.append("a file says in its first line what it is for")
     for name in imports(tree):
         root = name.split(".")[0]
         if root == "":
@@ -130,11 +131,11 @@ def test_file_keeps_the_rules(path: Path) -> None:
     ],
 )
 def test_each_rule_catches_what_breaks_it(module: str, line: str, fault: str) -> None:
-    good = '"""Takes a line, gives a fault."""\n'
+    good = '"""Find a fault in a line."""\n'
     assert faults(f"avatarctl.{module}", good) == []
     found = faults(f"avatarctl.{module}", good + line)
     assert len(found) == 1 and fault in found[0]
 
 
 def test_a_file_without_a_first_line_is_caught() -> None:
-    assert faults("avatarctl.paths", "import os\n") == ["a file says in its first line what it takes and gives"]
+    assert faults("avatarctl.paths", "import os\n") == ["a file says in its first line what it is for"]

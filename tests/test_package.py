@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def bare(folder: Path) -> Path:
-    """Make an environment that has this one's libraries, but not the checkout; give its Python."""
+    """Make an environment that has this one's libraries, but not the checkout; return its Python."""
     venv.create(folder, with_pip=False, symlinks=True)
     found = subprocess.run(
         [folder / "bin" / "python", "-c", "import site; print(site.getsitepackages()[0])"],

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from avatarctl import cli, paths, presets
+from avatarctl import cli, paths
 from avatarctl.errors import AvatarError, UsageError
-from avatarctl.settings import AllSettings, make
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
+from avatarctl.settings.render import AllSettings
 
 FIELDS = AllSettings.model_fields
 SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "puppet", "quality", "square")

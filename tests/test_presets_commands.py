@@ -12,11 +12,12 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from avatarctl import cli, paths, presets
+from avatarctl import cli, paths
 from avatarctl.commands.presets import settings_table
 from avatarctl.errors import AvatarError, DeviceError, InputFileError, UsageError
-from avatarctl.preset_schema import preset_schema
-from avatarctl.settings import make
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
+from avatarctl.settings.schema import preset_schema
 
 SHIPPED = [(kind, name) for kind in presets.KINDS for name in sorted(presets.names(kind))]
 
@@ -169,7 +170,7 @@ def test_copy_into_what_is_no_folder_is_refused_and_leaves_nothing(tmp_path: Pat
 
 # -- schema ---------------------------------------------------------------------------------------------------------
 def errors(kind: str, text: str) -> list[str]:
-    """Give where a preset breaks the schema, as an editor would tell."""
+    """Return where a preset breaks the schema, as an editor would tell."""
     validator = jsonschema.Draft202012Validator(preset_schema(kind))
     return [".".join(map(str, error.path)) or error.message for error in validator.iter_errors(yaml.safe_load(text))]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from avatarctl import cli, presets
+from avatarctl import cli
+from avatarctl.settings import presets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ LEAVES = {words: leaf for words, leaf in leaves(PROGRAM).items() if not getattr(
 
 
 def command_lines() -> list[list[str]]:
-    """Give every command line of ours in blocks and in code between backticks, as words."""
+    """Return every command line of ours in blocks and in code between backticks, as words."""
     text = "\n".join(block.replace("\\\n", " ") for kind, block in BLOCKS if kind in ("sh", "console"))
     text += "\n" + "\n".join(re.findall(r"`(avatarctl [^`]*)`", re.sub(r"```.*?```", "", README, flags=re.S)))
     found = []

@@ -10,17 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from avatarctl.errors import UsageError
-from avatarctl.settings import (
-    AllSettings,
-    InputSettings,
-    PlacementSettings,
-    RenderSettings,
-    Settings,
-    WeightsSettings,
-    describe,
-    make,
-    parse_lora,
-)
+from avatarctl.settings.base import Settings
+from avatarctl.settings.check import describe, make
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import AllSettings, InputSettings, RenderSettings, WeightsSettings
+from avatarctl.settings.values import parse_lora
 
 MODELS = (RenderSettings, PlacementSettings, WeightsSettings, InputSettings)
 

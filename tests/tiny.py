@@ -36,7 +36,7 @@ def tiny_transformer(dims: TransformerDims = TINY, seed: int = 0) -> StableAvata
 
 
 def tiny_inputs(dims: TransformerDims = TINY, seed: int = 1, batch: int = 1) -> dict[str, torch.Tensor]:
-    """Give the arguments of the transformer's forward, audio states included."""
+    """Return the arguments of the transformer's forward, audio states included."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ def tiny_inputs(dims: TransformerDims = TINY, seed: int = 1, batch: int = 1) -> 
 
 
 def tiny_vae(folded: bool = False, seed: int = 0) -> torch.nn.Module:
-    """Give a Wan VAE 8 channels wide: the released layout, or three levels with pixels folded two by two."""
+    """Return a Wan VAE 8 channels wide: the released layout, or three levels with pixels folded two by two."""
     dims = WAN_VAE.with_(base_dim=8)
     if folded:
         dims = dims.with_(dim_mult=(1, 2, 4), temporal_downsample=(True, True), patch_size=2, channels=12)
@@ -66,7 +66,7 @@ WORDS = {"<pad>": 0, "</s>": 1, "<unk>": 2, "A": 3, "person": 4, "is": 5, "talki
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Give a tokenizer of a handful of words that ends every prompt as umT5's does."""
+    """Return a tokenizer of a handful of words that ends every prompt as umT5's does."""
     raw = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

@@ -56,11 +56,11 @@ class Separator:
 
     @property
     def piece(self) -> int:
-        """Give the samples of a piece; all but ``MARGIN`` at each end are heard."""
+        """Return the samples of a piece; all but ``MARGIN`` at each end are heard."""
         return HOP * (self._frames - 1)
 
     def voice(self, piece_CT: Tensor) -> Tensor:
-        """Give the voice (2, T) in a piece of stereo sound (2, ``piece``) at 44.1 kHz."""
+        """Return the voice (2, T) in a piece of stereo sound (2, ``piece``) at 44.1 kHz."""
         spectrum_CFT = torch.stft(piece_CT, N_FFT, HOP, window=self._window, center=True, return_complex=True)
         parts_CFT2 = torch.view_as_real(spectrum_CFT)
         # Left real, left imaginary, right real, right imaginary.
@@ -76,7 +76,7 @@ class Separator:
 def voice_alone(
     separator: Separator, rate_hz: int, blocks: Blocks, after_each: Callable[[], None] = lambda: None
 ) -> tuple[int, Blocks]:
-    """Give what ``audio.decode.read_blocks`` gives, of the voice alone: its rate, and blocks of stereo samples.
+    """Return what ``audio.decode.read_blocks`` gives, of the voice alone: its rate, and blocks of stereo samples.
 
     ``after_each`` is called after every piece of some six seconds. The last sample is that of the recording.
     """
@@ -108,7 +108,7 @@ def _middle(separator: Separator, piece_CT: Tensor, count: int) -> NDArray[np.fl
 
 
 def _stereo(rate_hz: int, blocks: Blocks) -> Generator[Tensor, None, None]:
-    """Give stereo (2, T) at 44.1 kHz; one channel counts twice, more than two as their mean."""
+    """Return stereo (2, T) at 44.1 kHz; one channel counts twice, more than two as their mean."""
     stream = soxr.ResampleStream(rate_hz, RATE_HZ, 2, dtype="float32", quality="HQ")
     for chunk_TC in _resampled(stream, blocks):
         if len(chunk_TC):

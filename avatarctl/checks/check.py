@@ -27,12 +27,12 @@ class Check:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON holds them."""
+        """Return the fields as JSON holds them."""
         return {key: value for key, value in asdict(self).items() if key != "error"}
 
 
 def gib(count: float) -> str:
-    """Give bytes in words: "11.2 GiB"."""
+    """Return bytes in words: "11.2 GiB"."""
     return f"{count / GIB:.1f} GiB"
 
 
@@ -48,6 +48,6 @@ class Unfit(AvatarError):
 
 
 def report(checks: Sequence[Check]) -> dict[str, Any]:
-    """Give the checks and how many went how, as JSON holds them."""
+    """Return the checks and how many went how, as JSON holds them."""
     states = [check.state for check in checks]
     return {"checks": [check.to_json() for check in checks], **{s: states.count(s) for s in ("ok", "warn", "fail")}}

@@ -8,12 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from avatarctl import paths, presets
+from avatarctl import paths
 from avatarctl.checks.check import Check
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.fetching.record import weights_complete
 from avatarctl.networks.header import damage
-from avatarctl.settings import make
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
 from avatarctl.weights import HINT, find_weights
 
 # Variables that no setting is named like.

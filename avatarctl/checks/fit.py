@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avatarctl import presets
 from avatarctl.checks.check import Check, gib
 from avatarctl.errors import UsageError
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.memory import estimate
-from avatarctl.settings import AllSettings, make
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
+from avatarctl.settings.render import AllSettings
 
 # From fast to frugal.
 MODES = ("full", "model", "group", "sequential")
@@ -18,7 +19,7 @@ TILE_PX = 256  # side of the VAE's tiles, as diffusers has it
 
 
 def needs(on_gpu: bool) -> dict[str, dict[str, int]]:
-    """Give preset -> memory mode -> peak bytes, from the preset's own mode on to the most frugal one.
+    """Return preset -> memory mode -> peak bytes, from the preset's own mode on to the most frugal one.
 
     Presets that don't load, and those with weights of their own, are left out.
     """

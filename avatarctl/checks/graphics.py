@@ -77,7 +77,7 @@ def probe(python: str = sys.executable, timeout_s: float = PROBE_TIMEOUT_S) -> P
 
 
 def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    """Give the objects among the lines: a library may have written others."""
+    """Return the objects among the lines: a library may have written others."""
     for line in text.splitlines():
         try:
             found = json.loads(line)
@@ -114,7 +114,7 @@ def _say(command: list[str]) -> str:
 
 
 def torch_checks(found: Probe, smi: Driver | None) -> list[Check]:
-    """Give the rows: torch, driver, one for each GPU, number formats, attention."""
+    """Return the rows: torch, driver, one for each GPU, number formats, attention."""
     torch = found.stages.get("torch")
     if torch is None:
         missing = "No module named 'torch'" in found.ending

@@ -90,7 +90,7 @@ def ffmpeg() -> Check:
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Give the main memory that a process can still take: the machine's, or less in a container; None if unknown."""
+    """Return the main memory that a process can still take: the machine's, or less in a container; None if unknown."""
     found = []
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
@@ -182,7 +182,7 @@ def folders(here: Path) -> Check:
 
 
 def standing(path: Path) -> Path:
-    """Give the nearest of a path and its parents that is there."""
+    """Return the nearest of a path and its parents that is there."""
     path = path.absolute()
     # os.path: what lies in a folder that can't be read counts as not there, it is no error.
     return next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110

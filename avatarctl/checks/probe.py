@@ -57,7 +57,7 @@ def _gpu(index: int) -> dict[str, Any]:
 
 
 def _float8(ones: Any) -> bool:
-    """Tell whether float8 can store weights: they are cast to it and back, never computed with."""
+    """Return whether float8 can store weights: they are cast to it and back, never computed with."""
     import torch
 
     try:

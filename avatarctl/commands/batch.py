@@ -12,7 +12,7 @@ from avatarctl.commands import options as o
 from avatarctl.errors import Interrupted, PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from avatarctl.render.batch.run import Batch
+    from avatarctl.batch.run import Batch
 
 
 def batch(
@@ -75,8 +75,8 @@ def batch(
     if dry_run:
         _dry_run(asked, as_json)
         return
-    from avatarctl.render.batch.run import run_batch
-    from avatarctl.render.batch.tally import table_of
+    from avatarctl.batch.run import run_batch
+    from avatarctl.batch.tally import table_of
 
     with console.progress("none" if quiet and progress == "auto" else progress) as show:
         try:
@@ -99,12 +99,13 @@ def batch_of(
     watch: bool,
     rules: dict[str, Any],
 ) -> Batch:
-    """Give the batch that flags, environment and preset make together; raises ``UsageError`` with every mistake of theirs."""
-    from avatarctl import presets
-    from avatarctl.render.batch.attempts import Rules
-    from avatarctl.render.batch.items import Base, check_name
-    from avatarctl.render.batch.run import Batch
-    from avatarctl.settings import AllSettings, make
+    """Return the batch that flags, environment and preset make together; raises ``UsageError`` with every mistake of theirs."""
+    from avatarctl.batch.attempts import Rules
+    from avatarctl.batch.items import Base, check_name
+    from avatarctl.batch.run import Batch
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import make
+    from avatarctl.settings.render import AllSettings
 
     mistakes = []
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
@@ -138,7 +139,7 @@ def batch_of(
 
 
 def _dry_run(asked: Batch, as_json: bool) -> None:
-    from avatarctl.render.batch.run import dry_run
+    from avatarctl.batch.run import dry_run
 
     if asked.watch:
         raise UsageError("--dry-run with --watch: got both, expected one", "leave out --watch to see what is there")

@@ -16,7 +16,7 @@ FILES = {
 
 
 def scripts() -> dict[str, str]:
-    """Give file name -> completion script. zsh reads ``#compdef`` in the very first line only."""
+    """Return file name -> completion script. zsh reads ``#compdef`` in the very first line only."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     return {

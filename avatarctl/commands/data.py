@@ -17,7 +17,7 @@ from avatarctl.errors import InputFileError, PartialFailure, UsageError
 if TYPE_CHECKING:
     from avatarctl.data.check import Group, Report
     from avatarctl.data.encode import Encoded
-    from avatarctl.settings_encode import EncodeJob
+    from avatarctl.settings.encode import EncodeJob
 
 app = typer.Typer(help="Encode clips to train on, and check what was encoded.", epilog=EXIT_CODES, no_args_is_help=True)
 
@@ -110,9 +110,9 @@ def _job_of(
     device: str | None,
     force: bool,
 ) -> EncodeJob:
-    from avatarctl import presets
-    from avatarctl.settings import make
-    from avatarctl.settings_encode import EncodeJob, EncodeSettings
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import make
+    from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
     values, places = presets.resolve(EncodeSettings.model_fields, preset, flags, kind="data")
     if flags["sizes"] is not None:

@@ -213,7 +213,7 @@ def _list(folder: Path, asked: list[WeightSet], as_json: bool) -> None:
 
 
 def _verify(folder: Path, asked: list[WeightSet], as_json: bool, show: Any) -> None:
-    from avatarctl.fetching import care, record
+    from avatarctl.fetching import maintain, record
 
     if not folder.is_dir():
         raise WeightsError(
@@ -230,7 +230,7 @@ def _verify(folder: Path, asked: list[WeightSet], as_json: bool, show: Any) -> N
         damaged: dict[str, dict[str, str]] = {}
         for name in names:
             with console.progress(show, "files") as shown:
-                if problems := care.verify(folder, records, name, shown):
+                if problems := maintain.verify(folder, records, name, shown):
                     damaged[name] = problems
     count = sum(len(records[name].files) for name in names)
     data = {"folder": str(folder), "files": count, "damaged": damaged}
@@ -247,7 +247,7 @@ def _again(damaged: dict[str, dict[str, str]]) -> str:
 
 
 def _remove(folder: Path, asked: list[WeightSet], dry_run: bool, as_json: bool) -> None:
-    from avatarctl.fetching import care, record
+    from avatarctl.fetching import maintain, record
 
     if not record.read(folder):
         raise WeightsError(f"{folder}: nothing was fetched into it", "avatarctl fetch --list")
@@ -261,7 +261,7 @@ def _remove(folder: Path, asked: list[WeightSet], dry_run: bool, as_json: bool) 
             paths, count = (
                 (sorted(records[each.name].files), sum(f.size for f in records[each.name].files.values()))
                 if dry_run
-                else care.remove(folder, records, each)
+                else maintain.remove(folder, records, each)
             )
             gone, freed = gone + paths, freed + count
     console.note(f"{freed / MB:,.1f} MB {'would be' if dry_run else 'are'} removed; of linked files only the link goes")

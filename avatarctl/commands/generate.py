@@ -14,7 +14,7 @@ from avatarctl.errors import UsageError
 if TYPE_CHECKING:
     from avatarctl.render.estimate import Estimate
     from avatarctl.render.inputs import Rendered
-    from avatarctl.settings import RenderJob
+    from avatarctl.settings.render import RenderJob
 
 
 def generate(
@@ -137,14 +137,15 @@ def resume(
     job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path})
     changes = {name: value for name, value in (("memory", memory), ("device", device)) if value is not None}
     if changes:
-        from avatarctl.settings import PlacementSettings, make
+        from avatarctl.settings.check import make
+        from avatarctl.settings.placement import PlacementSettings
 
         job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
     run_job(job, False, "resume", as_json, quiet, progress)
 
 
 def render_folder(path: Path) -> Path:
-    """Give the render folder that a user means: itself, or the one of the video named."""
+    """Return the render folder that a user means: itself, or the one of the video named."""
     beside = path.with_name(path.name + ".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
@@ -152,12 +153,15 @@ def render_folder(path: Path) -> Path:
 def job_of(
     image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
-    """Give the job that preset, environment and flags make together; all mistakes at once.
+    """Return the job that preset, environment and flags make together; all mistakes at once.
 
     ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
     """
-    from avatarctl import presets
-    from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, make, parse_lora
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import make
+    from avatarctl.settings.placement import PlacementSettings
+    from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+    from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
     settings = make(AllSettings, values, places)
@@ -180,8 +184,8 @@ def job_of(
 
 
 def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl import presets
     from avatarctl.commands.presets import settings_table
+    from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
     console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")

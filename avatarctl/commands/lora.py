@@ -52,7 +52,7 @@ def merge(
 
     Example: avatarctl lora merge person.safetensors style.safetensors:0.6 --output mine/transformer.safetensors
     """
-    from avatarctl.settings import parse_lora
+    from avatarctl.settings.values import parse_lora
     from avatarctl.weights import find_transformer
 
     try:

@@ -21,7 +21,7 @@ EXIT_CODES = (
 
 
 def _preset_names(incomplete: str) -> list[str]:
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     return [name for name in presets.names() if name.startswith(incomplete)]
 

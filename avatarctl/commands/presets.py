@@ -17,7 +17,7 @@ app = typer.Typer(help="List, show, check and copy presets.", epilog=EXIT_CODES,
 
 
 def _names(ctx: typer.Context, incomplete: str) -> list[str]:
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     kinds = [ctx.params["kind"]] if ctx.params.get("kind") else list(presets.KINDS)
     found = {name for kind in kinds for name in presets.names(kind)}
@@ -37,7 +37,7 @@ def list_(kind: Kind = None, as_json: AsJson = False) -> None:
 
     Example: avatarctl presets list --kind train
     """
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     rows: list[dict[str, Any]] = []
     for each in [kind] if kind else presets.KINDS:
@@ -80,7 +80,7 @@ def show(
 
     Example: AVATARCTL_STEPS=30 avatarctl presets show draft
     """
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     kind = kind or _kind_of(name)
     if raw:
@@ -97,7 +97,7 @@ def show(
 
 
 def settings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Give settings as ``presets.explain`` tells them, one a line."""
+    """Return settings as ``presets.explain`` tells them, one a line."""
     cells = [
         (field, row["source"], row["takes"], json.dumps(row["value"], ensure_ascii=False))
         for field, row in rows.items()
@@ -117,7 +117,7 @@ def check(
 
     Example: avatarctl presets check my.yaml
     """
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     wanted: list[tuple[str, str]]
     if preset:
@@ -149,7 +149,8 @@ def copy(
 
     Example: avatarctl presets copy portrait phone
     """
-    from avatarctl import durable, paths, presets
+    from avatarctl import durable, paths
+    from avatarctl.settings import presets
 
     kind = kind or _kind_of(name)
     source = presets.load(name, kind).path
@@ -177,7 +178,7 @@ def schema(kind: Kind = None, as_json: AsJson = False) -> None:
 
     Example: avatarctl presets schema > preset.schema.json
     """
-    from avatarctl.preset_schema import preset_schema
+    from avatarctl.settings.schema import preset_schema
 
     made = preset_schema(kind or "render")
     data = {"kind": kind or "render", "schema": made}
@@ -185,7 +186,7 @@ def schema(kind: Kind = None, as_json: AsJson = False) -> None:
 
 
 def _kind_of(name: str) -> Literal["render", "train", "lora", "data"]:
-    from avatarctl import presets
+    from avatarctl.settings import presets
 
     kind: Any = presets.kind_of(name)
     return kind

@@ -185,10 +185,13 @@ def evaluate(
     if minutes == 1:
         raise UsageError("--minutes: got 1, expected 0 or 2 at least", "the first minute is compared with the last one")
     console.quiet(quiet)
-    from avatarctl import presets
     from avatarctl.errors import InputFileError, QualityError
     from avatarctl.puppet.voice import espeak
-    from avatarctl.settings import AllSettings, PlacementSettings, RenderSettings, make, parse_lora
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import make
+    from avatarctl.settings.placement import PlacementSettings
+    from avatarctl.settings.render import AllSettings, RenderSettings
+    from avatarctl.settings.values import parse_lora
     from avatarctl.weights import find_weights
 
     flags = {"device": device, "weights": weights, "enlarge": 1, "lora": (lora,) if lora else None}

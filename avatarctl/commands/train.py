@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def _train_presets(incomplete: str) -> list[str]:
-    from avatarctl.presets import names
+    from avatarctl.settings.presets import names
 
     return [name for name in names("train") if name.startswith(incomplete)]
 
 
 def _lora_presets(incomplete: str) -> list[str]:
-    from avatarctl.presets import names
+    from avatarctl.settings.presets import names
 
     return [name for name in names("lora") if name.startswith(incomplete)]
 
@@ -142,7 +142,7 @@ def _flags(
 
 
 def _parsed(settings: list[str]) -> dict[str, Any]:
-    """Give NAME=VALUE pairs as values; a value is read as in a preset."""
+    """Return NAME=VALUE pairs as values; a value is read as in a preset."""
     import yaml
 
     values: dict[str, Any] = {}
@@ -172,9 +172,9 @@ def _run(
     progress: Any,
 ) -> None:
     from avatarctl.data.shards import read_about
-    from avatarctl.presets import resolve
-    from avatarctl.settings import make
-    from avatarctl.settings_train import TrainJob, TrainSettings
+    from avatarctl.settings.check import make
+    from avatarctl.settings.presets import resolve
+    from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)

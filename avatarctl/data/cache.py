@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from avatarctl import durable
 from avatarctl.data.shards import ABOUT, INDEX, NULL, SHARDS, read_about
 from avatarctl.errors import BusyError, ChangedError, InputFileError, UsageError
-from avatarctl.settings_encode import EncodeJob
+from avatarctl.settings.encode import EncodeJob
 from avatarctl.weights import find_weights, fingerprint
 
 VERSION = 1
@@ -33,18 +33,18 @@ def encoder_files(job: EncodeJob) -> dict[str, Path]:
 
 
 def about(job: EncodeJob, weights: Mapping[str, Path]) -> dict[str, Any]:
-    """Give what a cache notes of its making: settings, and the checksums of the weights."""
+    """Return what a cache notes of its making: settings, and the checksums of the weights."""
     return {"version": VERSION, "settings": job.settings.that_count(), "weights": fingerprint(weights.items())}
 
 
 def recipe_of(noted: Mapping[str, Any]) -> str:
-    """Give the hash of settings and weights, which every sample of a cache has in common."""
+    """Return the hash of settings and weights, which every sample of a cache has in common."""
     weights = {role: file["sha256"] for role, file in noted["weights"].items()}
     return hashlib.sha256(json.dumps([noted["settings"], weights], sort_keys=True).encode()).hexdigest()
 
 
 def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
-    """Tell whether the cache is there; raises ``ChangedError`` naming what it was encoded with that is another now."""
+    """Return whether the cache is there; raises ``ChangedError`` naming what it was encoded with that is another now."""
     if not (cache / ABOUT).exists():
         _check_ours(cache)
         return False

@@ -96,7 +96,7 @@ def _count(report: Report, entry: SampleEntry) -> None:
 
 
 def repair(cache: Path, damaged: Iterable[str]) -> list[str]:
-    """Take the clips of damaged samples, and clips that failed, off the index; give their names.
+    """Take the clips of damaged samples, and clips that failed, off the index; return their names.
 
     The next encoding makes them again.
     """
@@ -138,7 +138,7 @@ def contact_sheet(cache: Path, target: Path) -> int:
 
 
 def _thumb(cache: Path, entry: SampleEntry) -> Image.Image:
-    """Give a sample's picture, or a red tile when it is damaged: the sheet is for looking at what is there."""
+    """Return a sample's picture, or a red tile when it is damaged: the sheet is for looking at what is there."""
     data = read_bytes(cache, entry.shard, *entry.thumb)
     try:
         with Image.open(io.BytesIO(data or b"")) as picture:

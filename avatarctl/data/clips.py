@@ -22,7 +22,7 @@ from avatarctl.audio.decode import ffmpeg
 from avatarctl.data.discover import PICTURES, Clip
 from avatarctl.errors import InputFileError
 from avatarctl.networks.images import read_image
-from avatarctl.settings import parse_fps
+from avatarctl.settings.values import parse_fps
 
 Picture: TypeAlias = NDArray[np.uint8]
 Pictures: TypeAlias = Generator[Picture, None, None]
@@ -73,7 +73,7 @@ def clip_film(clip: Clip, fps: Fraction | None = None) -> Film:
 
 
 def nearest_size(film: Film, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Give the size (width, height) that is nearest in aspect; of several, the one nearest in pixels."""
+    """Return the size (width, height) that is nearest in aspect; of several, the one nearest in pixels."""
 
     def distance(size: tuple[int, int]) -> tuple[float, float]:
         aspect = abs(log(size[0] / size[1]) - log(film.width / film.height))
@@ -83,7 +83,7 @@ def nearest_size(film: Film, sizes: Sequence[tuple[int, int]]) -> tuple[int, int
 
 
 def numbered(folder: Path) -> tuple[Path, ...]:
-    """Give a folder's pictures in the order of the last number in their names.
+    """Return a folder's pictures in the order of the last number in their names.
 
     Raises ``InputFileError`` when there are none, or a number is missing or stands there twice: sound and masks would
     go out of step from there on.
@@ -111,7 +111,7 @@ def numbered(folder: Path) -> tuple[Path, ...]:
 
 
 def stream(film: Film, size: tuple[int, int], fps: Fraction, like: Film | None = None) -> Pictures:
-    """Give pictures (height, width, 3) at ``fps``, scaled to cover ``size`` (width, height) and cropped in the middle.
+    """Return pictures (height, width, 3) at ``fps``, scaled to cover ``size`` (width, height) and cropped in the middle.
 
     ``like``: the film that these are masks of; masks of another size are put to its size first, and cropped as it is.
     Raises ``InputFileError`` for what can't be decoded.
@@ -122,7 +122,7 @@ def stream(film: Film, size: tuple[int, int], fps: Fraction, like: Film | None =
 
 
 def source_picture(number: int, fps: Fraction, own: Fraction) -> int:
-    """Give the picture of a film at rate ``own`` that is shown as picture ``number`` at ``fps``: the last one begun.
+    """Return the picture of a film at rate ``own`` that is shown as picture ``number`` at ``fps``: the last one begun.
 
     "Begun" is rounded to the nearest picture, as ffmpeg's filter does it.
     """
@@ -265,7 +265,7 @@ def windows(
 
 
 def in_step(pictures: Pictures, masks: Sequence[Pictures | None], slack: bool) -> Iterator[tuple[Picture | None, ...]]:
-    """Give each picture with its masks; raises ``InputFileError`` when there are more or fewer masks than pictures.
+    """Return each picture with its masks; raises ``InputFileError`` when there are more or fewer masks than pictures.
 
     ``slack``: at a rate that isn't their own, videos may differ by one at their end.
     """

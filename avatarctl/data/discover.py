@@ -23,7 +23,7 @@ from pathlib import Path
 
 from avatarctl import durable
 from avatarctl.errors import InputFileError
-from avatarctl.settings_encode import EncodeSettings
+from avatarctl.settings.encode import EncodeSettings
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -65,7 +65,7 @@ class Clip:
                 yield role, path
 
     def stamp(self) -> str:
-        """Give a hash of sizes and times of change: while it is the same, the files need not be read again."""
+        """Return a hash of sizes and times of change: while it is the same, the files need not be read again."""
         digest = hashlib.sha256()
         for name, path in self.files():
             try:
@@ -77,14 +77,14 @@ class Clip:
         return digest.hexdigest()
 
     def content(self) -> str:
-        """Give a hash of what is in the files; raises ``OSError`` for one that can't be read."""
+        """Return a hash of what is in the files; raises ``OSError`` for one that can't be read."""
         digest = hashlib.sha256()
         for name, path in self.files():
             digest.update(f"{name} {durable.digest(path)}\n".encode())
         return digest.hexdigest()
 
     def prompt(self, settings: EncodeSettings) -> str:
-        """Give the caption, or the prompt of the settings; raises ``InputFileError`` for a caption that isn't text."""
+        """Return the caption, or the prompt of the settings; raises ``InputFileError`` for a caption that isn't text."""
         if self.caption is None:
             return settings.prompt_of(self.kind)
         try:
@@ -99,13 +99,13 @@ class Clip:
 
 
 def made_of(clip: Clip, prompt: str, recipe: str) -> str:
-    """Give the hash of all that a clip's samples depend on: its files, its prompt, and the cache's recipe."""
+    """Return the hash of all that a clip's samples depend on: its files, its prompt, and the cache's recipe."""
     parts = [recipe, prompt, clip.content()]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 def discover(source: Path) -> list[Clip]:
-    """Give the clips of a folder, a list of clips (.txt) or one video, ordered by name.
+    """Return the clips of a folder, a list of clips (.txt) or one video, ordered by name.
 
     Raises ``InputFileError`` for a SOURCE that isn't there, can't be read, or holds no clip.
     """
@@ -163,7 +163,7 @@ def _walk(root: Path) -> Iterator[Clip]:
 
 
 def _listed(path: Path) -> Iterator[Clip]:
-    """Give the clips of a list, one path a line: absolute, or seen from the list's folder, the one above, or this one."""
+    """Return the clips of a list, one path a line: absolute, or seen from the list's folder, the one above, or this one."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
@@ -187,7 +187,7 @@ def _is_clip_folder(folder: Path) -> bool:
 
 
 def clip_at(path: Path, name: str) -> Clip:
-    """Give the clip that a video or a clip folder is."""
+    """Return the clip that a video or a clip folder is."""
     kind = next((part for part in reversed(path.absolute().parts) if part in KINDS), None)
     if path.suffix.lower() in VIDEOS and not path.is_dir():
         caption = _there(path.with_suffix(".txt"))

@@ -35,7 +35,7 @@ from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_te
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
 from avatarctl.networks.placement import DTYPES
 from avatarctl.sampling.windows import video_frames_of
-from avatarctl.settings_encode import EncodeJob
+from avatarctl.settings.encode import EncodeJob
 
 THUMB_PX = 160
 TINTS = ((0, 200, 0), (220, 0, 0))  # face, lips
@@ -118,7 +118,7 @@ class Work:
         return Encoders(self.weights, self.job.device, self.settings.text_len)
 
     def null_text(self) -> bytes:
-        """Give the file with the states of the empty and the negative prompt."""
+        """Return the file with the states of the empty and the negative prompt."""
         prompts = {"empty": "", "negative": self.settings.negative_prompt}
         return null_text_file({name: self.encoders.text(text).to(self.dtype) for name, text in prompts.items()})
 
@@ -188,7 +188,7 @@ class Work:
         return facts["status"], facts["reason"]
 
     def known(self, clip: Clip) -> ClipEntry | None:
-        """Give the clip's entry while files, settings and weights are those it was made of."""
+        """Return the clip's entry while files, settings and weights are those it was made of."""
         entry = self.index.clips.get(clip.key)
         if entry is None:
             return None
@@ -215,7 +215,7 @@ class Work:
             assert film.fps is not None and clip.sound is not None
             fps = settings.fps or film.fps
             size = nearest_size(film, settings.sizes)
-            sound, samples_16k = stack.enter_context(heard(clip.sound))
+            sound, samples_16k = stack.enter_context(decoded_sound(clip.sound))
             pictures = stack.enter_context(closing(stream(film, size, fps)))
             mask_streams = [
                 stack.enter_context(closing(stream(mask, size, fps, like=film))) if mask is not None else None
@@ -262,7 +262,7 @@ class Work:
 
 
 def thumb(row: tuple[Picture | None, ...]) -> bytes:
-    """Give a small JPEG of a picture with its masks as tints: green is the face, red are the lips."""
+    """Return a small JPEG of a picture with its masks as tints: green is the face, red are the lips."""
     picture, *masks = row
     assert picture is not None
     shown = Image.fromarray(picture)
@@ -277,7 +277,7 @@ def thumb(row: tuple[Picture | None, ...]) -> bytes:
 
 
 def is_another(clip: Clip, source: Path) -> bool:
-    """Tell whether the clip that was encoded from ``source`` is still there and another one; else it was moved."""
+    """Return whether the clip that was encoded from ``source`` is still there and another one; else it was moved."""
     return source.exists() and not source.samefile(clip.path)
 
 
@@ -285,7 +285,7 @@ def is_another(clip: Clip, source: Path) -> bool:
 
 
 @contextmanager
-def heard(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+def decoded_sound(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     """Decode a recording of any length into a temporary file; give it, and its number of samples at 16 kHz."""
     place = Path(tempfile.gettempdir())
     guard = durable.guarded(
@@ -300,7 +300,7 @@ def heard(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def waveform(file: IO[bytes], count: int, start: int, frames: int, fps: Fraction) -> NDArray[np.float32]:
-    """Give the samples of exactly these pictures, with silence past the end."""
+    """Return the samples of exactly these pictures, with silence past the end."""
     first, last = samples_of(start, fps), samples_of(start + frames, fps)
     samples = np.zeros(last - first, np.float32)
     file.seek(4 * first)

@@ -20,7 +20,7 @@ from avatarctl.networks.conditions import image_tokens, prompt_states, reference
 from avatarctl.networks.memory import PARAMETERS
 from avatarctl.networks.placement import decide, place
 from avatarctl.networks.vae import encode
-from avatarctl.settings import PlacementSettings
+from avatarctl.settings.placement import PlacementSettings
 
 MOST_PROMPTS = 4096  # kept in memory: clips of one kind have the same, captions are all different
 
@@ -34,7 +34,7 @@ class Encoders:
         self._prompts: dict[str, Tensor] = {}
 
     def text(self, prompt: str) -> Tensor:
-        """Give the text states (L, D) of a prompt."""
+        """Return the text states (L, D) of a prompt."""
         if prompt not in self._prompts:
             tokenizer, encoder = self._text_encoder
             if len(self._prompts) >= MOST_PROMPTS:
@@ -45,7 +45,7 @@ class Encoders:
 
     @torch.no_grad()
     def pictures(self, pictures_THWC: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Give latents (C, T, H, W), reference condition (4 + C, T, H, W) and image tokens (L, D) of a window."""
+        """Return latents (C, T, H, W), reference condition (4 + C, T, H, W) and image tokens (L, D) of a window."""
         pixels = torch.from_numpy(pictures_THWC).to(self.placement.device).permute(3, 0, 1, 2).float() / 255 * 2 - 1
         latents = encode(self._vae, pixels[None])
         first = pixels[:, 0].contiguous()
@@ -56,7 +56,7 @@ class Encoders:
         }
 
     def speech(self, waveform_T: NDArray[np.float32]) -> Tensor:
-        """Give the speech states (L, D) of a window's sound at 16 kHz."""
+        """Return the speech states (L, D) of a window's sound at 16 kHz."""
         return speech_states(self._speech_encoder, waveform_T)[0]
 
     # -- Networks ------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Encoders:
 
 
 def _own(device: str) -> str:
-    """Give each process of a launcher its own GPU."""
+    """Return each process of a launcher its own GPU."""
     if device != "auto" or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return device
     place = int(os.environ["LOCAL_RANK"])

@@ -41,7 +41,7 @@ def mask_films(clip: Clip, film: Film) -> tuple[list[Film | None], list[str]]:
 
 
 def at_latent_size(masks: Sequence[NDArray[np.uint8] | None], height: int, width: int) -> Tensor:
-    """Give masks (T, H, W) in 0 … 1, float16, of a window's mask pictures (height, width, 3); ones where there are none.
+    """Return masks (T, H, W) in 0 … 1, float16, of a window's mask pictures (height, width, 3); ones where there are none.
 
     Trilinear, as the released trainer does it: T = (pictures - 1) / 4 + 1, H = height / 8, W = width / 8.
     """

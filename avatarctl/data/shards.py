@@ -115,12 +115,12 @@ class Index:
                         self.clips[clip.key] = clip
 
     def samples(self) -> list[SampleEntry]:
-        """Give every sample, in an order that depends on keys alone."""
+        """Return every sample, in an order that depends on keys alone."""
         return [sample for key in sorted(self.clips) for sample in self.clips[key].samples]
 
 
 def read_about(cache: Path) -> dict[str, Any]:
-    """Give what a cache was encoded with; raises ``InputFileError`` when it is none."""
+    """Return what a cache was encoded with; raises ``InputFileError`` when it is none."""
     content = durable.unsealed(cache / ABOUT)
     if content is None:
         what = "is damaged" if (cache / ABOUT).exists() else f"got no {ABOUT}, expected a cache of encoded samples"
@@ -129,7 +129,7 @@ def read_about(cache: Path) -> dict[str, Any]:
 
 
 def read_null_text(cache: Path) -> dict[str, Tensor]:
-    """Give the text states (L, D) of the prompts "empty" and "negative"."""
+    """Return the text states (L, D) of the prompts "empty" and "negative"."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -142,14 +142,14 @@ def read_null_text(cache: Path) -> dict[str, Tensor]:
 
 
 def null_text_file(states: Mapping[str, Tensor]) -> bytes:
-    """Give the content of the file that :func:`read_null_text` reads."""
+    """Return the content of the file that :func:`read_null_text` reads."""
     from safetensors.torch import save
 
     return save({name: tensor.contiguous() for name, tensor in states.items()})
 
 
 def read_tensors(cache: Path, entry: SampleEntry, check: bool = True) -> dict[str, Tensor]:
-    """Give a sample's tensors; raises ``InputFileError`` when they are not what was written."""
+    """Return a sample's tensors; raises ``InputFileError`` when they are not what was written."""
     from safetensors.torch import load
 
     data = read_bytes(cache, entry.shard, entry.offset, entry.size)
@@ -162,7 +162,7 @@ def read_tensors(cache: Path, entry: SampleEntry, check: bool = True) -> dict[st
 
 
 def read_bytes(cache: Path, shard: str, offset: int, size: int) -> bytes | None:
-    """Give a stretch of a shard, or None when the shard is missing or too short."""
+    """Return a stretch of a shard, or None when the shard is missing or too short."""
     try:
         with (cache / SHARDS / shard).open("rb") as file:
             file.seek(offset)
@@ -261,7 +261,7 @@ class ShardWriter:
         raise InputFileError(f"{self.cache}: got 10000 writers, expected fewer", "start fewer processes on one cache")
 
     def _where_to_go_on(self) -> tuple[int, int]:
-        """Give the open shard's number and its length as listed; cut off what a kill left in the index and after it."""
+        """Return the open shard's number and its length as listed; cut off what a kill left in the index and after it."""
         if not self._index.exists():
             return 0, 0
         with self._index.open("rb+") as file:

@@ -27,13 +27,13 @@ class Drift:
 
 
 def colour_distance(frames_THWC: Pictures, reference_HWC: Pictures, mask_HW: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give the mean absolute difference (T,) from a reference in grey levels (0 … 255) where ``mask`` is true."""
+    """Return the mean absolute difference (T,) from a reference in grey levels (0 … 255) where ``mask`` is true."""
     difference = np.abs(frames_THWC.astype(np.float64) - reference_HWC.astype(np.float64))
     return difference[:, mask_HW].mean((1, 2))
 
 
 def nearest(frames_THWC: Pictures, references_NHWC: Pictures, mask_HW: NDArray[np.bool_]) -> int:
-    """Give which of several references a video's mean picture is nearest to."""
+    """Return which of several references a video's mean picture is nearest to."""
     mean = frames_THWC.astype(np.float64).mean(0)
     return int(
         np.argmin([np.abs(mean - reference)[mask_HW].mean() for reference in references_NHWC.astype(np.float64)])

@@ -26,7 +26,7 @@ class Goal:
         return self.value >= self.limit if self.bound == "at least" else self.value <= self.limit
 
     def to_json(self) -> dict[str, Any]:
-        """Give the goal and whether it is reached."""
+        """Return the goal and whether it is reached."""
         return {
             "name": self.name,
             "value": round(self.value, 4),
@@ -59,7 +59,7 @@ def check_installed() -> None:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Give a table in Markdown; numbers with two decimals."""
+    """Return a table in Markdown; numbers with two decimals."""
     lines = ["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]
     return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
 

@@ -44,7 +44,7 @@ def sync(measured_T: Curve, expected_T: Curve) -> Sync:
 
 
 def correlation(a_T: Curve, b_T: Curve) -> float:
-    """Give Pearson's correlation; 0 when one of the curves never moves, since it tells nothing of the other."""
+    """Return Pearson's correlation; 0 when one of the curves never moves, since it tells nothing of the other."""
     a, b = a_T - a_T.mean(), b_T - b_T.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))
     # Equal numbers leave a mean's rounding behind, not exactly zero.
@@ -53,7 +53,7 @@ def correlation(a_T: Curve, b_T: Curve) -> float:
 
 
 def best_lag(measured_T: Curve, expected_T: Curve, most: int = MOST_LAG) -> int:
-    """Give the lag of the highest correlation within ``most`` frames; of equal ones the smallest."""
+    """Return the lag of the highest correlation within ``most`` frames; of equal ones the smallest."""
     found = {}
     for lag in range(-most, most + 1):
         late, early = max(lag, 0), max(-lag, 0)
@@ -63,7 +63,7 @@ def best_lag(measured_T: Curve, expected_T: Curve, most: int = MOST_LAG) -> int:
 
 
 def shuffled(measured: Sequence[Curve], expected: Sequence[Curve], after: int = 0) -> float:
-    """Give the mean correlation of every measured curve with the expected curves of all the others: near 0 for real sync.
+    """Return the mean correlation of every measured curve with the expected curves of all the others: near 0 for real sync.
 
     ``after``: frames at the beginning that don't count. Recordings begin alike, with a mouth that opens.
     """

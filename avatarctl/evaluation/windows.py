@@ -25,7 +25,7 @@ class Borders:
 
 
 def border_pictures(plan: Plan) -> list[int]:
-    """Give the pictures at which a window begins to count, or has just taken over alone: both ends of every overlap."""
+    """Return the pictures at which a window begins to count, or has just taken over alone: both ends of every overlap."""
     found = set()
     for index in range(1, plan.count):
         for latent in (plan.start_of(index), plan.stop_of(index - 1)):

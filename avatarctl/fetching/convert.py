@@ -49,7 +49,7 @@ def convert(
 
 
 def is_converted(folder: Path, entry: Record, path: str) -> bool:
-    """Tell whether a pickle was converted as it is now."""
+    """Return whether a pickle was converted as it is now."""
     made = entry.files.get(converted(path))
     if made is None or made.origin_sha256 != entry.files[path].sha256:
         return False

@@ -45,7 +45,7 @@ class Plan:
     steps: tuple[Step, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Give what people and scripts want to know before it is done."""
+        """Return what people and scripts want to know before it is done."""
         to_do = sum(step.remote.size for step in self.steps if step.how == "download")
         files = [{"path": step.remote.path, "bytes": step.remote.size, "how": step.how} for step in self.steps]
         return {"revision": self.commit, "bytes": to_do, "files": files}
@@ -93,7 +93,7 @@ def _step(
 
 
 def _is_current(known: Record, folder: Path, remote: hub.Remote) -> bool:
-    """Tell whether what the record has for this path is, or was made of, the bytes that the hub tells of."""
+    """Return whether what the record has for this path is, or was made of, the bytes that the hub tells of."""
     serves = known.serves(folder, remote.path)
     if serves is None:
         return False
@@ -193,7 +193,7 @@ def _received(parts: Path, remote: hub.Remote) -> int:
 
 
 def _meter(todo: Plan, parts: Path, show: console.Progress) -> Callable[[int], None]:
-    """Give what counts bytes and shows them as megabytes with the time that is left, now and then."""
+    """Return what counts bytes and shows them as megabytes with the time that is left, now and then."""
     downloads = [step.remote for step in todo.steps if step.how == "download"]
     total = sum(remote.size for remote in downloads)
     done = at_start = sum(_received(parts, remote) for remote in downloads)

@@ -43,17 +43,17 @@ class Remote:
 
     @property
     def content(self) -> str:
-        """Give what names the content: the same for the same bytes."""
+        """Return what names the content: the same for the same bytes."""
         return self.sha256 or self.git_id
 
 
 def api() -> HfApi:
-    """Give the hub's client: endpoint, token and offline mode are those of ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` …"""
+    """Return the hub's client: endpoint, token and offline mode are those of ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` …"""
     return HfApi(library_name="avatarctl", library_version=__version__)
 
 
 def list_files(repo: str, revision: str) -> tuple[str, list[Remote]]:
-    """Give the commit that ``revision`` stands for, and its files; raises ``WeightsError``."""
+    """Return the commit that ``revision`` stands for, and its files; raises ``WeightsError``."""
     try:
         info = patiently(lambda: api().model_info(repo, revision=revision, files_metadata=True))
     except HUB_ERRORS as error:
@@ -98,7 +98,7 @@ def wait_or_raise(error: HfHubHTTPError, tried: int) -> None:
 
 
 def retry_after_s(error: HfHubHTTPError) -> int | None:
-    """Give how many seconds the hub asks to wait, if it says so in seconds."""
+    """Return how many seconds the hub asks to wait, if it says so in seconds."""
     asked = error.response.headers.get("Retry-After", "").strip()
     return int(asked) if asked.isdigit() else None
 

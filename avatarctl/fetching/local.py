@@ -28,7 +28,7 @@ class Found:
 
 
 def recognise(weight_set: WeightSet, folder: Path) -> tuple[list[Found], list[Part]]:
-    """Give the files of a set that are somewhere below ``folder``, and the parts of which there is none.
+    """Return the files of a set that are somewhere below ``folder``, and the parts of which there is none.
 
     A file is known by the end of its path (``…/google/umt5-xxl/spiece.model``), or by its name alone where the set
     names it in full; what was converted to safetensors counts. Raises ``InputFileError`` for what is no folder, and
@@ -49,7 +49,7 @@ def recognise(weight_set: WeightSet, folder: Path) -> tuple[list[Found], list[Pa
 
 
 def _below(folder: Path) -> list[tuple[str, ...]]:
-    """Give the names on the way to every file below ``folder``, the least deep first."""
+    """Return the names on the way to every file below ``folder``, the least deep first."""
     files = []
     for root, folders, names in os.walk(folder, followlinks=True):
         real = Path(root).resolve()

@@ -66,7 +66,7 @@ class Record:
         return "damaged" if path in self.damaged else ""
 
     def serves(self, folder: Path, path: str) -> str | None:
-        """Give the path that serves for ``path``, itself or what it was converted to, if it is there in full size."""
+        """Return the path that serves for ``path``, itself or what it was converted to, if it is there in full size."""
         for each in dict.fromkeys((path, converted(path))):
             if not self.fault(folder, each):
                 return each
@@ -74,7 +74,7 @@ class Record:
 
 
 def read(folder: Path) -> dict[str, Record]:
-    """Give set -> record; raises ``WeightsError`` for a record that isn't what was written."""
+    """Return set -> record; raises ``WeightsError`` for a record that isn't what was written."""
     path = folder / RECORD
     content = durable.unsealed(path)
     if content is None:
@@ -132,7 +132,7 @@ State = Literal["complete", "incomplete", "absent"]
 
 
 def missing(folder: Path, weight_set: WeightSet, record: Record | None) -> list[str]:
-    """Give what a set still lacks: files that were found necessary, and parts without any file."""
+    """Return what a set still lacks: files that were found necessary, and parts without any file."""
     if record is None:
         return [part.role for part in weight_set.parts]
     lacking = [path for path in record.needed if not record.serves(folder, path)]
@@ -153,7 +153,7 @@ def state(folder: Path, weight_set: WeightSet, record: Record | None) -> State:
 
 
 def weights_complete(folder: Path) -> list[str]:
-    """Give what is wrong with the sets that were fetched into a folder, by names and sizes; nothing where none was.
+    """Return what is wrong with the sets that were fetched into a folder, by names and sizes; nothing where none was.
 
     Weights that were put there by hand are not in the record, so nothing is said of them. Raises ``WeightsError`` for
     a damaged record.

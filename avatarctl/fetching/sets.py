@@ -42,7 +42,7 @@ class WeightSet:
 
     @property
     def about_bytes(self) -> int:
-        """Give roughly how large it is, in bytes."""
+        """Return roughly how large it is, in bytes."""
         return sum(part.about_bytes for part in self.parts)
 
 
@@ -86,7 +86,7 @@ DEFAULT = SETS[0].name
 
 
 def find_set(name: str) -> WeightSet:
-    """Give the set of this name; raises ``UsageError`` with the names there are."""
+    """Return the set of this name; raises ``UsageError`` with the names there are."""
     names = [each.name for each in SETS]
     if name in names:
         return SETS[names.index(name)]
@@ -96,7 +96,7 @@ def find_set(name: str) -> WeightSet:
 
 
 def choose(part: Part, paths: Iterable[str]) -> list[str]:
-    """Give the files of a part out of relative paths, sorted; none where no pattern matches."""
+    """Return the files of a part out of relative paths, sorted; none where no pattern matches."""
     known = list(paths)
     for pattern in part.patterns:
         if found := sorted(path for path in known if _matches(path, pattern)):
@@ -110,7 +110,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def part_of(weight_set: WeightSet, path: str) -> Part:
-    """Give the part that a relative path belongs to, converted or not."""
+    """Return the part that a relative path belongs to, converted or not."""
     for part in weight_set.parts:
         for pattern in part.patterns:
             if _matches(path, pattern) or (part.network and path == converted(pattern)):
@@ -119,7 +119,7 @@ def part_of(weight_set: WeightSet, path: str) -> Part:
 
 
 def converted(path: str) -> str:
-    """Give the path that a file of pickled weights gets as safetensors: where `weights` and the networks look for it."""
+    """Return the path that a file of pickled weights gets as safetensors: where `weights` and the networks look for it."""
     old = PurePosixPath(path)
     if old.suffix not in PICKLES:
         return path

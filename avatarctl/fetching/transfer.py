@@ -92,7 +92,7 @@ def _size(part: Path) -> int:
 
 
 def matches(path: Path, remote: Remote) -> str | None:
-    """Give the SHA-256 of a file if it has the bytes that the hub tells of, else None."""
+    """Return the SHA-256 of a file if it has the bytes that the hub tells of, else None."""
     if path.stat().st_size != remote.size:
         return None
     with path.open("rb") as file:

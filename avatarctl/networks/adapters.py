@@ -31,7 +31,7 @@ ADAPTER = "default"  # peft's name for the only one there is
 
 
 def group_of(name: str) -> str:
-    """Give the group of a parameter or module, by our name.
+    """Return the group of a parameter or module, by our name.
 
     attention: self-attention, and cross-attention to text and image; feed_forward; audio: audio keys and values of the
     blocks and the whole adapter; norms: norms and modulation tables of the blocks; embeddings: what comes before and after
@@ -48,7 +48,7 @@ def group_of(name: str) -> str:
 
 
 def groups_of(transformer: StableAvatarTransformer3DModel) -> dict[str, list[str]]:
-    """Give group -> names of its parameters; each parameter is in exactly one."""
+    """Return group -> names of its parameters; each parameter is in exactly one."""
     groups: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name, _ in transformer.named_parameters():
         groups[group_of(name)].append(name)
@@ -96,7 +96,7 @@ def attach(
 
 
 def trained_state(transformer: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
-    """Give what trains (LoRA factors, weights trained in full) by name, on the CPU; there, they share the live memory."""
+    """Return what trains (LoRA factors, weights trained in full) by name, on the CPU; there, they share the live memory."""
     return {name: p.detach().cpu() for name, p in transformer.named_parameters() if p.requires_grad}
 
 
@@ -125,7 +125,7 @@ def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str
 def changes_of(
     transformer: StableAvatarTransformer3DModel, base: Mapping[str, Tensor]
 ) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
-    """Give what training changed, as ``write_lora`` takes it: LoRA by module, and weight minus base by parameter.
+    """Return what training changed, as ``write_lora`` takes it: LoRA by module, and weight minus base by parameter.
 
     ``base``: the weights from before training by our names; only those of groups trained in full are looked at.
     """
@@ -190,7 +190,7 @@ def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransf
 def merge_lora(
     transformer: StableAvatarTransformer3DModel, path: Path | Mapping[str, Tensor], scale: float = 1.0
 ) -> int:
-    """Add a LoRA to the transformer's weights, ``scale`` times; give the number of layers changed. Merge before placing."""
+    """Add a LoRA to the transformer's weights, ``scale`` times; return the number of layers changed. Merge before placing."""
     return merge_loras(transformer, [(path, scale)])
 
 
@@ -214,7 +214,7 @@ def merge_loras(
 
 
 def merge_into(base: Path, loras: Sequence[tuple[Path, float]], output: Path, dtype: str) -> int:
-    """Write the transformer in ``base`` with LoRAs merged in, under released names; give the number of layers changed.
+    """Write the transformer in ``base`` with LoRAs merged in, under released names; return the number of layers changed.
 
     ``dtype``: float32, bfloat16, float16, or "same" for that of the base. Sums are made in float32.
     """
@@ -236,7 +236,7 @@ def merge_into(base: Path, loras: Sequence[tuple[Path, float]], output: Path, dt
 
 
 def describe_lora(path: Path) -> dict[str, Any]:
-    """Give what a LoRA file is: form, ranks, alphas, layers by group, numbers, and the transformer that it was made for.
+    """Return what a LoRA file is: form, ranks, alphas, layers by group, numbers, and the transformer that it was made for.
 
     Needs no weights beside it. Raises ``WeightsError`` for files that are no LoRA.
     """

@@ -19,7 +19,7 @@ CONTEXT_TOKENS = 4
 
 @lru_cache(maxsize=64)
 def frame_spans(audio_tokens: int, latent_frames: int) -> tuple[tuple[int, int], ...]:
-    """Give the first and the last token (inclusive, may lie outside) that each latent frame of a window listens to.
+    """Return the first and the last token (inclusive, may lie outside) that each latent frame of a window listens to.
 
     ``audio_tokens`` speech states cover the ``4 * (latent_frames - 1) + 1`` video frames of the window evenly. A span is
     centred on its latent frame, half a latent frame wide to both sides, and widened by ``CONTEXT_TOKENS``. Rounding is
@@ -38,7 +38,7 @@ def frame_spans(audio_tokens: int, latent_frames: int) -> tuple[tuple[int, int],
 
 @lru_cache(maxsize=64)
 def frame_gather(audio_tokens: int, latent_frames: int) -> tuple[Tensor, Tensor]:
-    """Give index and validity, both (latent frames, tokens per frame), that cut audio tokens per latent frame.
+    """Return index and validity, both (latent frames, tokens per frame), that cut audio tokens per latent frame.
 
     Tokens of a span that lie inside the sequence come first, in order; what lies outside is padding on the right.
     """
@@ -114,7 +114,7 @@ class AudioAdapter(nn.Module):
         time_modulation: Tensor,
         latent_frames: int,
     ) -> Tensor:
-        """Give audio tokens (B, latent frames, tokens per frame, D).
+        """Return audio tokens (B, latent frames, tokens per frame, D).
 
         ``audio_states`` (B, states, audio width) of the whole window, ``latent_tokens`` (B, L, D) before the first block,
         ``temb`` (B, D), ``time_modulation`` (B, 6, D). Zeroed ``audio_states`` give the adapter's answer to silence.

@@ -48,7 +48,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def name_map(network: Network, dims: Dims) -> dict[str, list[str]]:
-    """Give released name -> our names (one; three where the released file has q, k and v in one) at these sizes."""
+    """Return released name -> our names (one; three where the released file has q, k and v in one) at these sizes."""
     with init_empty_weights(include_buffers=False):
         model = network.build(dims)
     return _names_of(model, network, dims)
@@ -70,7 +70,7 @@ def _qkv_order(name: str) -> int:
 
 
 def _tied_names(model: nn.Module) -> dict[str, str]:
-    """Give the names that share another one's weight (umT5's embedding stands in its state dict twice)."""
+    """Return the names that share another one's weight (umT5's embedding stands in its state dict twice)."""
     return {"encoder.embed_tokens.weight": "shared.weight"} if isinstance(model, UMT5EncoderModel) else {}
 
 
@@ -98,7 +98,7 @@ def load_network(
 
 
 def transformer_dims(source: Source) -> TransformerDims:
-    """Give the sizes of a stored transformer, without reading its weights; raises ``WeightsError`` as loading does."""
+    """Return the sizes of a stored transformer, without reading its weights; raises ``WeightsError`` as loading does."""
     _, _, dims = _look_into(TRANSFORMER, source, None)
     assert isinstance(dims, TransformerDims)
     return dims
@@ -126,7 +126,7 @@ def _with_layout(dims: Dims, stored: Stored, tensors: Mapping[str, str]) -> Dims
 
 
 def _rename_stored(network: Network, stored: Stored) -> dict[str, str]:
-    """Give usable name -> stored name: other programs' prefixes and newer weight-norm names made equal."""
+    """Return usable name -> stored name: other programs' prefixes and newer weight-norm names made equal."""
     rename = naming.wav2vec_names(sizes.WAV2VEC2_BASE) if network is SPEECH_ENCODER else str
     names = {rename(name.removeprefix(network.prefix)): name for name in stored.tensors}
     return {name: origin for name, origin in names.items() if not re.match(network.unused, name)}
@@ -169,7 +169,7 @@ def _state_for(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Give the model's state dict from the stored tensors, each one checked and cast."""
+    """Return the model's state dict from the stored tensors, each one checked and cast."""
     expected = model.state_dict()
     names = _names_of(model, network, dims)
     if len(set(tensors) & set(expected)) > len(set(tensors) & set(names)):
@@ -297,7 +297,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def released_state(model: nn.Module) -> dict[str, Tensor]:
-    """Give the model's weights under released names."""
+    """Return the model's weights under released names."""
     dims = dims_of(model)
     state = model.state_dict()
     names = _names_of(model, _network_of(dims), dims)

@@ -29,7 +29,7 @@ def prompt_states(
     text_len: int = 512,
     device: torch.device | None = None,
 ) -> list[Tensor]:
-    """Give the umT5 states (L, D) of each prompt: its real tokens only, L at most ``text_len``.
+    """Return the umT5 states (L, D) of each prompt: its real tokens only, L at most ``text_len``.
 
     ``device``: where the encoder computes, when its weights are streamed there from elsewhere. The transformer pads states
     with zeros itself. A prompt that is cut warns and says what was lost.
@@ -60,7 +60,7 @@ def prompt_states(
 
 @torch.no_grad()
 def image_tokens(image_encoder: CLIPVisionModel, image_CHW: Tensor) -> Tensor:
-    """Give the CLIP tokens (1, 257, D) of a picture (3, H, W) in [-1, 1]: the states before the last layer.
+    """Return the CLIP tokens (1, 257, D) of a picture (3, H, W) in [-1, 1]: the states before the last layer.
 
     The picture is squeezed to a square by bicubic interpolation without antialiasing, as the released code does.
     """
@@ -77,7 +77,7 @@ def image_tokens(image_encoder: CLIPVisionModel, image_CHW: Tensor) -> Tensor:
 def reference_condition(
     vae: AutoencoderKLWan, image_CHW: Tensor, latent_frames: int, tiling: Tiling | None = None
 ) -> Tensor:
-    """Give the reference condition (1, 4 + C, latent_frames, H / 8, W / 8) of a picture (3, H, W) in [-1, 1].
+    """Return the reference condition (1, 4 + C, latent_frames, H / 8, W / 8) of a picture (3, H, W) in [-1, 1].
 
     Four mask channels, ones in the first latent frame and zeros after, then the VAE latents of the picture followed by
     mid-grey pictures. It is the same for every window.

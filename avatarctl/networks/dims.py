@@ -20,7 +20,7 @@ class Dims:
 
     @classmethod
     def parse(cls, value: Self | Mapping[str, Any]) -> Self:
-        """Give the dimensions for an instance, a mapping of its fields, or a whole recorded config.
+        """Return the dimensions for an instance, a mapping of its fields, or a whole recorded config.
 
         Raises ``UsageError`` when a field is unknown or missing.
         """
@@ -42,11 +42,11 @@ class Dims:
             raise UsageError(f"dims: {error}", f"fields of {cls.__name__}: {', '.join(names)}") from error
 
     def with_(self, **changes: Any) -> Self:
-        """Give a copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON can hold them."""
+        """Return the fields as JSON can hold them."""
         return asdict(self)
 
 

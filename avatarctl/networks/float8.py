@@ -52,11 +52,11 @@ class Float8Linear(nn.Module):
         self.bias = layer.bias
 
     def wide(self, dtype: torch.dtype) -> Tensor:
-        """Give the weight that this layer multiplies with."""
+        """Return the weight that this layer multiplies with."""
         return self.weight8.view(FLOAT8).to(dtype) * self.scale.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (…, outputs) of (…, inputs), in the dtype of ``x`` or of autocast."""
+        """Return (…, outputs) of (…, inputs), in the dtype of ``x`` or of autocast."""
         kind = x.device.type
         if torch.is_autocast_enabled(kind):  # before the product, so that the weight is made no wider than it is used
             x = x.to(torch.get_autocast_dtype(kind))
@@ -75,7 +75,7 @@ class Float8Linear(nn.Module):
 
 
 def to_float8(transformer: nn.Module) -> int:
-    """Store the frozen linear layers of blocks and audio adapter in float8, in place; give their number.
+    """Store the frozen linear layers of blocks and audio adapter in float8, in place; return their number.
 
     Attach what trains first: layers with a weight or bias that trains stay as they are, LoRA's own too. Gradients are those
     of a model with the rounded weights, exactly. The model can't be saved as a whole any more.

@@ -22,7 +22,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """Give a network's recorded sizes; None for a file that records none: a pickle, a folder, weights of other programs."""
+    """Return a network's recorded sizes; None for a file that records none: a pickle, a folder, weights of other programs."""
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def damage(path: Path) -> str:
 
 
 def _end_of(path: Path, size: int) -> int:
-    """Give where the header of a safetensors file says that its last tensor ends; 0 for what is no header."""
+    """Return where the header of a safetensors file says that its last tensor ends; 0 for what is no header."""
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
         if length > size - 8:

@@ -46,7 +46,7 @@ def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"]
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
-    """Give an RGB picture as (3, H, W), float32 in [-1, 1]."""
+    """Return an RGB picture as (3, H, W), float32 in [-1, 1]."""
     import torch  # a picture is checked before anything heavy is loaded
 
     array = np.asarray(picture.convert("RGB"), dtype=np.float32)

@@ -199,7 +199,7 @@ NETWORKS = (TRANSFORMER, VAE, TEXT_ENCODER, IMAGE_ENCODER, SPEECH_ENCODER)
 
 
 def dims_of(model: nn.Module) -> Dims:
-    """Give the sizes of a loaded network."""
+    """Return the sizes of a loaded network."""
     c: Any = model.config
     if isinstance(model, StableAvatarTransformer3DModel):
         return model.dims

@@ -97,7 +97,7 @@ class LowRank:
         return self.down.shape[0]
 
     def change(self) -> Tensor:
-        """Give the change of the flattened weight (outputs, inputs), in float32."""
+        """Return the change of the flattened weight (outputs, inputs), in float32."""
         return self.up.flatten(1).float() @ self.down.flatten(1).float() * (self.alpha / self.rank)
 
 
@@ -170,7 +170,7 @@ def parse_lora(source: Path | Mapping[str, Tensor], transformer: StableAvatarTra
 
 
 def _whole(pieces: Mapping[str, Tensor]) -> bool:
-    """Tell whether both factors are there, fit each other, and alpha, if there is one, is one number."""
+    """Return whether both factors are there, fit each other, and alpha, if there is one, is one number."""
     if "down" not in pieces or "up" not in pieces:
         return False
     down, up = pieces["down"], pieces["up"]
@@ -180,7 +180,7 @@ def _whole(pieces: Mapping[str, Tensor]) -> bool:
 
 
 def _stems(transformer: StableAvatarTransformer3DModel) -> dict[str, str]:
-    """Give flattened name -> our name, of modules with weights and of tables, under our names and the released ones."""
+    """Return flattened name -> our name, of modules with weights and of tables, under our names and the released ones."""
     rename = transformer_names(transformer.dims)
     stems: dict[str, str] = {}
     for name, _ in transformer.named_parameters():
@@ -191,7 +191,7 @@ def _stems(transformer: StableAvatarTransformer3DModel) -> dict[str, str]:
 
 
 def without_weights(keys: Mapping[str, Any]) -> StableAvatarTransformer3DModel:
-    """Give a transformer without weights that has the layers which the keys name; its widths mean nothing."""
+    """Return a transformer without weights that has the layers which the keys name; its widths mean nothing."""
     blocks = [int(match[1]) for key in keys if (match := re.search(r"(?<!projector[._])blocks[._](\d+)[._]", key))]
     hidden = any(re.search(r"projector[._](proj_model[._])?(proj|norm)_(1|2|hidden)", key) for key in keys)
     dims = TransformerDims(
@@ -218,7 +218,7 @@ class _Alphas:
     by_root: bool = False  # rank-stabilised: divided by the root of the rank
 
     def alpha(self, name: str, rank: int) -> float:
-        """Give a layer's alpha, as a number that is divided by the rank."""
+        """Return a layer's alpha, as a number that is divided by the rank."""
         found = next((alpha for pattern, alpha in self.patterns if pattern.match(name)), self.common)
         if found is None:
             return float(rank)
@@ -249,7 +249,7 @@ def _peft_alphas(source: Path | Mapping[str, Tensor], metadata: Mapping[str, str
 
 
 def some(names: list[str], most: int = 8) -> str:
-    """Give the first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -310,7 +310,7 @@ def save_lora(
 
 
 def _peft_config(changes: Mapping[str, LowRank]) -> dict[str, Any]:
-    """Give the part of peft's configuration that ranks and alphas need, as diffusers writes it."""
+    """Return the part of peft's configuration that ranks and alphas need, as diffusers writes it."""
     (rank, alpha), _ = Counter((change.rank, change.alpha) for change in changes.values()).most_common(1)[0]
     # Anchored: peft would apply a block's pattern to the adapter's block of the same number too.
     config = {
@@ -324,7 +324,7 @@ def _peft_config(changes: Mapping[str, LowRank]) -> dict[str, Any]:
 
 
 def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int, int]:
-    """Write a LoRA file under the names of another form; give the form it had, its low-rank changes and its whole ones.
+    """Write a LoRA file under the names of another form; return the form it had, its low-rank changes and its whole ones.
 
     Factors, alphas and whole changes stay as they are. Raises ``WeightsError`` that lists what names no layer.
     """

@@ -98,7 +98,7 @@ def _first(rules: Rules, name: str) -> str:
 
 
 def transformer_names(dims: Dims) -> Rename:
-    """Give the renaming of StableAvatar transformers (1.3B: one input projection in the adapter, 14B: two)."""
+    """Return the renaming of StableAvatar transformers (1.3B: one input projection in the adapter, 14B: two)."""
     assert isinstance(dims, TransformerDims)
     root = (_ADAPTER_INPUT_14B if dims.vocal_hidden else _ADAPTER_INPUT) + _TRANSFORMER_ROOT
 
@@ -111,7 +111,7 @@ def transformer_names(dims: Dims) -> Rename:
 
 
 def vae_names(dims: Dims) -> Rename:
-    """Give the renaming of Wan VAEs: the released decoder is one flat list, ours has stages of residual blocks."""
+    """Return the renaming of Wan VAEs: the released decoder is one flat list, ours has stages of residual blocks."""
     assert isinstance(dims, VaeDims)
     stage = dims.num_res_blocks + 2  # residual blocks of a decoder stage and its upsampler
 
@@ -132,7 +132,7 @@ def vae_names(dims: Dims) -> Rename:
 
 
 def umt5_names(_: Dims) -> Rename:
-    """Give the renaming of Wan's umT5 encoder file."""
+    """Return the renaming of Wan's umT5 encoder file."""
 
     def rename(name: str) -> str:
         name = re.sub(r"^encoder\.block\.", "blocks.", name)
@@ -142,7 +142,7 @@ def umt5_names(_: Dims) -> Rename:
 
 
 def clip_names(_: Dims) -> Rename:
-    """Give the renaming of Wan's CLIP file; three of our projections become one released ``to_qkv``."""
+    """Return the renaming of Wan's CLIP file; three of our projections become one released ``to_qkv``."""
 
     def rename(name: str) -> str:
         name = re.sub(r"^encoder\.layers\.", "visual.transformer.", name)
@@ -152,7 +152,7 @@ def clip_names(_: Dims) -> Rename:
 
 
 def wav2vec_names(_: Dims) -> Rename:
-    """Give the renaming of wav2vec 2.0: released files carry the older names of weight normalisation."""
+    """Return the renaming of wav2vec 2.0: released files carry the older names of weight normalisation."""
 
     def rename(name: str) -> str:
         name = name.replace(".parametrizations.weight.original0", ".weight_g")

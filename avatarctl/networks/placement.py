@@ -16,7 +16,7 @@ from transformers import CLIPVisionModel, Wav2Vec2Model
 from avatarctl.errors import DeviceError, UsageError
 from avatarctl.networks.audio_adapter import AudioAdapter
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.settings import PlacementSettings
+from avatarctl.settings.placement import PlacementSettings
 
 Model = TypeVar("Model", bound=nn.Module)
 Role = Literal["transformer", "vae", "text encoder", "image encoder", "speech encoder"]
@@ -41,15 +41,15 @@ class Placement:
     compile: bool
 
     def dtype_of(self, role: Role) -> torch.dtype:
-        """Give the dtype that the network of this role computes in."""
+        """Return the dtype that the network of this role computes in."""
         return torch.float32 if role in FLOAT32_ROLES else self.dtype
 
     def streamed(self) -> Placement:
-        """Give a placement that streams layers: for a network that is used once and would fill the device."""
+        """Return a placement that streams layers: for a network that is used once and would fill the device."""
         return replace(self, memory="group")
 
     def has_room(self, weight_bytes: int) -> bool:
-        """Tell whether so many bytes of weights, and two GiB to compute in, are free on the device now."""
+        """Return whether so many bytes of weights, and two GiB to compute in, are free on the device now."""
         if self.device.type != "cuda":
             return True
         return torch.cuda.mem_get_info(self.device)[0] > weight_bytes + (2 << 30)
@@ -95,7 +95,7 @@ def decide(settings: PlacementSettings) -> Placement:
 def place(model: Model, placement: Placement) -> Model:
     """Put a freshly loaded network where the placement wants it, and give it back ready to compute.
 
-    ``full`` and ``model`` leave its weights whole (in mode ``model`` on the CPU, :class:`Residents` moves them); ``group``
+    ``full`` and ``model`` leave its weights whole (in mode ``model`` on the CPU, :class:`DeviceResidency` moves them); ``group``
     streams blocks and ``sequential`` single layers from memory to the device as they are needed, but leaves the small
     encoders of pictures and speech on the CPU, where a second of work per window costs nothing. Float8 storage, the attention
     backend and compilation concern the transformer.
@@ -126,7 +126,7 @@ def place(model: Model, placement: Placement) -> Model:
     return model
 
 
-class Residents:
+class DeviceResidency:
     """Which network is on the device: all of them, or in memory mode ``model`` the one asked for last."""
 
     def __init__(self, placement: Placement) -> None:
@@ -134,7 +134,7 @@ class Residents:
         self._resident: nn.Module | None = None
 
     def use(self, model: Model) -> Model:
-        """Give ``model`` on the device, sending the one before it back to memory first."""
+        """Return ``model`` on the device, sending the one before it back to memory first."""
         if self._placement.memory == "model" and self._resident is not model:
             if self._resident is not None:
                 self._resident.to("cpu")

@@ -102,7 +102,7 @@ class AvatarAttnProcessor(WanAttnProcessor):
         return out[:, before : before + length]
 
     def _first_query(self, length: int, total: int) -> int:
-        """Give the place of this rank's first query under context parallelism (0 in one process)."""
+        """Return the place of this rank's first query under context parallelism (0 in one process)."""
         config = getattr(self._parallel_config, "context_parallel_config", None)
         if config is None or length == total:
             return 0
@@ -135,7 +135,7 @@ class AvatarAttention(WanAttention):
             nn.init.zeros_(layer.bias)
 
     def context(self, tokens: Tensor) -> ContextKV:
-        """Give keys and values of embedded image tokens followed by embedded text tokens (B, image + text, D)."""
+        """Return keys and values of embedded image tokens followed by embedded text tokens (B, image + text, D)."""
         image, text = tokens[:, : -self.text_len], tokens[:, -self.text_len :]
         if getattr(self, "fused_projections", False):
             key, value = self.to_kv(text).chunk(2, dim=-1)
@@ -171,7 +171,7 @@ class StableAvatarTransformerBlock(WanTransformerBlock):
         tokens_per_frame: int = 0,
         context: ContextKV | None = None,
     ) -> Tensor:
-        """Give the tokens (B, L, D) after self-attention, cross-attention and feed-forward; ``temb`` is (B, 6, D)."""
+        """Return the tokens (B, L, D) after self-attention, cross-attention and feed-forward; ``temb`` is (B, 6, D)."""
         shift, scale, gate, ff_shift, ff_scale, ff_gate = (self.scale_shift_table + temb.float()).chunk(6, dim=1)
 
         # 1. Self-attention
@@ -325,7 +325,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         return torch.cat([image.to(text.dtype).expand(text.shape[0], -1, -1), text], dim=1)
 
     def precompute_context(self, text_states: Tensor, image_tokens: Tensor) -> tuple[ContextKV, ...]:
-        """Give every block's text and image keys and values, to be passed to ``forward`` as ``context`` all render long.
+        """Return every block's text and image keys and values, to be passed to ``forward`` as ``context`` all render long.
 
         About 4.7 MB per block and text in bfloat16 at the 1.3B size. Call it before offloading hooks are attached.
         """
@@ -334,7 +334,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         return tuple(block.attn2.context(tokens) for block in blocks)
 
     def embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the time embedding (B, D) and its modulation (B, 6, D) of ``timestep`` (B,), both in float32."""
+        """Return the time embedding (B, D) and its modulation (B, 6, D) of ``timestep`` (B,), both in float32."""
         embedder = self.condition_embedder
         # Training's autocast would narrow the layers that the released network keeps in float32.
         with torch.autocast(timestep.device.type, enabled=False):
@@ -372,7 +372,7 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
         - ``audio_kept`` (B,): whether a sample's audio tokens count, or become zero (training's dropout).
         - ``rotary_emb``: what ``self.rope`` gave for latents of this shape, to save making it again.
 
-        Gives ``AvatarOutput`` (or its two fields) with ``sample`` (B, out channels, T, H, W).
+        Returns ``AvatarOutput`` (or its two fields) with ``sample`` (B, out channels, T, H, W).
         """
         frames, height, width = hidden_states.shape[2:]
         p_t, p_h, p_w = self.config.patch_size

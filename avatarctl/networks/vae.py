@@ -78,7 +78,7 @@ class DecodeStream:
 
     @torch.no_grad()
     def push(self, latents_BC1HW: Tensor) -> Tensor:
-        """Give the pictures (B, 3, t, 8 * H, 8 * W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4.
+        """Return the pictures (B, 3, t, 8 * H, 8 * W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4.
 
         Computed where the VAE is at that moment and in its dtype. Raises ``UsageError`` for anything but one latent frame
         of the same size each time.
@@ -121,7 +121,7 @@ class EncodeStream:
 
     @torch.no_grad()
     def push(self, pixels_BCTHW: Tensor) -> Tensor:
-        """Give the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised.
+        """Return the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised.
 
         Raises ``UsageError`` unless the first chunk is one picture, each later one four of the same size.
         """
@@ -144,7 +144,7 @@ class EncodeStream:
 def decode_stream(
     vae: AutoencoderKLWan, latents: Iterable[Tensor], tiling: Tiling | None = None, skip: int = 0
 ) -> Iterator[Tensor]:
-    """Give pictures (B, 3, t, H, W) in [-1, 1] latent frame by latent frame: t is 1 for the first, then 4.
+    """Return pictures (B, 3, t, H, W) in [-1, 1] latent frame by latent frame: t is 1 for the first, then 4.
 
     ``latents`` are normalised latent frames (B, C, 1, H, W). ``skip``: warm-up frames whose pictures are not given. To go on
     from latent frame ``k``, start at ``s = max(0, k - decoder_warmup(vae))`` and skip ``k - s``: the pictures equal those of
@@ -163,7 +163,7 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None =
 
 
 def encode_stream(vae: AutoencoderKLWan, pixels: Iterable[Tensor], tiling: Tiling | None = None) -> Iterator[Tensor]:
-    """Give normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
+    """Return normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
     stream = EncodeStream(vae, tiling)
     for chunk in pixels:
         yield _normalise(vae, stream.push(chunk).chunk(2, dim=1)[0])
@@ -178,7 +178,7 @@ def encode(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = 
 
 
 def encode_moments(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = None) -> tuple[Tensor, Tensor]:
-    """Give the normalised mode and the log-variance (as the network gives it, not normalised) of the posterior."""
+    """Return the normalised mode and the log-variance (as the network gives it, not normalised) of the posterior."""
     frames = pixels_BCTHW.shape[2] if pixels_BCTHW.ndim == 5 else 0
     if frames % TEMPORAL != 1:
         raise UsageError(f"encode: got {frames} pictures, expected {TEMPORAL}k + 1")
@@ -225,7 +225,7 @@ def _normalise(vae: AutoencoderKLWan, mean_BCTHW: Tensor) -> Tensor:
 
 
 def _same_size(what: str, chunk_BCTHW: Tensor, before: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Give batch, rows and columns, the same throughout a stream: another size would find no cache and start anew."""
+    """Return batch, rows and columns, the same throughout a stream: another size would find no cache and start anew."""
     batch, _, _, rows, columns = chunk_BCTHW.shape
     if before not in (None, (batch, rows, columns)):
         raise UsageError(

@@ -168,7 +168,7 @@ def _open_torch(path: Path) -> Mapping[str, Tensor]:
 
 
 def _unwrap(loaded: Any, source: str) -> Mapping[str, Tensor]:
-    """Give the tensors of a checkpoint, also when they are nested under ``state_dict``."""
+    """Return the tensors of a checkpoint, also when they are nested under ``state_dict``."""
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping):

@@ -81,7 +81,7 @@ avatarctl puppet evaluate --output report --lora look/lora.safetensors"""
 
 
 def check_report(report: Path, weights: Path) -> Path:
-    """Give the tables of a report; raises ``InputFileError`` when there are none."""
+    """Return the tables of a report; raises ``InputFileError`` when there are none."""
     tables = report / TABLES
     if missing := [name for name in (TABLES, CURVES) if not (report / name).is_file()]:
         raise InputFileError(

@@ -58,7 +58,7 @@ def make_dataset(
 
 
 def _heard(seed: int, kind: Kind, pause: bool) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Give a clip's sound, and what was heard before it: nothing, or a voice that has ended ``BEFORE[1]`` frames ago."""
+    """Return a clip's sound, and what was heard before it: nothing, or a voice that has ended ``BEFORE[1]`` frames ago."""
     length_s = float(FRAMES / FPS)
     if not pause:
         return make_voice(seed, length_s, kind), None
@@ -113,7 +113,7 @@ def write_clip(
 
 
 def poses(opening: NDArray[np.float64], width: NDArray[np.float64], seed: int) -> list[Pose]:
-    """Give the poses of a clip: the mouth as driven, a blink now and then, a head that sways by less than a pixel."""
+    """Return the poses of a clip: the mouth as driven, a blink now and then, a head that sways by less than a pixel."""
     chance = np.random.default_rng([seed, 7004])
     frames = np.arange(len(opening))
     blink = np.zeros(len(opening))

@@ -46,7 +46,7 @@ class Identity:
 
     @classmethod
     def of(cls, seed: int, look: tuple[str, ...] = ()) -> Identity:
-        """Give the identity of a seed."""
+        """Return the identity of a seed."""
         chance = np.random.default_rng([seed, 7001])
         skins = [(255, 224, 196), (244, 200, 165), (229, 180, 140), (198, 142, 102), (172, 122, 88), (146, 104, 78)]
         hairs = [
@@ -82,7 +82,7 @@ class Identity:
         )
 
     def with_look(self, *look: str) -> Identity:
-        """Give the same person with a hat, a bowler or glasses."""
+        """Return the same person with a hat, a bowler or glasses."""
         return replace(self, look=look)
 
 
@@ -98,13 +98,13 @@ class Pose:
 
 
 def mouth_half_axes(opening: float, width: float) -> tuple[float, float]:
-    """Give half width and half height of the mouth's inside, in units of the side."""
+    """Return half width and half height of the mouth's inside, in units of the side."""
     wide = HALF_WIDTH[0] + width * (HALF_WIDTH[1] - HALF_WIDTH[0])
     return wide, HALF_HEIGHT[0] + opening * (HALF_HEIGHT[1] - HALF_HEIGHT[0])
 
 
 def mouth_box(size: int = SIZE) -> tuple[int, int, int, int]:
-    """Give left, top, right and bottom of the box that holds the mouth in every pose, in pixels."""
+    """Return left, top, right and bottom of the box that holds the mouth in every pose, in pixels."""
     return (
         int((MOUTH_X - 0.26) * size),
         int((MOUTH_Y - 0.17) * size),
@@ -272,7 +272,7 @@ def _look(pen: Pen, who: Identity) -> None:
 
 
 def luma(colour: Colour) -> float:
-    """Give the brightness of a colour, 0 … 255 (ITU-R BT.601)."""
+    """Return the brightness of a colour, 0 … 255 (ITU-R BT.601)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
@@ -292,7 +292,7 @@ def _mixed(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def _of_luma(colour: Colour, target: float) -> Colour:
-    """Give the colour made lighter or darker to a brightness."""
+    """Return the colour made lighter or darker to a brightness."""
     factor = target / luma(colour)
     parts = [min(round(channel * factor), 255) for channel in colour]
     return parts[0], parts[1], parts[2]

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.dims import ImageDims, TextDims
 from avatarctl.networks.kinds import build_image_encoder, build_text_encoder
-from avatarctl.settings import RenderSettings
-from avatarctl.settings_encode import EncodeSettings
+from avatarctl.settings.encode import EncodeSettings
+from avatarctl.settings.render import RenderSettings
 from avatarctl.training.draws import seed_of
 
 VOCAB, TEXT_LEN = 512, 64
@@ -28,7 +28,7 @@ SENTENCES = (
 
 
 def write_encoders(output: Path, seed: int) -> list[Path]:
-    """Write ``text_encoder.safetensors``, ``image_encoder.safetensors`` and ``tokenizer/``; give their paths."""
+    """Write ``text_encoder.safetensors``, ``image_encoder.safetensors`` and ``tokenizer/``; return their paths."""
     networks: dict[str, nn.Module] = {
         "text_encoder": build_text_encoder(TEXT),
         "image_encoder": build_image_encoder(IMAGE),
@@ -52,7 +52,7 @@ def randomise(model: nn.Module, seed: int) -> None:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Give a tokenizer of byte pairs that reads any text and ends it with ``</s>``, as umT5's does."""
+    """Return a tokenizer of byte pairs that reads any text and ends it with ``</s>``, as umT5's does."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     raw.decoder = decoders.ByteLevel()

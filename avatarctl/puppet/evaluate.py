@@ -18,7 +18,7 @@ from avatarctl.evaluation.report import Goal, Panel, markdown_table, write_curve
 from avatarctl.evaluation.sync import shuffled
 from avatarctl.puppet.dataset import EVALUATION_SEED
 from avatarctl.puppet.measure import Bench, Pair, for_tuning, held_out, mean_of, measured
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 REPORT, TABLES, CURVES = "report.json", "report.md", "report.png"
 TUNING_PAIRS = 6
@@ -64,7 +64,7 @@ class Asked:
 
 
 def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progress) -> dict[str, Any]:
-    """Measure what was asked for and write report.json, report.md and report.png; give the report.
+    """Measure what was asked for and write report.json, report.md and report.png; return the report.
 
     What was measured before in the same folder, with the same weights and settings, is kept. ``goals`` in the report
     says what is reached. Raises ``UsageError`` without espeak-ng, which speaks the held-out voices.
@@ -111,7 +111,7 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
 
 
 def goals_of(report: Mapping[str, Any]) -> list[Goal]:
-    """Give the goals of what was measured."""
+    """Return the goals of what was measured."""
     pairs = report["held_out"]
     goals = [
         Goal("sync: correlation of the mouth's opening", pairs["correlation"], "at least", GOAL_SYNC),
@@ -175,7 +175,7 @@ def _rounded(moved: Drift) -> dict[str, Any]:
 
 
 def _filled(curve: Sequence[float | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Give a curve whose gaps (shut eyes) are bridged by straight lines."""
+    """Return a curve whose gaps (shut eyes) are bridged by straight lines."""
     values = np.array([np.nan if value is None else value for value in curve])
     known = np.isfinite(values)
     return np.interp(np.arange(len(values)), np.flatnonzero(known), values[known])
@@ -206,7 +206,7 @@ def _of_lora(base: Sequence[Mapping[str, Any]], dressed: Sequence[Mapping[str, A
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """Give the report's numbers as tables."""
+    """Return the report's numbers as tables."""
     goals = [
         (
             goal["name"],
@@ -240,7 +240,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 
 def panels_of(report: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """Give the diagrams: three pairs' curves, all correlations, the long render, and the tables."""
+    """Return the diagrams: three pairs' curves, all correlations, the long render, and the tables."""
     seconds = [frame / 25 for frame in range(len(pairs[0]["opening"]))]
     panels = [
         Panel(

@@ -14,7 +14,7 @@ MEASURES = ("eye_distance", "eye_height", "eye_size")
 
 
 def face_from_frames(frames_THWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Give (T, 3) in units of the picture's side: distance between the eyes, their height, square root of an eye's white.
+    """Return (T, 3) in units of the picture's side: distance between the eyes, their height, square root of an eye's white.
 
     Not a number where an eye is shut.
     """
@@ -36,7 +36,7 @@ def face_from_frames(frames_THWC: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def still_mask(size: int) -> NDArray[np.bool_]:
-    """Give (size, size) true where a talking head shows who it is: everywhere but around the mouth and the eyes' lids."""
+    """Return (size, size) true where a talking head shows who it is: everywhere but around the mouth and the eyes' lids."""
     mask = np.ones((size, size), bool)
     left, top, right, bottom = mouth_box(size)
     mask[top:bottom, left:right] = False

@@ -26,7 +26,8 @@ from avatarctl.puppet.pack import write_wave
 from avatarctl.puppet.voice import RATE_HZ, Kind, make_voice
 from avatarctl.render import render
 from avatarctl.render.inputs import plan_of
-from avatarctl.settings import PlacementSettings, RenderJob, RenderSettings
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import find_weights, fingerprint
 
 LOOK = ("bowler", "glasses")
@@ -50,12 +51,12 @@ class Pair:
 
 
 def held_out(number: int) -> Pair:
-    """Give one of the pairs that are evaluated: every seventh one sings."""
+    """Return one of the pairs that are evaluated: every seventh one sings."""
     return Pair(f"pair-{number:02d}", EVALUATION_SEED + number, "singing" if number % 7 == 6 else "speech", 5.0, True)
 
 
 def for_tuning(number: int) -> Pair:
-    """Give one of the pairs that settings are compared with: eight seconds, three windows."""
+    """Return one of the pairs that settings are compared with: eight seconds, three windows."""
     return Pair(f"tuning-{number:02d}", TUNING_SEED + number, "singing" if number == 5 else "speech", 8.0, False)
 
 
@@ -69,7 +70,7 @@ class Bench:
     lora: tuple[tuple[Path, float], ...] = ()
 
     def made_with(self) -> Mapping[str, Any]:
-        """Give the checksums of what renders."""
+        """Return the checksums of what renders."""
         files = find_weights(self.weights, (64, 64), "auto").by_role()
         loras = [(f"lora {i}", path) for i, (path, _) in enumerate(self.lora)]
         sums = {name: entry["sha256"] for name, entry in fingerprint([*files.items(), *loras]).items()}
@@ -123,7 +124,7 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
 
 
 def read_pictures(folder: Path) -> NDArray[np.uint8]:
-    """Give the pictures of a folder of PNG files, in order, (T, H, W, 3)."""
+    """Return the pictures of a folder of PNG files, in order, (T, H, W, 3)."""
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
 
 
@@ -167,7 +168,7 @@ def measure(
 
 
 def look_distance(frames_THWC: NDArray[np.uint8], seed: int) -> float:
-    """Give how far pictures are from the face with bowler and glasses, in grey levels, where these change the face."""
+    """Return how far pictures are from the face with bowler and glasses, in grey levels, where these change the face."""
     size = frames_THWC.shape[1]
     bare, dressed = (draw(Identity.of(seed, look), Pose(), size) for look in ((), LOOK))
     changed = np.abs(dressed.astype(int) - bare).mean(2) > 8
@@ -177,7 +178,7 @@ def look_distance(frames_THWC: NDArray[np.uint8], seed: int) -> float:
 
 
 def mean_of(found: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Give the mean of a measurement over those that have it."""
+    """Return the mean of a measurement over those that have it."""
     values = [float(each[name]) for each in found if each[name] is not None]
     return float(np.mean(values)) if values else float("nan")
 

@@ -28,7 +28,7 @@ LIP_LUMA, DARK_LUMA = 105.0, 30.0  # softened ends between lips (112) and the in
 def mouth_from_audio(
     waveform_T: NDArray[np.float32], frames: int, fps: Fraction = Fraction(25)
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give opening and width (frames,), each 0 … 1, that a voice at 16 kHz drives. Deterministic; silence is a shut mouth."""
+    """Return opening and width (frames,), each 0 … 1, that a voice at 16 kHz drives. Deterministic; silence is a shut mouth."""
     power, frequencies = _spectra(waveform_T, frames, fps)
     voice = power[:, (frequencies >= VOICE_HZ[0]) & (frequencies <= VOICE_HZ[1])].sum(1)
     loud = np.quantile(voice, 0.95) if len(voice) else 0.0
@@ -53,7 +53,7 @@ def mouth_from_audio(
 
 
 def mouth_from_frames(frames_THWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give opening and width (T,) of the mouth in pictures (T, size, size, 3): about 0 … 1, by the moments of what is dark."""
+    """Return opening and width (T,) of the mouth in pictures (T, size, size, 3): about 0 … 1, by the moments of what is dark."""
     size = frames_THWC.shape[1]
     left, top, right, bottom = mouth_box(size)
     box = frames_THWC[:, top:bottom, left:right].astype(np.float64)
@@ -71,7 +71,7 @@ def mouth_from_frames(frames_THWC: NDArray[np.uint8]) -> tuple[NDArray[np.float6
 
 
 def _around_mouth(size: int) -> NDArray[np.float64]:
-    """Give 1 in the ellipse that holds every mouth and nothing but face, 0 elsewhere (size, size)."""
+    """Return 1 in the ellipse that holds every mouth and nothing but face, 0 elsewhere (size, size)."""
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     inside = ((x - MOUTH_X) / 0.225) ** 2 + ((y - MOUTH_Y) / 0.155) ** 2 <= 1
     return inside.astype(np.float64)
@@ -80,7 +80,7 @@ def _around_mouth(size: int) -> NDArray[np.float64]:
 def _spectra(
     waveform_T: NDArray[np.float32], frames: int, fps: Fraction
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the power (frames, frequencies) around the middle of each frame, and the frequencies in Hz."""
+    """Return the power (frames, frequencies) around the middle of each frame, and the frequencies in Hz."""
     padded = np.pad(waveform_T.astype(np.float64), (SPAN, 2 * SPAN))
     middles = [round((frame + Fraction(1, 2)) * RATE_HZ / fps) + SPAN for frame in range(frames)]
     looks = np.stack([_cut(padded, middle) for middle in middles]) if frames else np.zeros((0, SPAN))
@@ -94,7 +94,7 @@ def _cut(padded: NDArray[np.float64], middle: int) -> NDArray[np.float64]:
 
 
 def _smooth(values: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Give values under a Gaussian window, the ends continued."""
+    """Return values under a Gaussian window, the ends continued."""
     radius = int(np.ceil(4 * deviation))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
     return np.convolve(np.pad(values, radius, mode="edge"), kernel / kernel.sum(), mode="valid")

@@ -32,7 +32,7 @@ class Optimiser:
         self._rates = (muon_rate, adam_rate)
 
     def step(self, number: int, clip_norm: float = 1.0) -> float:
-        """Take step ``number`` (from 0) with the gradients that are there; give their length before clipping."""
+        """Take step ``number`` (from 0) with the gradients that are there; return their length before clipping."""
         share = min((number + 1) / self.warmup, 1.0) * (0.55 + 0.45 * math.cos(math.pi * min(number / self.steps, 1.0)))
         if number >= self.steps:
             share *= max(1 - (number - self.steps) / max(self.fade_steps, 1), 0.0)
@@ -50,7 +50,7 @@ class Optimiser:
         return float(norm)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-        """Give the state as files of tensors, and what isn't a tensor."""
+        """Return the state as files of tensors, and what isn't a tensor."""
         muon, muon_rest = optimizer_tensors(self._muon, [name for name, _ in self._wide])
         adam, adam_rest = optimizer_tensors(self._adam, [name for name, _ in self._rest])
         return {"muon": muon, "adam": adam}, {"muon": muon_rest, "adam": adam_rest}

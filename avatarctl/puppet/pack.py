@@ -72,7 +72,7 @@ def write_wave(path: Path, samples_T: NDArray[np.float32]) -> None:
 
 
 def wave_bytes(samples_T: NDArray[np.float32]) -> bytes:
-    """Give a WAV file of 16 kHz mono sound, 16 bits."""
+    """Return a WAV file of 16 kHz mono sound, 16 bits."""
     content = io.BytesIO()
     with wave.open(content, "wb") as file:
         file.setnchannels(1)

@@ -66,7 +66,7 @@ def train_speech(data: Path, output: Path, steps: int, seed: int, show: Progress
 
 
 def load_voices(data: Path) -> list[NDArray[np.float32]]:
-    """Give the voices of a folder of clips."""
+    """Return the voices of a folder of clips."""
     files = sorted(data.glob("square/*/*/audio.wav"))
     if not files:
         raise InputFileError(f"{data}: got no drawn clips", "make some: avatarctl puppet data --output DIR")
@@ -79,7 +79,7 @@ def load_voices(data: Path) -> list[NDArray[np.float32]]:
 
 
 def cut(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
-    """Give a stretch of a voice at some level, with some noise."""
+    """Return a stretch of a voice at some level, with some noise."""
     count = round(LENGTH_S * RATE_HZ)
     start = chance.integers(len(samples) - count + 1)
     part = samples[start : start + count] * chance.uniform(0.2, 1.2)
@@ -87,7 +87,7 @@ def cut(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np
 
 
 def error_of(model: Wav2Vec2Model, head: nn.Linear, samples_BT: NDArray[np.float32]) -> Tensor:
-    """Give the mean squared error of what the states tell of their neighbourhood; 1 is the error of telling the mean."""
+    """Return the mean squared error of what the states tell of their neighbourhood; 1 is the error of telling the mean."""
     heard = np.stack([normalise(row) for row in samples_BT])
     states = model(torch.from_numpy(heard)).last_hidden_state
     told = head(states).unflatten(2, (len(OFFSETS), BANDS + 1))
@@ -100,7 +100,7 @@ def error_of(model: Wav2Vec2Model, head: nn.Linear, samples_BT: NDArray[np.float
 
 
 def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give log-mel bands and the level of the voice's band (L, BANDS + 1) every 20 ms, each about zero mean, unit variance."""
+    """Return log-mel bands and the level of the voice's band (L, BANDS + 1) every 20 ms, each about zero mean, unit variance."""
     count = len(samples_T) // HOP
     padded = np.pad(samples_T.astype(np.float64), (0, SPAN))
     looks = np.stack([padded[i * HOP : i * HOP + SPAN] for i in range(count)])
@@ -113,7 +113,7 @@ def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give triangular filters (BANDS, frequencies), evenly spaced on the mel scale from 60 to 7600 Hz (HTK's formula)."""
+    """Return triangular filters (BANDS, frequencies), evenly spaced on the mel scale from 60 to 7600 Hz (HTK's formula)."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (60.0, 7600.0))
     edges_mel = np.linspace(low, high, BANDS + 2)
     edges = 700 * (10 ** (edges_mel / 2595) - 1)
@@ -123,7 +123,7 @@ def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def probe(encoder: Wav2Vec2Model, voices: list[NDArray[np.float32]], openings: list[NDArray[np.float64]]) -> float:
-    """Give the correlation of a linear reading of the states with the mouth's opening, on voices it was not fitted on."""
+    """Return the correlation of a linear reading of the states with the mouth's opening, on voices it was not fitted on."""
     rows, wanted = [], []
     with torch.no_grad():
         for voice, opening in zip(voices, openings, strict=True):

@@ -52,7 +52,7 @@ SAVE_EVERY_S = 120.0
 
 
 def train_vae(data: Path, output: Path, steps: int, seed: int, show: Progress) -> Path:
-    """Train, or go on where the run folder ``vae/`` stands; give the file of weights, ``vae.safetensors``.
+    """Train, or go on where the run folder ``vae/`` stands; return the file of weights, ``vae.safetensors``.
 
     The last stage comes on top of ``steps`` (``STAGES``), while the learning rate fades out.
     Raises ``ChangedError`` for a run folder of another seed or number of steps.
@@ -153,7 +153,7 @@ def _train(
 
 
 def load_pictures(data: Path) -> NDArray[np.uint8]:
-    """Give all pictures of a folder of clips as (clips, frames, size, size, 3)."""
+    """Return all pictures of a folder of clips as (clips, frames, size, size, 3)."""
     folders = sorted(path for path in data.glob("square/*/*/images") if path.is_dir())
     if not folders:
         raise InputFileError(f"{data}: got no drawn clips", "make some: avatarctl puppet data --output DIR")
@@ -165,7 +165,7 @@ def load_pictures(data: Path) -> NDArray[np.uint8]:
 
 
 def batch_of(clips: NDArray[np.uint8], frames: int, count: int, chance: np.random.Generator) -> Tensor:
-    """Give stretches of clips by chance, (count, 3, frames, H, W) in [-1, 1]; never more frames than a clip has."""
+    """Return stretches of clips by chance, (count, 3, frames, H, W) in [-1, 1]; never more frames than a clip has."""
     frames = min(frames, clips.shape[1])
     chosen = []
     for _ in range(count):
@@ -175,7 +175,7 @@ def batch_of(clips: NDArray[np.uint8], frames: int, count: int, chance: np.rando
 
 
 def to_tensor(pictures_BTHWC: NDArray[np.uint8]) -> Tensor:
-    """Give pictures as (B, 3, T, H, W) in [-1, 1]."""
+    """Return pictures as (B, 3, T, H, W) in [-1, 1]."""
     return torch.from_numpy(pictures_BTHWC).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
@@ -183,7 +183,7 @@ def to_tensor(pictures_BTHWC: NDArray[np.uint8]) -> Tensor:
 
 
 def new_vae(seed: int, dims: VaeDims = DIMS) -> AutoencoderKLWan:
-    """Give a VAE with Kaiming weights, the last convolution of every residual and attention branch zero.
+    """Return a VAE with Kaiming weights, the last convolution of every residual and attention branch zero.
 
     With the default initialisation training stalls at the mean picture.
     """
@@ -236,14 +236,14 @@ def _resample_at_once(module: WanResample, chunked: Callable[..., Tensor]) -> Ca
 
 
 def encode_at_once(model: AutoencoderKLWan, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Give mean and log-variance (B, z, T', H / 8, W / 8) of whole clips."""
+    """Return mean and log-variance (B, z, T', H / 8, W / 8) of whole clips."""
     moments = model.quant_conv(model.encoder(patchify(pictures, model.config.patch_size)))
     mean, log_variance = moments.chunk(2, dim=1)
     return mean, log_variance.clamp(-30, 20)
 
 
 def decode_at_once(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Give the pictures (B, 3, T, H, W) of whole clips."""
+    """Return the pictures (B, 3, T, H, W) of whole clips."""
     return unpatchify(model.decoder(model.post_quant_conv(latents)), model.config.patch_size)
 
 
@@ -251,7 +251,7 @@ def decode_at_once(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 def vae_loss(model: AutoencoderKLWan, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-    """Give L1 + 2 MSE with the mouth counting four times, plus a little KL; and the parts as numbers."""
+    """Return L1 + 2 MSE with the mouth counting four times, plus a little KL; and the parts as numbers."""
     mean, log_variance = encode_at_once(model, pictures)
     noise = torch.randn(mean.shape, generator=generator)
     rebuilt = decode_at_once(model, mean + noise * torch.exp(0.5 * log_variance))
@@ -272,7 +272,7 @@ def vae_loss(model: AutoencoderKLWan, pictures: Tensor, generator: torch.Generat
 
 @torch.no_grad()
 def with_statistics(model: AutoencoderKLWan, clips: NDArray[np.uint8]) -> AutoencoderKLWan:
-    """Give the VAE with the mean and deviation of its latents over (up to 64) clips in its configuration."""
+    """Return the VAE with the mean and deviation of its latents over (up to 64) clips in its configuration."""
     latents = torch.cat([encode_at_once(model, to_tensor(clip[None]))[0] for clip in clips[:64]])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     whole = build_vae(DIMS.with_(mean=tuple(mean.tolist()), std=tuple(std.tolist())))

@@ -32,7 +32,7 @@ VOWELS = {"a": (730, 1090), "e": (530, 1840), "i": (270, 2290), "o": (570, 840),
 
 
 def espeak() -> str:
-    """Give espeak-ng's program; raises ``UsageError`` with the way to install it."""
+    """Return espeak-ng's program; raises ``UsageError`` with the way to install it."""
     found = shutil.which("espeak-ng")
     if found is None:
         raise UsageError(
@@ -42,7 +42,7 @@ def espeak() -> str:
 
 
 def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) -> NDArray[np.float32]:
-    """Give spoken text (T,) at 16 kHz, full scale 1."""
+    """Return spoken text (T,) at 16 kHz, full scale 1."""
     command = [espeak(), "-v", voice, "-s", str(speed_wpm), "-p", str(pitch), "--stdout", "--", text]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode or not done.stdout:
@@ -57,7 +57,7 @@ def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) 
 
 
 def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: bool = False) -> NDArray[np.float32]:
-    """Give a voice (T,) of exactly this length. The same seed gives the same voice (with the same espeak-ng).
+    """Return a voice (T,) of exactly this length. The same seed gives the same voice (with the same espeak-ng).
 
     ``evaluation``: a language that the training set never has, and other random numbers.
     """
@@ -81,7 +81,7 @@ def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: 
 
 
 def make_pause(seed: int, duration_s: float) -> NDArray[np.float32]:
-    """Give a stretch (T,) in which nobody speaks: hiss of some colour and level, at times with hum, at times nothing at all."""
+    """Return a stretch (T,) in which nobody speaks: hiss of some colour and level, at times with hum, at times nothing at all."""
     chance = np.random.default_rng([seed, 7005])
     count = round(duration_s * RATE_HZ)
     if chance.random() < 0.15:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress, progress
-from avatarctl.settings import RenderJob
+from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
     from avatarctl.render.inputs import Rendered

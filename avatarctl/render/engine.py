@@ -8,42 +8,42 @@ import time
 from pathlib import Path
 
 from avatarctl.console import Progress
-from avatarctl.networks.placement import Residents, decide
+from avatarctl.networks.placement import DeviceResidency, decide
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import frontier
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.prepare import Kept, Networks, hear, load_networks, make_conditions, own_device
+from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.video import Sound, contact_sheet, join
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
 from avatarctl.sampling.windows import Plan
-from avatarctl.settings import RenderJob
+from avatarctl.settings.render import RenderJob
 
 PREVIEW = "preview.mp4"
 
 
-def run(checked: Checked, folder: RenderFolder, show: Progress, kept: Kept | None = None) -> Rendered:
+def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered:
     """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video.
 
-    ``kept``: networks of earlier renders in this process, which may serve again.
+    ``loaded``: networks of earlier renders in this process, which may serve again.
     """
     job, began = checked.job, time.monotonic()
     folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
     with stopping() as stop, no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        sound, plan = hear(checked, folder, lambda: stop.check(folder))
-        networks, residents = (kept or Kept()).load(checked, placement)
+        sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        networks, residency = (loaded or LoadedNetworks()).load(checked, placement)
         stop.check(folder)
-        conditions = make_conditions(checked, networks, residents, folder, plan)
+        conditions = make_conditions(checked, networks, residency, folder, plan)
         stop.check(folder)
         team.share(None)  # the others read what is in the folder now
-        work = Work(job, folder, plan, networks, residents, conditions, team, show, stop)
+        work = Work(job, folder, plan, networks, residency, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
         sheet = deliver(job, folder, sound, work.frames.count, plan)
@@ -54,20 +54,20 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, kept: Kept | Non
     return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, sheet)
 
 
-def follow(checked: Checked, folder: RenderFolder) -> None:
+def run_follower(checked: Checked, folder: RenderFolder) -> None:
     """Run this process's windows of a render that process 0 leads, from the files that it laid ready, to the end."""
     job = checked.job
     with stopping(), no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        residents = Residents(placement)
+        residency = DeviceResidency(placement)
         networks = load_networks(checked, placement)
         team.share(None)
         folder.look()
-        _, plan = hear(checked, folder)
-        conditions = make_conditions(checked, networks, residents, folder, plan)
+        _, plan = decode_audio(checked, folder)
+        conditions = make_conditions(checked, networks, residency, folder, plan)
         saved = team.share(None)
-        sampler, predictor = begin(job, plan, networks, residents, conditions, saved, team)
+        sampler, predictor = begin(job, plan, networks, residency, conditions, saved, team)
         for finals in sampler.run():
             for final in finals:
                 predictor.forget(final.window)
@@ -82,14 +82,14 @@ def begin(
     job: RenderJob,
     plan: Plan,
     networks: Networks,
-    residents: Residents,
+    residency: DeviceResidency,
     conditions: Conditions,
     saved: frontier.Frontier,
     team: Team,
 ) -> tuple[Sampler, Predictor]:
-    """Give the sampler as the saved frontier left it."""
+    """Return the sampler as the saved frontier left it."""
     return make_sampler(
-        residents.use(networks.transformer),
+        residency.use(networks.transformer),
         conditions,
         plan,
         job.render,
@@ -112,14 +112,14 @@ class Work:
         folder: RenderFolder,
         plan: Plan,
         networks: Networks,
-        residents: Residents,
+        residency: DeviceResidency,
         conditions: Conditions,
         team: Team,
         show: Progress,
         stop: Stop,
     ) -> None:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
-        self.networks, self.residents, self.team, self.show = networks, residents, team, show
+        self.networks, self.residency, self.team, self.show = networks, residency, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
         if job.frames is not None:
             with guarded(job.frames):
@@ -128,13 +128,13 @@ class Work:
         self.missing = self.frames.missing()
         folder.valid(PREVIEW)  # a damaged one is reported and joined anew
         saved, self.write_from = self._where_to_begin()
-        self.sampler, self.predictor = begin(job, plan, networks, residents, conditions, team.share(saved), team)
+        self.sampler, self.predictor = begin(job, plan, networks, residency, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
         self._step_s: list[float] = []
         self._preview_cost_s = self._preview_at = 0.0
 
     def _where_to_begin(self) -> tuple[frontier.Frontier, int]:
-        """Give the state to go on from, and the first window whose final latents have to be written.
+        """Return the state to go on from, and the first window whose final latents have to be written.
 
         When final latents that are still needed are lost, or the frontier is, sampling begins again so many windows
         earlier that what is missing to its left can't reach the first lost one: ``reach`` windows per step.
@@ -153,7 +153,7 @@ class Work:
         return frontier.Frontier({}, origin), lost[0]
 
     def sample(self) -> int:
-        """Run the window steps that are left; give their number."""
+        """Run the window steps that are left; return their number."""
         saved_at = time.monotonic()
         began_with = done = self.sampler.progress.steps_done()
         began = time.monotonic()
@@ -180,7 +180,7 @@ class Work:
         return done - began_with
 
     def step_s(self) -> float:
-        """Give the seconds of a window step, over the last ones."""
+        """Return the seconds of a window step, over the last ones."""
         return sum(self._step_s) / max(len(self._step_s), 1)
 
     def checkpoint(self) -> None:
@@ -194,14 +194,14 @@ class Work:
 
     def _segments(self, last_final: int) -> None:
         while self.missing and self.frames.needed_windows(self.missing[0]).stop - 1 <= last_final:
-            self.residents.use(self.networks.vae)
+            self.residency.use(self.networks.vae)
             segment = self.missing.pop(0)
             self.frames.write_segment(segment)
             self.folder.event("segment", segment=segment)
             self._preview()
             if self.stop.asked and self.sampler.progress.finished():
                 self._interrupt()  # nothing is in flight any more: what is missing is decoded again from the folder
-        self.residents.use(self.networks.transformer)
+        self.residency.use(self.networks.transformer)
 
     def _preview(self) -> None:
         """Join what is finished to a playable file, seldom enough that it costs less than a twentieth of the time."""
@@ -237,7 +237,7 @@ class Work:
 
 
 def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
-    """Join the segments, put the sound beside them, and the result in its place; give the contact sheet's path, if any."""
+    """Join the segments, put the sound beside them, and the result in its place; return the contact sheet's path, if any."""
     names = [segment_file(segment) for segment in range(segments)]
     part = folder.new_part("video.mp4")
     join([folder.path / name for name in names], part, sound)

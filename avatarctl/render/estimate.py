@@ -14,7 +14,8 @@ from avatarctl.networks.header import read_header
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
-from avatarctl.settings import PlacementSettings, RenderJob, RenderSettings
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
@@ -38,7 +39,7 @@ class Estimate:
     time_basis: str
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON holds them."""
+        """Return the fields as JSON holds them."""
         return asdict(self)
 
 
@@ -72,7 +73,7 @@ def estimate(checked: Checked) -> Estimate:
 
 
 def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str]:
-    """Give the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
+    """Return the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
     heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
     dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
     others = memory.PARAMETERS["vae"] + memory.PARAMETERS["speech encoder"]

@@ -45,7 +45,7 @@ class RenderFolder:
     # -- Coming into being -------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Tell whether a render was begun here (its manifest is the first file written)."""
+        """Return whether a render was begun here (its manifest is the first file written)."""
         return (self.path / MANIFEST).is_file()
 
     @contextmanager
@@ -79,7 +79,7 @@ class RenderFolder:
         self._files = (unsealed(self.path / INDEX) or {}).get("files", {})
 
     def busy(self) -> bool:
-        """Tell whether another process holds the folder."""
+        """Return whether another process holds the folder."""
         try:
             self._lock.acquire(timeout=0)
         except (Timeout, OSError):
@@ -114,14 +114,14 @@ class RenderFolder:
         self._replace(DELIVERED, sealed({"output": str(output.resolve()), "sha256": digest(output), **facts}))
 
     def delivered(self, output: Path) -> dict[str, Any] | None:
-        """Give the facts noted on delivery, if the video is still in its place as it was made."""
+        """Return the facts noted on delivery, if the video is still in its place as it was made."""
         content = unsealed(self.path / DELIVERED)
         if content is None or content.pop("output") != str(output.resolve()) or content.pop("sha256") != digest(output):
             return None
         return content
 
     def strangers(self) -> list[str]:
-        """Give what lies in a folder that should become a render folder and isn't ours."""
+        """Return what lies in a folder that should become a render folder and isn't ours."""
         if not self.path.is_dir() or self.exists():
             return []
         own = {*OWN_FILES, *OWN_FOLDERS, LOCK, HOLDER, DELIVERED}
@@ -133,7 +133,7 @@ class RenderFolder:
         self._replace(MANIFEST, sealed(manifest))
 
     def manifest(self) -> dict[str, Any]:
-        """Give render.json; raises ``InputFileError`` when it is missing or not what was written."""
+        """Return render.json; raises ``InputFileError`` when it is missing or not what was written."""
         content = unsealed(self.path / MANIFEST)
         if content is None and self.exists():
             raise InputFileError(
@@ -171,7 +171,7 @@ class RenderFolder:
         self._list(name, checksum, size)
 
     def new_part(self, name: str) -> Path:
-        """Give a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
+        """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
         with guarded(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class RenderFolder:
         return durable.part_of(target)
 
     def read(self, name: str) -> bytes | None:
-        """Give a file's content, or None when it is missing, unlisted or not what was written."""
+        """Return a file's content, or None when it is missing, unlisted or not what was written."""
         listed = self._files.get(name)
         if listed is None:
             return None
@@ -194,14 +194,14 @@ class RenderFolder:
         return data
 
     def read_tensors(self, name: str) -> dict[str, Tensor] | None:
-        """Give the tensors of a file, or None as :meth:`read` does."""
+        """Return the tensors of a file, or None as :meth:`read` does."""
         from safetensors.torch import load
 
         data = self.read(name)
         return None if data is None else load(data)
 
     def valid(self, name: str) -> bool:
-        """Tell whether a listed file is there with the content that was written."""
+        """Return whether a listed file is there with the content that was written."""
         listed = self._files.get(name)
         if listed is None:
             return False
@@ -212,7 +212,7 @@ class RenderFolder:
         return True
 
     def verify(self) -> tuple[list[str], list[str]]:
-        """Give the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
+        """Return the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
         entries = (unsealed(self.path / INDEX) or {}).get("files", {})
         whole: list[str] = []
         damaged = [INDEX] if self._index_lost() else []
@@ -221,7 +221,7 @@ class RenderFolder:
         return whole, damaged
 
     def listed(self, folder: str) -> list[str]:
-        """Give the listed names in a subfolder, in order."""
+        """Return the listed names in a subfolder, in order."""
         return sorted(name for name in self._files if name.startswith(f"{folder}/"))
 
     def forget(self, name: str, why: str = "") -> None:

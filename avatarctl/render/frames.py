@@ -18,16 +18,16 @@ from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.video import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 
 def window_file(index: int) -> str:
-    """Give the name of the final latents of a window's stride."""
+    """Return the name of the final latents of a window's stride."""
     return f"windows/{index:06d}.safetensors"
 
 
 def segment_file(index: int) -> str:
-    """Give the name of an encoded segment."""
+    """Return the name of an encoded segment."""
     return f"segments/{index:06d}.mp4"
 
 
@@ -61,16 +61,16 @@ class Frames:
         return -(-self._last_needed() // self._settings.segment_latent_frames)
 
     def span(self, segment: int) -> tuple[int, int]:
-        """Give the first latent frame of a segment and the one after its last."""
+        """Return the first latent frame of a segment and the one after its last."""
         length = self._settings.segment_latent_frames
         return segment * length, min((segment + 1) * length, self._last_needed())
 
     def missing(self) -> list[int]:
-        """Give the segments that are not there as they were written, in order (or whose PNG files are asked for and lack)."""
+        """Return the segments that are not there as they were written, in order (or whose PNG files are asked for and lack)."""
         return [s for s in range(self.count) if not (self._folder.valid(segment_file(s)) and self._has_png(s))]
 
     def needed_windows(self, segment: int) -> range:
-        """Give the windows whose final latents a decode begun at this segment reads."""
+        """Return the windows whose final latents a decode begun at this segment reads."""
         start, stop = self.span(segment)
         return range(self._plan.owner(max(start - self._warmup, 0)), self._plan.owner(stop - 1) + 1)
 
@@ -96,7 +96,7 @@ class Frames:
         self._folder.adopt(part, name)
 
     def _at(self, start: int) -> DecodeStream:
-        """Give a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""
+        """Return a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""
         if self._stream is None or self._next != start:
             self._stream = DecodeStream(self._vae, self._tiling)
             for frame in range(max(start - self._warmup, 0), start):
@@ -142,6 +142,6 @@ class Frames:
 
 
 def to_pictures(pixels_1CTHW: Tensor) -> NDArray[np.uint8]:
-    """Give pictures (T, H, W, 3), uint8 RGB, of decoded pixels in [-1, 1]."""
+    """Return pictures (T, H, W, 3), uint8 RGB, of decoded pixels in [-1, 1]."""
     scaled = ((pixels_1CTHW[0].float() + 1) * 127.5).round().clamp(0, 255)
     return scaled.permute(1, 2, 3, 0).byte().cpu().numpy()

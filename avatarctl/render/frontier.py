@@ -40,7 +40,9 @@ def save(folder: RenderFolder, frontier: Frontier) -> None:
     for index, window in frontier.windows.items():
         names[str(index)] = name = _file(index, window.done)
         if name not in listed:
-            tensors = {"latents": window.latents} | ({} if window.kept is None else {"kept": window.kept})
+            tensors = {"latents": window.latents} | (
+                {} if window.guidance_residual is None else {"guidance_residual": window.guidance_residual}
+            )
             folder.write_tensors(name, {key: tensor.cpu() for key, tensor in tensors.items()})
     generations = _generations(folder)
     number = int(generations[-1].rpartition("-")[2].removesuffix(".json")) + 1 if generations else 0
@@ -60,7 +62,7 @@ def _sweep(folder: RenderFolder) -> None:
 
 
 def load(folder: RenderFolder) -> Frontier | None:
-    """Give the newest generation whose files are all as they were written, or None."""
+    """Return the newest generation whose files are all as they were written, or None."""
     for name in reversed(_generations(folder)):
         data = folder.read(name)
         if data is None:
@@ -72,7 +74,9 @@ def load(folder: RenderFolder) -> Frontier | None:
             if tensors is None:
                 break
             done = int(file.rpartition("-")[2].removesuffix(".safetensors"))
-            windows[int(index)] = InFlight(done, tensors["latents"], tensors.get("kept"))
+            windows[int(index)] = InFlight(
+                done, tensors["latents"], tensors.get("guidance_residual", tensors.get("kept"))
+            )
         else:
             return Frontier(windows, content["first"])
     return None

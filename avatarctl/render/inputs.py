@@ -18,7 +18,7 @@ from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
-from avatarctl.settings import RenderJob, RenderSettings
+from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
 MANIFEST_VERSION = 1
@@ -70,12 +70,12 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
 
 def separator_of(job: RenderJob) -> Path | None:
-    """Give the network that takes the voice out of music, where the job asks for it."""
+    """Return the network that takes the voice out of music, where the job asks for it."""
     return usable_separator(job.weights) if job.render.separate_vocals else None
 
 
 def usable_separator(weights: Path | None) -> Path:
-    """Give the network that takes the voice out of music; raises an error where it is missing or can't run."""
+    """Return the network that takes the voice out of music; raises an error where it is missing or can't run."""
     path = find_separator(weights)
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError(
@@ -110,12 +110,12 @@ def _writable(folder: Path) -> None:
 
 
 def plan_of(settings: RenderSettings, samples: int) -> Plan:
-    """Give the plan of windows of ``samples`` of sound at 16 kHz."""
+    """Return the plan of windows of ``samples`` of sound at 16 kHz."""
     return plan_windows(samples, settings.fps, settings.window, settings.overlap, settings.tail, settings.audio_span)
 
 
 def manifest_of(checked: Checked) -> dict[str, Any]:
-    """Give what render.json holds: inputs and weights with their checksums, every setting, versions."""
+    """Return what render.json holds: inputs and weights with their checksums, every setting, versions."""
     job = checked.job
     content = json.loads(job.model_dump_json())
     for name in ("image", "audio", "output", "work_dir", "frames", "weights"):
@@ -139,7 +139,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 
 
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
-    """Give the job that a manifest describes."""
+    """Return the job that a manifest describes."""
     return RenderJob.model_validate_json(json.dumps(manifest["job"]))
 
 
@@ -177,5 +177,5 @@ def _short(digest: str | None) -> str:
 
 
 def exact(seconds: float) -> Fraction:
-    """Give seconds as a rational number, as written (0.1 is one tenth)."""
+    """Return seconds as a rational number, as written (0.1 is one tenth)."""
     return Fraction(str(seconds))

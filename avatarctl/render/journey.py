@@ -10,23 +10,23 @@ from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
-from avatarctl.settings import RenderJob
+from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import Kept
+    from avatarctl.render.prepare import LoadedNetworks
 
 
-def journey(job: RenderJob, force: bool, show: Progress, kept: Kept | None = None) -> Rendered | None:
+def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:
     """Check, begin or go on, render, deliver, clean up. Gives None in a process that follows another one.
 
-    ``kept``: networks of earlier renders in this process, which may serve again.
+    ``loaded``: networks of earlier renders in this process, which may serve again.
     """
     checked = check(job, force)
     folder = RenderFolder(job.folder)
     if int(os.environ.get("RANK", "0")) > 0:
-        from avatarctl.render.engine import follow
+        from avatarctl.render.engine import run_follower
 
-        follow(checked, folder)
+        run_follower(checked, folder)
         return None
     if strangers := folder.strangers():
         raise UsageError(
@@ -51,7 +51,7 @@ def journey(job: RenderJob, force: bool, show: Progress, kept: Kept | None = Non
             from avatarctl.render.engine import run
 
             try:
-                rendered = run(checked, folder, show, kept)
+                rendered = run(checked, folder, show, loaded)
             except (UsageError, InputFileError, WeightsError):
                 # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
                 if fresh and not folder.listed("windows") and not folder.listed("frontier"):
@@ -65,7 +65,7 @@ def journey(job: RenderJob, force: bool, show: Progress, kept: Kept | None = Non
 
 
 def already(job: RenderJob, folder: RenderFolder) -> Rendered | None:
-    """Give what was delivered, when there is nothing left to do: a kill came after the video, or the folder was kept."""
+    """Return what was delivered, when there is nothing left to do: a kill came after the video, or the folder was kept."""
     facts = folder.delivered(job.output)
     if facts is None or facts["frames"] != str(job.frames):
         return None

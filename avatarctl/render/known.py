@@ -37,7 +37,7 @@ def remember(path: Path) -> None:
 
 
 def known_renders() -> list[Known]:
-    """Give the renders that exist, the newest first."""
+    """Return the renders that exist, the newest first."""
     paths = {Path(line) for line in _lines(data_folder() / REGISTER) if isinstance(line, str)}
     found = [look(path) for path in paths if (path / MANIFEST).is_file()]
     return sorted(found, key=lambda known: -known.changed)
@@ -55,7 +55,7 @@ def look(path: Path) -> Known:
 
 
 def _lines(path: Path) -> list[Any]:
-    """Give what the lines of a file hold; one that a kill tore or a disk spoiled is left out."""
+    """Return what the lines of a file hold; one that a kill tore or a disk spoiled is left out."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -21,7 +21,7 @@ from avatarctl.networks.adapters import merge_lora
 from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
 from avatarctl.networks.images import load_image
 from avatarctl.networks.memory import PARAMETERS
-from avatarctl.networks.placement import Placement, Residents, place
+from avatarctl.networks.placement import DeviceResidency, Placement, place
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import texts
 from avatarctl.render.folder import RenderFolder, guarded
@@ -30,14 +30,14 @@ from avatarctl.render.video import Sound
 from avatarctl.sampling.predict import Conditions
 from avatarctl.sampling.team import launched
 from avatarctl.sampling.windows import Plan, Window
-from avatarctl.settings import PlacementSettings
+from avatarctl.settings.placement import PlacementSettings
 from avatarctl.weights import checksum
 
 WAVEFORM, CONDITIONS = "audio.f32", "conditions.safetensors"
 
 
 def own_device(settings: PlacementSettings) -> PlacementSettings:
-    """Give each process of a launcher its own GPU."""
+    """Return each process of a launcher its own GPU."""
     if not launched() or settings.device == "cpu" or not torch.cuda.is_available():
         return settings
     return settings.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
@@ -46,10 +46,10 @@ def own_device(settings: PlacementSettings) -> PlacementSettings:
 # -- Sound ----------------------------------------------------------------------------------------------------------
 
 
-def hear(
+def decode_audio(
     checked: Checked, folder: RenderFolder, after_each: Callable[[], None] = lambda: None
 ) -> tuple[Sound | None, Plan]:
-    """Decode the stretch of the recording that is used to 16 kHz, once; give the sound for the video, and the plan.
+    """Decode the stretch of the recording that is used to 16 kHz, once; return the sound for the video, and the plan.
 
     ``after_each`` is called after each piece of work that takes long.
     """
@@ -91,9 +91,9 @@ def _separation(checked: Checked, after_each: Callable[[], None]) -> Callable[[i
 
 
 def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:
-    """Give the function that hears a window: its samples from the waveform file, silence past the end."""
+    """Return the function that hears a window: its samples from the waveform file, silence past the end."""
 
-    def heard(window: Window) -> torch.Tensor:
+    def speech_of_window(window: Window) -> torch.Tensor:
         samples = np.zeros(window.last_sample - window.first_sample, np.float32)
         count = max(min(window.last_sample, plan.samples) - window.first_sample, 0)
         # Read, not mapped: pages of a mapped file would count as memory of this process.
@@ -101,7 +101,7 @@ def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Windo
         samples[: len(known)] = known
         return speech_states(encoder, samples).float()
 
-    return heard
+    return speech_of_window
 
 
 # -- Networks and conditions ----------------------------------------------------------------------------------------
@@ -132,20 +132,20 @@ def load_networks(checked: Checked, placement: Placement) -> Networks:
     return Networks(place(transformer, placement), place(vae, placement), place(speech, placement), placement)
 
 
-class Kept:
+class LoadedNetworks:
     """The networks of the last render of this process, for the next one with the same weights in the same places."""
 
     def __init__(self) -> None:
-        self._loaded: tuple[Any, Networks, Residents] | None = None
+        self._loaded: tuple[Any, Networks, DeviceResidency] | None = None
 
-    def load(self, checked: Checked, placement: Placement) -> tuple[Networks, Residents]:
-        """Give the networks of a render, and who is on the device: loaded only when they are other than the last ones."""
+    def load(self, checked: Checked, placement: Placement) -> tuple[Networks, DeviceResidency]:
+        """Return the networks of a render, and who is on the device: loaded only when they are other than the last ones."""
         files, loras = checked.weights, checked.job.lora
         paths = (files.transformer, files.vae, files.speech_encoder, *(path for path, _ in loras))
         key = ([checksum(path) for path in paths], [scale for _, scale in loras], placement)
         if self._loaded is None or self._loaded[0] != key:
             self.clear()  # before: both may not fit
-            self._loaded = (key, load_networks(checked, placement), Residents(placement))
+            self._loaded = (key, load_networks(checked, placement), DeviceResidency(placement))
         return self._loaded[1], self._loaded[2]
 
     def clear(self) -> None:
@@ -157,42 +157,44 @@ class Kept:
 
 
 def make_conditions(
-    checked: Checked, networks: Networks, residents: Residents, folder: RenderFolder, plan: Plan
+    checked: Checked, networks: Networks, residency: DeviceResidency, folder: RenderFolder, plan: Plan
 ) -> Conditions:
     """Make text states, image tokens and the reference condition once per render, and keep them in the folder."""
     tensors = folder.read_tensors(CONDITIONS)
     if tensors is None:
-        tensors = _encode(checked, networks, residents, plan)
+        tensors = _encode(checked, networks, residency, plan)
         folder.write_tensors(CONDITIONS, {name: tensor.cpu() for name, tensor in tensors.items()})
 
     hear_window = speech_of(folder, plan, networks.speech_encoder)
 
-    def heard(window: Window) -> torch.Tensor:
-        residents.use(networks.speech_encoder)
+    def speech_of_window(window: Window) -> torch.Tensor:
+        residency.use(networks.speech_encoder)
         states = hear_window(window)
-        residents.use(networks.transformer)
+        residency.use(networks.transformer)
         return states
 
-    return Conditions(tensors["positive"], tensors["negative"], tensors["image"], tensors["reference"], heard)
+    return Conditions(
+        tensors["positive"], tensors["negative"], tensors["image"], tensors["reference"], speech_of_window
+    )
 
 
-def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Plan) -> dict[str, torch.Tensor]:
+def _encode(checked: Checked, networks: Networks, residency: DeviceResidency, plan: Plan) -> dict[str, torch.Tensor]:
     job, files, placement = checked.job, checked.weights, networks.placement
     width, height = job.render.size
     picture, notes = load_image(job.image, width, height, job.render.fit)
     for text in notes:
         warnings.warn(text, stacklevel=2)
 
-    positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], checked, networks, residents)
+    positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], checked, networks, residency)
 
     dtype, device = placement.dtype_of("image encoder"), placement.load_device
     image_encoder = place(checkpoints.load_image_encoder(files.image_encoder, dtype=dtype, device=device), placement)
-    image = image_tokens(residents.use(image_encoder), picture.to(placement.device))
-    residents.drop(image_encoder)
+    image = image_tokens(residency.use(image_encoder), picture.to(placement.device))
+    residency.drop(image_encoder)
     del image_encoder
 
     tiling = Tiling() if job.placement.vae_tiling else None
-    reference = reference_condition(residents.use(networks.vae), picture.to(placement.device), plan.window, tiling)
+    reference = reference_condition(residency.use(networks.vae), picture.to(placement.device), plan.window, tiling)
     return {
         "positive": positive[None].float(),
         "negative": negative[None].float(),
@@ -201,8 +203,10 @@ def _encode(checked: Checked, networks: Networks, residents: Residents, plan: Pl
     }
 
 
-def _text_states(prompts: list[str], checked: Checked, networks: Networks, residents: Residents) -> list[torch.Tensor]:
-    """Give the states (L, D) of each prompt, kept ones where there are: only for new prompts the encoder is loaded."""
+def _text_states(
+    prompts: list[str], checked: Checked, networks: Networks, residency: DeviceResidency
+) -> list[torch.Tensor]:
+    """Return the states (L, D) of each prompt, kept ones where there are: only for new prompts the encoder is loaded."""
     files, placement, text_len = checked.weights, networks.placement, networks.transformer.dims.text_len
     places = texts.places(prompts, files, placement, text_len)
     kept = [texts.read(path) for path in places]
@@ -216,10 +220,10 @@ def _text_states(prompts: list[str], checked: Checked, networks: Networks, resid
         text_placement = placement if whole else placement.streamed()
         text_encoder = checkpoints.load_text_encoder(files.text_encoder, dtype=dtype, device=text_placement.load_device)
         text_encoder = place(text_encoder, text_placement)
-        on_device = residents.use(text_encoder) if whole else text_encoder
+        on_device = residency.use(text_encoder) if whole else text_encoder
         wanted = [prompts[index] for index in missing]
         made = prompt_states(wanted, tokenizer, on_device, text_len, placement.device)
-        residents.drop(text_encoder)
+        residency.drop(text_encoder)
         del text_encoder, on_device
         for index, states in zip(missing, made, strict=True):
             texts.keep(places[index], states, text_len)

@@ -13,7 +13,7 @@ import torch
 
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
 from avatarctl.render.folder import RenderFolder
-from avatarctl.settings import RenderJob
+from avatarctl.settings.render import RenderJob
 
 
 class Stop:
@@ -24,7 +24,7 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Tell whether to stop after this window step."""
+        """Return whether to stop after this window step."""
         return self.signal != 0
 
     def check(self, folder: RenderFolder, saved: str = "nothing is lost") -> None:

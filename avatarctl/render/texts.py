@@ -26,7 +26,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def places(prompts: Sequence[str], files: WeightFiles, placement: Placement, text_len: int) -> list[Path]:
-    """Give the cache file of each prompt's states."""
+    """Return the cache file of each prompt's states."""
     device = placement.device
     parts = {
         "weights": checksum(files.text_encoder),
@@ -41,7 +41,7 @@ def places(prompts: Sequence[str], files: WeightFiles, placement: Placement, tex
 
 
 def read(place: Path) -> Tensor | None:
-    """Give the states (L, D) that were kept, or None."""
+    """Return the states (L, D) that were kept, or None."""
     try:
         content = place.read_bytes()
     except OSError:

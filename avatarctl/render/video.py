@@ -120,7 +120,7 @@ class Sound:
     gain_db: float = 0.0
 
     def filter(self) -> str:
-        """Give the ffmpeg filter that cuts it to the sample and pads it to the picture."""
+        """Return the ffmpeg filter that cuts it to the sample and pads it to the picture."""
         first = round(self.start_s * self.info.rate_hz)
         count = round(self.duration_s * self.info.rate_hz)
         whole = round(self.length_s * self.info.rate_hz)

@@ -14,7 +14,7 @@ Blend = Literal["linear", "log"]
 
 
 def edge_weights(overlap: int, kind: Blend = "linear") -> Tensor:
-    """Give the weights (overlap,) of the later window: ``j / (V - 1)``, or ``log1p((e - 1) j / (V - 1))`` (both 0 … 1).
+    """Return the weights (overlap,) of the later window: ``j / (V - 1)``, or ``log1p((e - 1) j / (V - 1))`` (both 0 … 1).
 
     The first weight is 0, so that an overlap of one frame would throw the later window's frame away.
     """
@@ -27,7 +27,7 @@ def edge_weights(overlap: int, kind: Blend = "linear") -> Tensor:
 
 
 def blend_left(latents_BCTHW: Tensor, previous_BCVHW: Tensor, weights: Tensor) -> Tensor:
-    """Give the later window's latents with their first frames blended with what the earlier windows hold there."""
+    """Return the later window's latents with their first frames blended with what the earlier windows hold there."""
     overlap = previous_BCVHW.shape[2]
     share = weights.to(latents_BCTHW).view(1, 1, -1, 1, 1)
     edge = latents_BCTHW[:, :, :overlap] * share + previous_BCVHW.to(latents_BCTHW) * (1 - share)

@@ -43,7 +43,7 @@ class Schedule:
 
 
 def schedule(steps: int, shift: float = 5.0, kind: str = "released") -> Schedule:
-    """Give the noise levels of diffusers' flow-matching Euler scheduler.
+    """Return the noise levels of diffusers' flow-matching Euler scheduler.
 
     ``released`` shifts the low end twice, as the published code does (last sigma 0.0244 at 50 steps, shift 5); ``textbook``
     shifts a linear schedule once (0.005).
@@ -58,24 +58,24 @@ def schedule(steps: int, shift: float = 5.0, kind: str = "released") -> Schedule
 
 @dataclass
 class InFlight:
-    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``kept`` is the guidance's, if it is reused."""
+    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``guidance_residual`` if guidance is reused."""
 
     done: int
     latents: Tensor
-    kept: Tensor | None = None
+    guidance_residual: Tensor | None = None
 
 
-class Asked(NamedTuple):
+class WindowRequest(NamedTuple):
     """A window whose velocity at ``step`` is wanted: its latents (1, C, T, H, W), and what its guidance keeps."""
 
     window: Window
     step: int
     latents: Tensor
-    kept: Tensor | None
+    guidance_residual: Tensor | None
 
 
 # Predicts the guided velocity of windows that don't depend on each other, and what each of them keeps from now on.
-Predict = Callable[[Sequence[Asked]], list[tuple[Tensor, Tensor | None]]]
+Predict = Callable[[Sequence[WindowRequest]], list[tuple[Tensor, Tensor | None]]]
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,16 @@ class Sampler:
             yield [self._retire(window) for window in retired]
 
     def step(self, windows: Sequence[Window]) -> dict[int, InFlight]:
-        """Give windows that don't depend on each other after their next step, from the state as it is."""
+        """Return windows that don't depend on each other after their next step, from the state as it is."""
         asked = []
         for window in windows:
             before = self.windows.get(window.index)
-            done, kept = (before.done, before.kept) if before else (0, None)
-            asked.append(Asked(window, done, self.read(window), kept))
+            done, guidance_residual = (before.done, before.guidance_residual) if before else (0, None)
+            asked.append(WindowRequest(window, done, self.read(window), guidance_residual))
         predicted = self.predict(asked)
         return {one.window.index: self._stepped(one, *found) for one, found in zip(asked, predicted, strict=True)}
 
-    def _stepped(self, asked: Asked, velocity: Tensor, kept: Tensor | None) -> InFlight:
+    def _stepped(self, asked: WindowRequest, velocity: Tensor, guidance_residual: Tensor | None) -> InFlight:
         """Step along the velocity, then blend the left edge with what the window to the left holds after the same step."""
         window, i = asked.window, asked.step
         latents = self.levels.step(asked.latents, velocity, i)
@@ -141,10 +141,10 @@ class Sampler:
             offset = window.start - self.plan.start_of(window.index - 1)
             weights = edge_weights(window.overlap, self.blend)
             latents = blend_left(latents, left.latents[:, :, offset : offset + window.overlap], weights)
-        return InFlight(i + 1, latents, kept)
+        return InFlight(i + 1, latents, guidance_residual)
 
     def read(self, window: Window) -> Tensor:
-        """Give what a window's next step starts from: each frame from the last window that covers it."""
+        """Return what a window's next step starts from: each frame from the last window that covers it."""
         if window.index not in self.windows:
             return self.noise(window.start, window.stop)
         latents = self.windows[window.index].latents

@@ -73,12 +73,12 @@ def none() -> Scheme:
 
 
 def active(guided: Scheme, sigma: float, interval: tuple[float, float] | None) -> Scheme:
-    """Give the scheme at a noise level: outside the interval the conditional pass alone."""
+    """Return the scheme at a noise level: outside the interval the conditional pass alone."""
     return guided if interval is None or interval[0] <= sigma <= interval[1] else none()
 
 
 def combine(guided: Scheme, predictions: Mapping[Inputs, Tensor]) -> Tensor:
-    """Give the weighted sum in float32, in the order of the table (a fixed order gives the same bits)."""
+    """Return the weighted sum in float32, in the order of the table (a fixed order gives the same bits)."""
     terms = [weight * predictions[inputs].float() for inputs, weight in guided.items()]
     total = terms[0]
     for term in terms[1:]:

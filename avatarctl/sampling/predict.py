@@ -12,12 +12,12 @@ from torch import Tensor
 from avatarctl.errors import UsageError
 from avatarctl.networks.transformer import ContextKV, StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
-from avatarctl.sampling.denoise import Asked, Final, InFlight, Noise, Sampler, Schedule, schedule
+from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, WindowRequest, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.team import Team, TeamSampler
 from avatarctl.sampling.windows import Plan, Window
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Conditions:
 
 
 def scheme_of(settings: RenderSettings) -> Scheme:
-    """Give the table of passes that the settings ask for."""
+    """Return the table of passes that the settings ask for."""
     if isinstance(settings.guidance, tuple):
         return guidance.scheme([(Inputs(row.text, row.audio, row.tokens), row.weight) for row in settings.guidance])
     if settings.guidance == "cfg":
@@ -62,7 +62,7 @@ class Predictor:
     ) -> None:
         if reuse > 1 and CONDITIONAL not in scheme:
             raise UsageError(
-                f"guidance_reuse: got {reuse} with a guidance that has no conditional pass to add a kept difference to",
+                f"guidance_reuse: got {reuse} with a guidance that has no conditional pass to add a guidance residual to",
                 "use guidance_reuse 1, or a text_scale other than 0",
             )
         self._transformer, self._conditions, self._scheme = transformer, conditions, scheme
@@ -74,8 +74,8 @@ class Predictor:
         self._reference = conditions.reference.to(transformer.device)
 
     @torch.no_grad()
-    def __call__(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
-        """Give the guided velocity of each window at its step, and what guidance keeps for the window's next steps.
+    def __call__(self, asked: Sequence[WindowRequest]) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the guided velocity of each window at its step, and what guidance keeps for the window's next steps.
 
         Windows whose passes are the same and whose tensors have the same shapes share them.
         """
@@ -90,22 +90,22 @@ class Predictor:
             predictions = self._passes(scheme, together)
             for row, place in enumerate(places):
                 own = {inputs: prediction[row : row + 1] for inputs, prediction in predictions.items()}
-                found[place] = self._guided(scheme, own, reused, asked[place].kept)
+                found[place] = self._guided(scheme, own, reused, asked[place].guidance_residual)
         return [found[place] for place in range(len(asked))]
 
-    def _scheme_at(self, asked: Asked) -> tuple[Scheme, bool]:
-        """Give the passes of a window's step, and whether the difference that it keeps stands for the others."""
+    def _scheme_at(self, asked: WindowRequest) -> tuple[Scheme, bool]:
+        """Return the passes of a window's step, and whether the difference that it keeps stands for the others."""
         scheme = guidance.active(self._scheme, float(self._levels.sigmas[asked.step]), self._interval)
-        if self._reuse > 1 and len(scheme) > 1 and asked.kept is not None and asked.step % self._reuse:
+        if self._reuse > 1 and len(scheme) > 1 and asked.guidance_residual is not None and asked.step % self._reuse:
             return guidance.none(), True
         return scheme, False
 
     def _guided(
-        self, scheme: Scheme, predictions: dict[Inputs, Tensor], reused: bool, kept: Tensor | None
+        self, scheme: Scheme, predictions: dict[Inputs, Tensor], reused: bool, guidance_residual: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         if reused:
-            assert kept is not None
-            return predictions[CONDITIONAL] + kept, kept
+            assert guidance_residual is not None
+            return predictions[CONDITIONAL] + guidance_residual, guidance_residual
         guided = guidance.combine(scheme, predictions)
         if self._reuse > 1 and len(scheme) > 1:
             return guided, guided - predictions[CONDITIONAL]
@@ -115,7 +115,7 @@ class Predictor:
         """Drop the speech states of windows up to this one: they are final."""
         self._speech = {index: states for index, states in self._speech.items() if index > window}
 
-    def _passes(self, scheme: Scheme, asked: Sequence[Asked]) -> dict[Inputs, Tensor]:
+    def _passes(self, scheme: Scheme, asked: Sequence[WindowRequest]) -> dict[Inputs, Tensor]:
         device, home = self._transformer.device, asked[0].latents.device
         latents = torch.cat([one.latents for one in asked]).to(device)
         timestep = torch.stack([self._levels.timesteps[one.step] for one in asked]).to(device)
@@ -174,7 +174,7 @@ TOKENS_AT_ONCE = 32_768  # from about here on one window keeps a GPU busy (480x8
 
 
 def windows_at_once(settings: RenderSettings, transformer: StableAvatarTransformer3DModel, tokens: int) -> int:
-    """Give how many windows may share a pass. auto: as many as a GPU takes at once, one on the CPU."""
+    """Return how many windows may share a pass. auto: as many as a GPU takes at once, one on the CPU."""
     if settings.window_batch != "auto":
         return settings.window_batch
     return max(1, TOKENS_AT_ONCE // tokens) if transformer.device.type == "cuda" else 1
@@ -233,7 +233,7 @@ def sample_stream(
     noise: Noise | None = None,
     callback: Callable[[Sampler], None] | None = None,
 ) -> Iterator[Final]:
-    """Give final latents from left to right as they come; ``callback`` is called after every window step."""
+    """Return final latents from left to right as they come; ``callback`` is called after every window step."""
     sampler, predictor = make_sampler(transformer, conditions, plan, settings, noise)
     for finals in sampler.run(settings.order):
         if callback:
@@ -251,7 +251,7 @@ def sample_latents(
     noise: Tensor | None = None,
     callback: Callable[[Sampler], None] | None = None,
 ) -> Tensor:
-    """Give the final latents (1, C, L, H, W) of a whole video at once, without files.
+    """Return the final latents (1, C, L, H, W) of a whole video at once, without files.
 
     ``noise``: initial noise of that shape, instead of what ``settings.seed`` gives.
     """

@@ -35,11 +35,11 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Tell whether this is the process that owns folder and video."""
+        """Return whether this is the process that owns folder and video."""
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """Give every process what process 0 has."""
+        """Return every process what process 0 has."""
         if self.size == 1:
             return value
         box = [value]
@@ -47,7 +47,7 @@ class Team:
         return box[0]
 
     def tell(self, word: int) -> int:
-        """Give every process what process 0 says: GO, SAVE or STOP."""
+        """Return every process what process 0 says: GO, SAVE or STOP."""
         if self.size == 1:
             return word
         said = torch.tensor([word], device=self.device)
@@ -55,7 +55,7 @@ class Team:
         return int(said.item())
 
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
-        """Give every process the tensor of one."""
+        """Return every process the tensor of one."""
         moved = tensor.to(self.device).contiguous()
         dist.broadcast(moved, src=source)
         return moved.to(tensor.device)
@@ -73,7 +73,7 @@ class Team:
 
 
 def launched() -> bool:
-    """Tell whether a launcher started several processes for this command."""
+    """Return whether a launcher started several processes for this command."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -99,7 +99,7 @@ class TeamSampler(Sampler):
         self.team = team
 
     def owner(self, index: int) -> int:
-        """Give the process that runs a window."""
+        """Return the process that runs a window."""
         return index // (self.plan.reach + 1) % self.team.size
 
     def run(self, kind: Order = "wavefront") -> Iterator[list[Final]]:  # noqa: ARG002 (one order: all that is ready)
@@ -122,15 +122,17 @@ class TeamSampler(Sampler):
             source = self.owner(index)
             if source == 0:
                 continue
-            keeps = torch.tensor([window.kept is not None])
+            keeps = torch.tensor([window.guidance_residual is not None])
             latents = self.team.to_leader(window.latents, source)
-            kept = window.kept
+            guidance_residual = window.guidance_residual
             if bool(self.team.to_leader(keeps, source).item()):
-                kept = self.team.to_leader(torch.empty_like(latents) if kept is None else kept, source)
-            self.windows[index] = InFlight(window.done, latents, kept)
+                guidance_residual = self.team.to_leader(
+                    torch.empty_like(latents) if guidance_residual is None else guidance_residual, source
+                )
+            self.windows[index] = InFlight(window.done, latents, guidance_residual)
 
     def _pass_on(self, window: Window, source: int) -> None:
-        """Give every process the frames of a window, after its step, that other windows read."""
+        """Return every process the frames of a window, after its step, that other windows read."""
         edges = self._edges(window)
         if self.team.rank == source:
             self.team.broadcast(self.windows[window.index].latents[:, :, edges], source)
@@ -139,10 +141,10 @@ class TeamSampler(Sampler):
         latents = before.latents.clone() if before else torch.zeros_like(self.noise(window.start, window.stop))
         latents[:, :, edges] = self.team.broadcast(latents[:, :, edges], source)
         done = self.progress.done(window.index) + 1
-        self.windows[window.index] = InFlight(done, latents, before.kept if before else None)
+        self.windows[window.index] = InFlight(done, latents, before.guidance_residual if before else None)
 
     def _edges(self, window: Window) -> list[int]:
-        """Give the frames of a window that it shares with others."""
+        """Return the frames of a window that it shares with others."""
         shared: set[int] = set()
         for index in self.plan.left_of(window.index):
             shared |= set(range(window.start, min(self.plan.stop_of(index), window.stop)))

@@ -31,15 +31,15 @@ class Progress:
         self._done = {index: count for index, count in (done or {}).items() if count}
 
     def done(self, index: int) -> int:
-        """Give the steps that a window has done."""
+        """Return the steps that a window has done."""
         return self.steps if index < self.first else self._done.get(index, 0)
 
     def in_flight(self) -> dict[int, int]:
-        """Give window -> steps done for the windows that have begun and are still needed."""
+        """Return window -> steps done for the windows that have begun and are still needed."""
         return dict(self._done)
 
     def ready(self, index: int) -> bool:
-        """Tell whether a window's next step can run now."""
+        """Return whether a window's next step can run now."""
         done = self.done(index)
         return (
             index < self.plan.count
@@ -49,7 +49,7 @@ class Progress:
         )
 
     def advance(self, index: int) -> list[int]:
-        """Note a step of a window; give the windows that are retired by it: done, and so are all that share their frames."""
+        """Note a step of a window; return the windows that are retired by it: done, and so are all that share their frames."""
         self._done[index] = self.done(index) + 1
         retired = []
         while self.first < self.plan.count and self._finished(self.first):
@@ -59,7 +59,7 @@ class Progress:
         return retired
 
     def finished(self) -> bool:
-        """Tell whether every window is final."""
+        """Return whether every window is final."""
         return self.first == self.plan.count
 
     def steps_done(self) -> int:
@@ -67,7 +67,7 @@ class Progress:
         return self.first * self.steps + sum(self._done.values())
 
     def anti_diagonal(self) -> list[int]:
-        """Give all windows whose next step can run now, from left to right: they don't depend on each other."""
+        """Return all windows whose next step can run now, from left to right: they don't depend on each other."""
         stop = max(self._done, default=self.first) + 2
         return [index for index in range(self.first, min(stop, self.plan.count)) if self.ready(index)]
 
@@ -78,7 +78,7 @@ class Progress:
 def order(
     plan: Plan, steps: int, kind: Order = "wavefront", progress: Progress | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Give all window steps (window, step) in an order that can be run; ``progress`` is kept up to date and may be resumed.
+    """Return all window steps (window, step) in an order that can be run; ``progress`` is kept up to date and may be resumed.
 
     ``steps`` finishes step i of every window before step i + 1 of any; ``wavefront`` always runs the leftmost window that
     is ready, so that the first windows are final while the last have not begun, and at most ``k * (steps - 1) + 1 + k``
@@ -92,7 +92,7 @@ def order(
 
 
 def next_window(progress: Progress, kind: Order = "wavefront") -> int:
-    """Give the window whose next step comes next in this order."""
+    """Return the window whose next step comes next in this order."""
     if kind == "steps":
         # Left windows are never behind right ones: next is the leftmost of those that have done as little as the last.
         windows = range(progress.first, progress.plan.count)

@@ -22,7 +22,7 @@ AudioSpan = Literal["exact", "reference"]
 
 
 def sample_of(video_frame: int, fps: Fraction) -> int:
-    """Give the 16 kHz sample at which a video frame begins: rational, rounded once, so nothing drifts over hours."""
+    """Return the 16 kHz sample at which a video frame begins: rational, rounded once, so nothing drifts over hours."""
     return round(video_frame * SAMPLE_RATE_HZ / fps)
 
 
@@ -90,18 +90,18 @@ class Plan:
         return max(-(-(self.latent_frames - self.window) // self.stride), 0) + 1
 
     def start_of(self, index: int) -> int:
-        """Give the first latent frame of a window; the last window is moved left until it is full (tail ``full``)."""
+        """Return the first latent frame of a window; the last window is moved left until it is full (tail ``full``)."""
         start = index * self.stride
         if self.tail == "full":
             start = min(start, max(self.latent_frames - self.window, 0))
         return start
 
     def stop_of(self, index: int) -> int:
-        """Give the latent frame after the last one of a window."""
+        """Return the latent frame after the last one of a window."""
         return min(self.start_of(index) + self.window, self.latent_frames)
 
     def get(self, index: int) -> Window:
-        """Give one window; raises ``IndexError`` outside the plan."""
+        """Return one window; raises ``IndexError`` outside the plan."""
         if not 0 <= index < self.count:
             raise IndexError(f"window {index} of {self.count}")
         start, stop = self.start_of(index), self.stop_of(index)
@@ -118,7 +118,7 @@ class Plan:
         )
 
     def owner(self, latent_frame: int) -> int:
-        """Give the window whose final latents hold a latent frame: the last one that covers it."""
+        """Return the window whose final latents hold a latent frame: the last one that covers it."""
         last = self.count - 1
         return last if latent_frame >= self.start_of(last) else latent_frame // self.stride
 
@@ -135,7 +135,7 @@ class Plan:
         return (self.get(index) for index in range(self.count))
 
     def left_of(self, index: int) -> list[int]:
-        """Give the earlier windows that share latent frames with ``index``, from left to right."""
+        """Return the earlier windows that share latent frames with ``index``, from left to right."""
         start = self.start_of(index)
         first = index
         while first and self.stop_of(first - 1) > start:
@@ -143,7 +143,7 @@ class Plan:
         return list(range(first, index))
 
     def right_of(self, index: int) -> list[int]:
-        """Give the later windows that share latent frames with ``index``, from left to right."""
+        """Return the later windows that share latent frames with ``index``, from left to right."""
         stop = self.stop_of(index)
         last = index
         while last + 1 < self.count and self.start_of(last + 1) < stop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress, progress
-from avatarctl.settings_train import TrainJob
+from avatarctl.settings.train import TrainJob
 
 if TYPE_CHECKING:
     from avatarctl.training.loop import Trained

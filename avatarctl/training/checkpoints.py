@@ -38,17 +38,17 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Give the tensors of one of its files."""
+        """Return the tensors of one of its files."""
         return load_file(self.path / f"{name}.safetensors")
 
 
 def part_of(run: Path, step: int) -> Path:
-    """Give where a checkpoint is written before it counts."""
+    """Return where a checkpoint is written before it counts."""
     return run / FOLDER / f".step-{step:08d}{durable.PART}"
 
 
 def begin(run: Path, step: int) -> Path:
-    """Give an empty folder to write a checkpoint into; a leftover of a kill is removed."""
+    """Return an empty folder to write a checkpoint into; a leftover of a kill is removed."""
     path = part_of(run, step)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
@@ -80,13 +80,13 @@ def finish(run: Path, folder: Path, state: Mapping[str, Any], keep: int) -> Chec
 
 
 def steps(run: Path) -> list[int]:
-    """Give the steps of the checkpoints there are, whole or not, in order."""
+    """Return the steps of the checkpoints there are, whole or not, in order."""
     found = [NAME.fullmatch(path.name) for path in (run / FOLDER).glob("step-*")]
     return sorted(int(match[1]) for match in found if match)
 
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Give the newest whole checkpoint, and what was passed over."""
+    """Return the newest whole checkpoint, and what was passed over."""
     passed_over: list[str] = []
     for step in reversed(steps(run)):
         path = run / FOLDER / f"step-{step:08d}"

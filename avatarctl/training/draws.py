@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 
 BRANCHES = ("whole", "face", "lips")
 
@@ -34,19 +34,19 @@ class Draws:
     clip_audio: bool
 
     def to(self, device: torch.device) -> Draws:
-        """Give the same draws on another device."""
+        """Return the same draws on another device."""
         names = ("noise", "sigma", "branch", "no_audio", "no_tokens", "no_text")
         return Draws(**{name: getattr(self, name).to(device) for name in names}, clip_audio=self.clip_audio)
 
 
 def seed_of(*names: int | str) -> int:
-    """Give a seed that depends on all of these names and on nothing else."""
+    """Return a seed that depends on all of these names and on nothing else."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:4], "big")
 
 
 @lru_cache(maxsize=4)
 def noise_levels(shift: float) -> Tensor:
-    """Give the 1000 shifted noise levels, from 1 down, of diffusers' flow-matching scheduler."""
+    """Return the 1000 shifted noise levels, from 1 down, of diffusers' flow-matching scheduler."""
     levels: Tensor = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift).sigmas[:1000]
     return levels
 

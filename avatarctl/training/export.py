@@ -12,7 +12,7 @@ from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import changes_of
 from avatarctl.networks.lora_formats import write_lora
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 
 TRANSFORMER, LORA = "transformer.safetensors", "lora.safetensors"
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from avatarctl import __version__, durable
 from avatarctl.errors import BusyError, ChangedError, DeviceError, InputFileError, UsageError
-from avatarctl.settings_train import FREE, TrainJob
+from avatarctl.settings.train import FREE, TrainJob
 from avatarctl.training import checkpoints, log, validate
 from avatarctl.training.model import base_file
 from avatarctl.weights import fingerprint

@@ -64,14 +64,14 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Give the measurements of a run; a torn last line is left out."""
+    """Return the measurements of a run; a torn last line is left out."""
     path = run / METRICS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def smooth(values: Sequence[float], decay: float) -> list[float]:
-    """Give the running average of values, without a bias towards its beginning."""
+    """Return the running average of values, without a bias towards its beginning."""
     total = weight = 0.0
     smoothed = []
     for value in values:

@@ -25,7 +25,7 @@ from avatarctl.errors import ChangedError, DeviceError, Interrupted, QualityErro
 from avatarctl.networks.adapters import load_trained, trained_state
 from avatarctl.render import render
 from avatarctl.render.stop import Stop, stopping
-from avatarctl.settings_train import TrainJob, TrainSettings
+from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import checkpoints, validate
 from avatarctl.training.draws import BRANCHES, Draws, draw, seed_of
 from avatarctl.training.export import export
@@ -74,7 +74,7 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
 
 @contextmanager
 def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
-    """Give the accelerator that the launcher's environment and the settings ask for."""
+    """Return the accelerator that the launcher's environment and the settings ask for."""
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     if cpu and settings.device.startswith("cuda"):
         raise DeviceError(f"device: got {settings.device}, but no GPU is usable", "avatarctl doctor says why")
@@ -157,25 +157,25 @@ class Trainer:
             began = time.monotonic()
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, self.step)
-            told = Told(settings.accumulate)
+            metrics = StepMetrics(settings.accumulate)
             for micro in range(settings.accumulate):
                 batch = next(batches).to(accelerator.device)
                 draws = self._draw(batch, micro)
                 with accelerator.accumulate(self.model):
                     with self._activations():
                         loss, errors = flow_loss(self.model, batch, draws, settings)
-                    told.add(batch, draws, errors)
+                    metrics.add(batch, draws, errors)
                     if micro + 1 == settings.accumulate:
-                        word = self._agree(told)
+                        word = self._agree(metrics)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
-                        norm = self._clip(told)
+                        norm = self._clip(metrics)
                     self.optimizer.step()
                     self.optimizer.zero_grad()
             self.step += 1
             if self.ema is not None:
                 self.ema.step(self.trained)
-            self._note(log, told, norm, time.monotonic() - began)
+            self._note(log, metrics, norm, time.monotonic() - began)
             self._measure(log)
             if word != GO or self._due():
                 self.save(log)
@@ -187,19 +187,19 @@ class Trainer:
         self.exported = self._export(self.job.output)
 
     def _activations(self) -> AbstractContextManager[Any]:
-        """Give where the blocks' inputs wait for the way back."""
+        """Return where the blocks' inputs wait for the way back."""
         if not self.settings.offload_activations:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self.accelerator.device.type == "cuda")
 
     def _numbers(self) -> Iterator[int]:
-        """Give the numbers of this process's batches, from the current step on."""
+        """Return the numbers of this process's batches, from the current step on."""
         for step in range(self.step, self.settings.steps):
             for micro in range(self.settings.accumulate):
                 yield step * self.passes + self._pass(micro)
 
     def _pass(self, micro: int) -> int:
-        """Give this pass's number within the step, over all processes."""
+        """Return this pass's number within the step, over all processes."""
         return micro * self.accelerator.num_processes + self.place
 
     def _draw(self, batch: Batch, micro: int) -> Draws:
@@ -208,33 +208,33 @@ class Trainer:
         torch.manual_seed(seed_of("dropout", *names[0]))  # the LoRA's dropout, inside the passes
         return draw(self.settings, batch.latents.shape, names).to(self.accelerator.device)
 
-    def _agree(self, told: Told) -> int:
+    def _agree(self, metrics: StepMetrics) -> int:
         """Tell all processes of a loss that isn't finite, and what to do after this step; before anything is stepped."""
         files = {name: self.leads and (self.job.output / name).exists() for name in ("save", "stop")}
         late = self.leads and time.monotonic() - self.saved_at >= self.settings.checkpoint_every_s
         row = [
-            told.loss,
-            float(bool(told.broken)),
+            metrics.loss,
+            float(bool(metrics.broken)),
             float(files["save"] or late),
             float(files["stop"] or self.stop.asked),
         ]
         summed = self.accelerator.reduce(torch.tensor(row, dtype=torch.float64, device=self.accelerator.device), "sum")
         loss, broken, save, stop = (float(value) for value in summed)
         if broken:
-            keys = gather_object(told.broken) if self.accelerator.num_processes > 1 else told.broken
+            keys = gather_object(metrics.broken) if self.accelerator.num_processes > 1 else metrics.broken
             raise QualityError(
                 f"step {self.step + 1}: the loss is not finite with sample {', '.join(keys)}; nothing of this step is kept",
                 f"look at it with `avatarctl data check {self.job.data}`, lower learning_rate, or use dtype float32",
             )
-        told.loss = loss / self.accelerator.num_processes
+        metrics.loss = loss / self.accelerator.num_processes
         return STOP if stop else SAVE if save else GO
 
-    def _clip(self, told: Told) -> float:
+    def _clip(self, metrics: StepMetrics) -> float:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         norm = float(self.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
         if not math.isfinite(norm):
             raise QualityError(
-                f"step {self.step + 1}: the gradient is not finite with sample {', '.join(told.keys)}; "
+                f"step {self.step + 1}: the gradient is not finite with sample {', '.join(metrics.keys)}; "
                 "nothing of this step is kept",
                 "lower learning_rate, or use dtype float32",
             )
@@ -242,11 +242,11 @@ class Trainer:
 
     # -- What is seen of it --------------------------------------------------------------------------------------------
 
-    def _note(self, log: Log | None, told: Told, norm: float, step_s: float) -> None:
-        self.average = told.loss if math.isnan(self.average) else 0.98 * self.average + 0.02 * told.loss
+    def _note(self, log: Log | None, metrics: StepMetrics, norm: float, step_s: float) -> None:
+        self.average = metrics.loss if math.isnan(self.average) else 0.98 * self.average + 0.02 * metrics.loss
         if log is not None:
             rate = learning_rate(self.settings, self.step - 1)
-            values = {"loss": told.loss, **told.by_branch(), "grad_norm": norm, "learning_rate": rate}
+            values = {"loss": metrics.loss, **metrics.by_branch(), "grad_norm": norm, "learning_rate": rate}
             log.add(self.step, {**values, "step_s": round(step_s, 4), **self._memory()})
         if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
             left_s = step_s * (self.settings.steps - self.step)
@@ -389,8 +389,8 @@ class Trainer:
                 self.ema.restore(self.trained)
 
 
-class Told:
-    """What the passes of one step told: mean loss, the samples, those whose loss isn't finite, and losses by mask."""
+class StepMetrics:
+    """What the passes of one step metrics: mean loss, the samples, those whose loss isn't finite, and losses by mask."""
 
     def __init__(self, passes: int) -> None:
         self.loss, self._passes = 0.0, passes
@@ -409,5 +409,5 @@ class Told:
                 self.broken.append(key)
 
     def by_branch(self) -> dict[str, float]:
-        """Give the mean loss by mask, of this process's samples."""
+        """Return the mean loss by mask, of this process's samples."""
         return {f"loss_{name}": sum(values) / len(values) for name, values in sorted(self._branches.items())}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import Draws
 
 SMALLEST_MASK = 1e-3  # mean of a mask: one that is nearly empty would blow up its few values
@@ -35,7 +35,7 @@ class Batch:
     valid: Tensor  # (B, T)
 
     def to(self, device: torch.device) -> Batch:
-        """Give the same samples on another device."""
+        """Return the same samples on another device."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in fields(self)
@@ -45,7 +45,7 @@ class Batch:
 
 
 def flow_loss(model: Callable[..., Any], batch: Batch, draws: Draws, settings: TrainSettings) -> tuple[Tensor, Tensor]:
-    """Give the loss (a scalar), and every sample's own (B,) without gradient.
+    """Return the loss (a scalar), and every sample's own (B,) without gradient.
 
     Source: flow matching (Lipman et al. 2023) on latents as Wan2.1 and StableAvatar train it; weights by masks as in the
     released trainer of StableAvatar.
@@ -59,7 +59,7 @@ def flow_loss(model: Callable[..., Any], batch: Batch, draws: Draws, settings: T
 
 
 def predict(model: Callable[..., Any], batch: Batch, noisy_BCTHW: Tensor, draws: Draws) -> Tensor:
-    """Give the predicted velocity, with the conditions that the draws leave."""
+    """Return the predicted velocity, with the conditions that the draws leave."""
     text = _with_null(batch.text, batch.null_text, draws.no_text)
     out = model(
         hidden_states=noisy_BCTHW,
@@ -85,7 +85,7 @@ def _with_null(text_BLD: Tensor, null_LD: Tensor, where_B: Tensor) -> Tensor:
 
 
 def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor:
-    """Give the weight (B, 1, T, H, W) of each squared error: 1 + face + lips, the face alone, or the lips alone.
+    """Return the weight (B, 1, T, H, W) of each squared error: 1 + face + lips, the face alone, or the lips alone.
 
     With ``normalise_masks`` a mask-only weight has mean 1 over the clip's own frames. Frames that only fill up count nothing,
     and the rest counts the more, so that a short clip's loss is as large as a long one's.
@@ -102,7 +102,7 @@ def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor
 
 
 def weighted_error(predicted: Tensor, target: Tensor, weights: Tensor, motion_weight: float) -> Tensor:
-    """Give each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames."""
+    """Return each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames."""
     error = ((predicted - target) ** 2 * weights).mean((1, 2, 3, 4))
     if not motion_weight:
         return error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, latent_tokens, transformer_parameters
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 
 # Bytes per token that one block keeps at its widest moment on the way back, for passes in float32 (4 bytes) and bfloat16
 # (2): per unit of width, of the feed-forward's hidden width, and of LoRA rank. Measured as peaks of the allocator over
@@ -25,7 +25,7 @@ class TrainingMemory:
     peak: int
 
     def in_words(self) -> str:
-        """Give the parts in GiB."""
+        """Return the parts in GiB."""
         parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
         return ", ".join(
             f"{name} {size / 2**30:.1f}" for name, size in {**parts, "activations": self.activations}.items()
@@ -33,7 +33,7 @@ class TrainingMemory:
 
 
 def linear_weights(dims: TransformerDims) -> dict[str, list[tuple[int, int]]]:
-    """Give (inputs, outputs) of every linear layer by group."""
+    """Return (inputs, outputs) of every linear layer by group."""
     d, f = dims.dim, dims.ffn
     hidden = dims.vocal_hidden
     adapter = [(dims.w2v, hidden or d)] + ([(hidden, d)] if hidden else [])

@@ -15,7 +15,7 @@ from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.float8 import to_float8
 from avatarctl.networks.kinds import build_transformer
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import seed_of
 from avatarctl.weights import find_transformer
 
@@ -23,7 +23,7 @@ TEXT_LEN = 512
 
 
 def base_file(settings: TrainSettings) -> Path | None:
-    """Give the file of weights to start from; None for a new transformer."""
+    """Return the file of weights to start from; None for a new transformer."""
     if settings.dims is not None:
         return None
     if settings.weights is not None and settings.weights.is_file():
@@ -47,7 +47,7 @@ def make_model(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def new_dims(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> TransformerDims:
-    """Give the sizes of a new transformer: those that the settings name, the rest as the samples need them."""
+    """Return the sizes of a new transformer: those that the settings name, the rest as the samples need them."""
     channels = shapes["latents"][0]
     from_data = {
         "text": shapes["text"][-1],
@@ -60,7 +60,7 @@ def new_dims(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def new_transformer(settings: TrainSettings, dims: TransformerDims) -> StableAvatarTransformer3DModel:
-    """Give a transformer with random weights; its output layer begins at zero.
+    """Return a transformer with random weights; its output layer begins at zero.
 
     An output of zero makes the first steps predict the mean, not noise (Peebles and Xie 2023, adaLN-Zero).
     """
@@ -106,7 +106,7 @@ def place_model(
 
 
 def full_weights(model: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
-    """Give copies of the weights that train in full beside a LoRA."""
+    """Return copies of the weights that train in full beside a LoRA."""
     trains = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: parameter.detach().clone() for name, parameter in trains.items() if ".lora_" not in name}
 

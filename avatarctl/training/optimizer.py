@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from avatarctl.errors import UsageError
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """Give AdamW, with 32 or 8 bits per state."""
+    """Return AdamW, with 32 or 8 bits per state."""
     common: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": settings.betas,
@@ -35,7 +35,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) 
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Give the learning rate of a step (counted from 0): a linear warm-up, then constant or a cosine down to a tenth."""
+    """Return the learning rate of a step (counted from 0): a linear warm-up, then constant or a cosine down to a tenth."""
     rate = settings.learning_rate
     if step < settings.warmup_steps:
         return rate * (step + 1) / settings.warmup_steps
@@ -46,7 +46,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], str]:
-    """Give the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON.
+    """Return the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON.
 
     bitsandbytes nests its states one deeper: ``GROUP/STATE:PARAMETER``.
     """

@@ -12,7 +12,7 @@ import torch
 from avatarctl.data.shards import read_null_text
 from avatarctl.networks.checkpoints import transformer_dims
 from avatarctl.networks.memory import transformer_parameters
-from avatarctl.settings_train import TrainJob
+from avatarctl.settings.train import TrainJob
 from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters
 from avatarctl.training.model import base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
@@ -33,7 +33,7 @@ class TrainingPlan:
     memory: TrainingMemory
 
     def facts(self) -> dict[str, Any]:
-        """Give it as JSON can hold it."""
+        """Return it as JSON can hold it."""
         return asdict(self)
 
 

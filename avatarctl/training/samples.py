@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from avatarctl.data.shards import Index, SampleEntry, read_tensors
 from avatarctl.errors import InputFileError, UsageError
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import seed_of
 from avatarctl.training.loss import Batch
 
@@ -43,20 +43,20 @@ class Samples:
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Give the shapes of a sample's tensors; of text, the longest that the transformer will meet."""
+        """Return the shapes of a sample's tensors; of text, the longest that the transformer will meet."""
         longest = max([len(self.null_text), *(entry.shapes["text"][0] for entry in [*self.train, *self.held_out])])
         first = self.train[0].shapes
         return {**first, "text": (longest, first["text"][1])}
 
     def fingerprint(self) -> str:
-        """Give a hash of what is trained on: a resumed run has to find the same."""
+        """Return a hash of what is trained on: a resumed run has to find the same."""
         digest = hashlib.sha256()
         for entry in [*self.train, *self.held_out]:
             digest.update(f"{entry.key} {entry.sha256}\n".encode())
         return digest.hexdigest()
 
     def epoch(self, number: int) -> list[list[SampleEntry]]:
-        """Give the batches of an epoch: samples shuffled within their bucket, cut, and the batches shuffled."""
+        """Return the batches of an epoch: samples shuffled within their bucket, cut, and the batches shuffled."""
         if self._order[0] != number:
             buckets: dict[Any, list[SampleEntry]] = {}
             for entry in self.train:
@@ -74,7 +74,7 @@ class Samples:
         return self._order[1]
 
     def entries(self, number: int) -> list[SampleEntry]:
-        """Give the samples of batch ``number``, counted over all epochs."""
+        """Return the samples of batch ``number``, counted over all epochs."""
         per_epoch = len(self.epoch(max(self._order[0], 0)))  # the same in every epoch
         return self.epoch(number // per_epoch)[number % per_epoch]
 
@@ -103,7 +103,7 @@ class Samples:
         )
 
     def stream(self, numbers: Iterator[int]) -> Iterator[Batch]:
-        """Give batches in this order, read ahead by a few threads."""
+        """Return batches in this order, read ahead by a few threads."""
         ahead = self.settings.workers
         if not ahead:
             for number in numbers:
@@ -128,6 +128,6 @@ def _clip_of(entry: SampleEntry) -> str:
 
 
 def _valid(entry: SampleEntry, latent_frames: int) -> Tensor:
-    """Give 1 for latent frames that hold pictures of the clip, 0 for those that only fill up."""
+    """Return 1 for latent frames that hold pictures of the clip, 0 for those that only fill up."""
     count = (int(entry.meta["frames"]) + TEMPORAL - 2) // TEMPORAL + 1
     return (torch.arange(latent_frames) < count).float()

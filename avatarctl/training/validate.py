@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from avatarctl.presets import resolve
-from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, make
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.check import make
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.presets import resolve
+from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.model import base_file
 from avatarctl.weights import WeightFiles, find_weights, transformer_places
 
@@ -22,7 +24,7 @@ def check(settings: TrainSettings) -> None:
 
 
 def jobs(settings: TrainSettings, run: Path, step: int, trained: Path) -> list[RenderJob]:
-    """Give the renders of a step: each picture with its recording. ``trained``: the exported transformer or LoRA."""
+    """Return the renders of a step: each picture with its recording. ``trained``: the exported transformer or LoRA."""
     base = base_file(settings)
     files = _weights(settings, base if settings.is_lora and base else trained)
     folder = run / FOLDER / "weights"

@@ -37,7 +37,7 @@ def decoded(path, start_s=0, duration_s=None):
 
 
 def decoders() -> list[psutil.Process]:
-    """Give the ffmpeg processes that run for this one."""
+    """Return the ffmpeg processes that run for this one."""
     return [child for child in psutil.Process().children() if "ffmpeg" in child.name()]
 
 

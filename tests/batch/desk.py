@@ -41,7 +41,7 @@ class Bench:
         return source
 
     def argv(self, source: Path, *more: str) -> list[str]:
-        """Give the command line; later flags win."""
+        """Return the command line; later flags win."""
         files = ["batch", source, "--output", self.output, "--image", self.studio / "face.png"]
         files += ["--weights", self.studio / "weights", "--preset", self.studio / "tiny.yaml"]
         return [sys.executable, "-m", "avatarctl", *map(str, files), "--progress", "json", *more]
@@ -74,15 +74,15 @@ class Bench:
         return Ended(process.returncode, out, err)
 
     def summary(self) -> dict[str, Any]:
-        """Give summary.json."""
+        """Return summary.json."""
         return json.loads((self.output / "summary.json").read_text())
 
     def states(self) -> dict[str, str]:
-        """Give output -> state."""
+        """Return output -> state."""
         return {row["output"]: row["state"] for row in self.summary()["items"]}
 
     def records(self) -> dict[str, tuple[int, bytes]]:
-        """Give the records of finished videos with their time of change, and those of the videos."""
+        """Return the records of finished videos with their time of change, and those of the videos."""
         state = self.output / ".avatarctl-batch"
         files = [*state.glob("*.json"), *(self.output / path.stem for path in state.glob("*.json"))]
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files if path.exists()}
@@ -97,17 +97,17 @@ class Ended:
     err: str
 
     def data(self) -> dict[str, Any]:
-        """Give the data of ``--json``."""
+        """Return the data of ``--json``."""
         return json.loads(self.out)["data"]
 
 
 def workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Give the worker processes of a batch."""
+    """Return the worker processes of a batch."""
     try:
         below = psutil.Process(driver.pid).children()
     except psutil.NoSuchProcess:
         return []
-    return [child for child in below if "avatarctl.render.batch.worker" in " ".join(_words(child))]
+    return [child for child in below if "avatarctl.batch.worker" in " ".join(_words(child))]
 
 
 def _words(process: psutil.Process) -> list[str]:

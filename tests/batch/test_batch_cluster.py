@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from desk import Bench
 
+from avatarctl.batch.cluster import ProgressBoard, Worker, _whole
+from avatarctl.batch.history import item_state
+from avatarctl.batch.payload import pack, unpack_video
+from avatarctl.batch.plan import checked_of
+from avatarctl.batch.run import look, run_batch
+from avatarctl.batch.work import Outcome
+from avatarctl.batch.worker import to_line
 from avatarctl.commands.batch import batch_of
 from avatarctl.errors import Interrupted, UsageError
-from avatarctl.render.batch.cluster import Board, Worker, _whole
-from avatarctl.render.batch.luggage import pack, unpack_video
-from avatarctl.render.batch.plan import checked_of
-from avatarctl.render.batch.records import standing
-from avatarctl.render.batch.run import look, run_batch
-from avatarctl.render.batch.work import Outcome
-from avatarctl.render.batch.worker import to_line
 
 ray = pytest.importorskip("ray")
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def cluster(studio: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def ask(bench: Bench, source: Path, *, on: str = "ray", **flags: Any) -> Any:
-    """Give the batch over a folder of voices."""
+    """Return the batch over a folder of voices."""
     given = {"weights": bench.studio / "weights", **flags}
     preset = str(bench.studio / "tiny.yaml")
     return batch_of(
@@ -91,17 +91,17 @@ def test_a_machine_with_storage_of_its_own_gets_the_inputs_and_sends_the_video(
     assert worker.make(line, None, None)["outcome"]["state"] == "elsewhere"
     hidden = source.rename(bench.folder / "hidden")
     packed = pack(_at(item, hidden))
-    answer = worker.make(line, packed, ray.remote(Board).remote())
+    answer = worker.make(line, packed, ray.remote(ProgressBoard).remote())
     assert Outcome(**answer["outcome"]).state == "done", answer
     hidden.rename(source)
     unpack_video(item, answer["video"])
-    assert standing(item, checked_of(item)).state == "finished"
+    assert item_state(item, checked_of(item)).state == "finished"
     assert item.job.output.with_suffix(".jpg").exists()
     assert not list((bench.folder / "elsewhere" / "cache" / "batch").iterdir())
 
 
 def _at(item: Any, folder: Path) -> Any:
-    """Give an item whose recording lies in another folder."""
+    """Return an item whose recording lies in another folder."""
     job = item.job.model_copy(update={"audio": folder / item.job.audio.name})
     return dataclasses.replace(item, job=job)
 

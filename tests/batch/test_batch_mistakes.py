@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from desk import Bench
 
+from avatarctl.batch.run import Batch, look
 from avatarctl.commands.batch import batch_of
 from avatarctl.errors import UsageError, WeightsError
-from avatarctl.render.batch.run import Batch, look
 
 # What a line of the manifest says, and what the list says of it: 20 kinds.
 LINES: list[tuple[str, str]] = [
@@ -67,7 +67,7 @@ YAML = """
 
 
 def listed(studio: Path, manifest: Path, output: Path, **flags: object) -> list[str]:
-    """Give the list of mistakes of a manifest, with short names for it and its folder."""
+    """Return the list of mistakes of a manifest, with short names for it and its folder."""
     image = flags.pop("image", studio / "face.png")
     asked = batch_of(
         manifest,
@@ -205,9 +205,9 @@ def test_folders_pair_pictures_by_name(studio: Path, tmp_path: Path) -> None:
     ]
     (pictures / "ben.PNG").unlink()
     (pictures / "carl.jpg").write_bytes((studio / "face.png").read_bytes())
-    night, bad = look(asked)
+    plan, bad = look(asked)
     assert bad == []
-    pairs = {(each.item.name, each.item.job.image.name) for each in night.run}
+    pairs = {(each.item.name, each.item.job.image.name) for each in plan.run}
     assert pairs == {("1-anna.mp4", "anna.png"), ("2-ben.mp4", "ben.png"), ("3-carl.mp4", "carl.jpg")}
     manifest = tmp_path / "some.yaml"
     manifest.write_text("- audio: voices/anna.wav\n- audio: voices/ben.wav\n  image: pictures/carl.jpg\n")
@@ -216,7 +216,7 @@ def test_folders_pair_pictures_by_name(studio: Path, tmp_path: Path) -> None:
 
 
 def folder_of(studio: Path, source: Path, output: Path, **flags: object) -> Batch:
-    """Give a batch over a folder or a manifest with one picture for all."""
+    """Return a batch over a folder or a manifest with one picture for all."""
     values = {"weights": studio / "weights", **flags}
     preset = str(studio / "tiny.yaml")
     return batch_of(source, output, studio / "face.png", "{stem}", preset, values, "1", "local", False, {})
@@ -230,8 +230,8 @@ def test_a_recording_that_is_cut_off_stops_nothing_in_a_folder_and_all_in_a_mani
     whole = (studio / "voice.wav").read_bytes()
     (voices / "whole.wav").write_bytes(whole)
     (voices / "cut.wav").write_bytes(whole[:9000])  # its header is right: that it ends too early shows when it is read
-    night, bad = look(folder_of(studio, voices, tmp_path / "out"))
-    assert [each.item.name for each in night.run] == ["whole.mp4"]
+    plan, bad = look(folder_of(studio, voices, tmp_path / "out"))
+    assert [each.item.name for each in plan.run] == ["whole.mp4"]
     assert [(each.name, "cut off file" in each.message) for each in bad] == [("cut.mp4", True)]
     manifest = tmp_path / "some.jsonl"
     manifest.write_text('{"audio": "voices/whole.wav"}\n{"audio": "voices/cut.wav"}\n')

@@ -11,11 +11,12 @@ import pytest
 from desk import Bench, kill, wait_for, workers
 from render.workshop import babble, write_wav
 
-from avatarctl.render.batch.attempts import Rules, Try, again
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.local import gpus_here, places_for
-from avatarctl.render.batch.work import Outcome
-from avatarctl.settings import PlacementSettings, RenderJob
+from avatarctl.batch.attempts import Attempt, Rules, next_attempt
+from avatarctl.batch.items import Item
+from avatarctl.batch.local import gpus_here, places_for
+from avatarctl.batch.work import Outcome
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import RenderJob
 
 
 def test_finished_items_are_skipped_changed_ones_left_alone_and_a_bad_one_stops_nothing(bench: Bench) -> None:
@@ -182,19 +183,19 @@ def item(**placement: str) -> Item:
 
 def test_a_full_device_is_tried_once_in_a_lower_memory_mode() -> None:
     full = Outcome("failed", message="device: out of memory", exit_code=8, out_of_memory=True)
-    second = again(Try(item()), full, Rules(retry=0))
+    second = next_attempt(Attempt(item()), full, Rules(retry=0))
     assert second is not None and second.item.job.placement.memory == "model"
-    assert again(second, full, Rules(retry=5)) is None
-    assert again(Try(item(memory="sequential")), full, Rules()) is None
+    assert next_attempt(second, full, Rules(retry=5)) is None
+    assert next_attempt(Attempt(item(memory="sequential")), full, Rules()) is None
 
 
 @pytest.mark.parametrize(("code", "tries"), [(1, 3), (8, 3), (2, 1), (4, 1), (5, 1), (6, 1), (7, 1)])
 def test_only_deaths_and_device_errors_are_worth_another_try(code: int, tries: int) -> None:
-    attempt: Try | None = Try(item())
+    attempt: Attempt | None = Attempt(item())
     count = 0
     while attempt is not None:
         count += 1
-        attempt = again(attempt, Outcome("failed", exit_code=code), Rules(retry=2), place=0)
+        attempt = next_attempt(attempt, Outcome("failed", exit_code=code), Rules(retry=2), place=0)
     assert count == tries
 
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from desk import Bench
 
+from avatarctl.batch.items import Item
+from avatarctl.batch.run import look
+from avatarctl.batch.work import make_video
 from avatarctl.commands.batch import batch_of
 from avatarctl.console import progress
 from avatarctl.render import texts
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.run import look
-from avatarctl.render.batch.work import make_video
-from avatarctl.render.prepare import Kept
+from avatarctl.render.prepare import LoadedNetworks
 
 LOADERS = [
     f"load_{name}" for name in ("transformer", "vae", "speech_encoder", "text_encoder", "tokenizer", "image_encoder")
@@ -50,7 +50,7 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def items(bench: Bench, **flags: Any) -> list[Item]:
-    """Give the items of a batch over two voices."""
+    """Return the items of a batch over two voices."""
     given = {"weights": bench.studio / "weights", "prompt": "A person", "guidance": "none", **flags}
     source, preset = bench.voices(0.68, 0.68), str(bench.studio / "tiny.yaml")
     face = bench.studio / "face.png"
@@ -63,7 +63,7 @@ def test_weights_are_loaded_once_and_texts_never_again(bench: Bench, monkeypatch
     once = {"load_transformer": 1, "load_vae": 1, "load_speech_encoder": 1}
     with progress("none") as show:
         with counted() as calls:
-            kept = Kept()
+            kept = LoadedNetworks()
             for item in items(bench, negative_prompt="A ."):
                 assert make_video(item, False, kept, show).state == "done"
         assert calls == Counter({**once, "load_text_encoder": 1, "load_tokenizer": 1, "load_image_encoder": 2})

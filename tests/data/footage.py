@@ -17,6 +17,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
+from server import by_filelock
 
 from avatarctl.data.shards import Index, read_tensors
 
@@ -141,6 +142,8 @@ def fill_disk(inside: str, at: int) -> None:
 
     def met() -> None:
         nonlocal seen
+        if by_filelock():  # lock files hold nothing, and filelock tries again
+            return
         seen += 1
         if seen == at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -148,7 +151,7 @@ def fill_disk(inside: str, at: int) -> None:
     def audit(event: str, details: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(details[0], str | os.PathLike):
             path, writes = os.fspath(details[0]), details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes and path.startswith(inside) and not path.endswith(".lock"):
+            if writes and path.startswith(inside):
                 met()
 
     def full_flush(handle: int) -> None:
@@ -160,7 +163,7 @@ def fill_disk(inside: str, at: int) -> None:
 
 
 def contents(cache: Path) -> dict[str, dict[str, Any]]:
-    """Give every sample by its key: meta and tensors, each read with its checksum."""
+    """Return every sample by its key: meta and tensors, each read with its checksum."""
     index = Index(cache)
     keys = [entry.key for entry in index.samples()]
     assert len(set(keys)) == len(keys), "a sample is there twice"
@@ -168,5 +171,5 @@ def contents(cache: Path) -> dict[str, dict[str, Any]]:
 
 
 def by_source(cache: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Give every sample by clip and first picture."""
+    """Return every sample by clip and first picture."""
     return {(each["source"], each["start_frame"]): each for each in contents(cache).values()}

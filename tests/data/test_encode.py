@@ -105,7 +105,7 @@ def test_nothing_to_do_loads_no_network(
 ) -> None:
     from avatarctl.console import progress
     from avatarctl.data.encode import encode as encode_here
-    from avatarctl.settings_encode import EncodeJob, EncodeSettings
+    from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
     encode(source, tmp_path / "cache")
     loads: list[str] = []

@@ -155,7 +155,7 @@ def test_an_interruption_at_a_flush_leaves_nothing_half(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Give a disk of so many KiB, the same one at each call; needs the right to mount one."""
+    """Return a disk of so many KiB, the same one at each call; needs the right to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if shutil.which("mount") is None or mount(folder, "size=16k"):
@@ -170,7 +170,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 def mount(folder: Path, options: str) -> int:
-    """Mount a disk in memory; give the exit status."""
+    """Mount a disk in memory; return the exit status."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
 

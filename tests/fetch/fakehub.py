@@ -57,7 +57,7 @@ class Hub(ThreadingHTTPServer):
         return hashlib.sha1(state.encode()).hexdigest()
 
     def downloads(self, path: str = "") -> list[tuple[str, str | None]]:
-        """Give path and range of every request for bytes."""
+        """Return path and range of every request for bytes."""
         return [(asked, span) for _, asked, span in self.asked if "/resolve/" in asked and asked.endswith(path)]
 
 

@@ -52,7 +52,7 @@ Fetch = Callable[..., Ended]
 
 
 def content(path: str, size: int) -> bytes:
-    """Give bytes that depend on the path; those of pickles begin as no torch archive does."""
+    """Return bytes that depend on the path; those of pickles begin as no torch archive does."""
     if path.endswith(".safetensors"):  # a header that says where the last tensor ends
         header = json.dumps({"a": {"dtype": "U8", "shape": [size - 80], "data_offsets": [0, size - 80]}}).ljust(72)
         return (72).to_bytes(8, "little") + header.encode() + random.Random(path).randbytes(size - 80)
@@ -60,11 +60,11 @@ def content(path: str, size: int) -> bytes:
 
 
 def whole(folder: Path, hub: Hub, paths: list[str]) -> bool:
-    """Tell whether these files are in the folder with the bytes that the hub serves."""
+    """Return whether these files are in the folder with the bytes that the hub serves."""
     return all((folder / path).is_file() and (folder / path).read_bytes() == hub.files[path] for path in paths)
 
 
 def files_in(folder: Path) -> list[str]:
-    """Give the weights in a folder: everything but the record, its lock and what isn't whole yet."""
+    """Return the weights in a folder: everything but the record, its lock and what isn't whole yet."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path.as_posix() for path in paths if path.name not in ("fetched.json", ".fetch.lock", ".gitignore"))

@@ -38,7 +38,7 @@ KINDS = {
 
 
 def networks() -> dict[str, tuple[torch.nn.Module, torch.dtype]]:
-    """Give small networks with the number formats that they shall be stored in."""
+    """Return small networks with the number formats that they shall be stored in."""
     text = TextDims(vocab=8, dim=24, dim_attn=24, dim_ffn=32, heads=2, layers=1)
     image = CLIP_VIT_H14.with_(layers=1, patch=112)
     speech = SpeechDims(
@@ -89,7 +89,7 @@ def hub(released: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def states(folder: Path, ending: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Give the weights of every network, loaded from pickles or from what became of them."""
+    """Return the weights of every network, loaded from pickles or from what became of them."""
     found = {}
     for path, network in KINDS.items():
         source = folder / (converted(path) if ending == "safetensors" else path)

@@ -99,7 +99,7 @@ def test_an_interrupted_download_goes_on(
 
 
 def wait_for_part(folder: Path, size: int) -> Path:
-    """Give the file that holds the first half of the download once it does."""
+    """Return the file that holds the first half of the download once it does."""
     import time
 
     for _ in range(500):

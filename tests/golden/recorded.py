@@ -28,12 +28,12 @@ class Recorded:
 
 
 def golden_files(prefix: str) -> list[Path]:
-    """Give the recorded files whose name begins with ``prefix``."""
+    """Return the recorded files whose name begins with ``prefix``."""
     return sorted(FOLDER.glob(f"{prefix}*.safetensors"))
 
 
 def shipped(prefix: str) -> Path:
-    """Give the recorded file of that prefix that lies with the tests, whatever folder is compared."""
+    """Return the recorded file of that prefix that lies with the tests, whatever folder is compared."""
     return sorted(SHIPPED.glob(f"{prefix}*.safetensors"))[0]
 
 

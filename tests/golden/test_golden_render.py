@@ -18,13 +18,13 @@ from avatarctl.networks.images import pixels_of
 from avatarctl.networks.vae import decode
 from avatarctl.sampling.predict import Conditions, sample_latents
 from avatarctl.sampling.windows import Window, latent_frames_of, plan_windows
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 TOLERANCE = 2e-3
 
 
 def dims_of(config: dict, network: str) -> dict:
-    """Give a network's sizes: those of its own recording, with what the render says and its weights' shapes show."""
+    """Return a network's sizes: those of its own recording, with what the render says and its weights' shapes show."""
     recorded = (golden_files(network) or [shipped(network)])[0]
     own = {k: v for k, v in read(recorded).config.items() if k not in ("weights", "seed")}
     shapes = config["weights"][network]

@@ -53,7 +53,7 @@ def released(name: str) -> str:
 
 
 def under(form: str, change: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Give the change under a trainer's names; alpha stands in the file or, as peft has it, in the weights."""
+    """Return the change under a trainer's names; alpha stands in the file or, as peft has it, in the weights."""
     tensors = {}
     for name, (down, up) in change.items():
         flat, flat_released = name.replace(".", "_"), released(name).replace(".", "_")
@@ -196,7 +196,7 @@ def test_groups_that_can_not_be(groups: dict, words: str) -> None:
 
 
 def trained(seed: int = 3, **groups: str) -> StableAvatarTransformer3DModel:
-    """Give a transformer after a training that moved everything that trains."""
+    """Return a transformer after a training that moved everything that trains."""
     model = tiny_transformer()
     generator = torch.Generator().manual_seed(seed)
     for parameter in attach(model, groups or ALL_LORA, RANK, ALPHA, 0.0).values():

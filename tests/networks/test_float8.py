@@ -22,7 +22,7 @@ LAYERS = 2 * 14 + 2 * 6 + 2
 
 
 def with_lora(seed: int = 5, **groups: str) -> StableAvatarTransformer3DModel:
-    """Give a tiny transformer whose LoRA is not zero, so that gradients reach both factors."""
+    """Return a tiny transformer whose LoRA is not zero, so that gradients reach both factors."""
     model = tiny_transformer()
     generator = torch.Generator().manual_seed(seed)
     for parameter in attach(model, {**GROUPS, **groups}, 4, 2.0, 0.0).values():
@@ -31,7 +31,7 @@ def with_lora(seed: int = 5, **groups: str) -> StableAvatarTransformer3DModel:
 
 
 def widened(model: StableAvatarTransformer3DModel) -> StableAvatarTransformer3DModel:
-    """Give the same model with torch's own linear layers that hold the rounded weights."""
+    """Return the same model with torch's own linear layers that hold the rounded weights."""
     wide = copy.deepcopy(model)
     for name, layer in list(wide.named_modules()):
         if isinstance(layer, Float8Linear):
@@ -44,7 +44,7 @@ def widened(model: StableAvatarTransformer3DModel) -> StableAvatarTransformer3DM
 
 
 def gradients(model: StableAvatarTransformer3DModel, narrow: bool = False) -> dict[str, torch.Tensor]:
-    """Give the gradients of what trains, and of the latents."""
+    """Return the gradients of what trains, and of the latents."""
     inputs = tiny_inputs()
     inputs["hidden_states"].requires_grad_(True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):

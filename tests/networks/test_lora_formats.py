@@ -39,7 +39,7 @@ def out_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 def make_changes(model: StableAvatarTransformer3DModel) -> tuple[dict[str, LowRank], dict[str, torch.Tensor]]:
-    """Give a change of every kind: low rank on all linear layers of three groups, whole ones elsewhere; no two alphas alike."""
+    """Return a change of every kind: low rank on all linear layers of three groups, whole ones elsewhere; no two alphas alike."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:

@@ -10,8 +10,8 @@ from tiny import TINY, tiny_inputs, tiny_transformer, tiny_vae
 
 from avatarctl.errors import DeviceError, UsageError
 from avatarctl.networks.checkpoints import load_transformer, released_state
-from avatarctl.networks.placement import Placement, Residents, decide, place, usable_attention
-from avatarctl.settings import PlacementSettings
+from avatarctl.networks.placement import DeviceResidency, Placement, decide, place, usable_attention
+from avatarctl.settings.placement import PlacementSettings
 
 CPU = torch.device("cpu")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU says")
@@ -33,7 +33,7 @@ def expected() -> torch.Tensor:
 @pytest.mark.parametrize("attention", ["auto", "native", "_native_math"])
 def test_every_mode_gives_the_same_numbers(memory: str, attention: str, expected: torch.Tensor) -> None:
     placement = decided(memory=memory, attention=attention)
-    model = Residents(placement).use(place(tiny_transformer(), placement))
+    model = DeviceResidency(placement).use(place(tiny_transformer(), placement))
     with torch.no_grad():
         assert torch.allclose(model(**tiny_inputs()).sample, expected, atol=1e-5)
 
@@ -59,11 +59,11 @@ def test_attention_backend_of_one_network_is_not_everybodys() -> None:
 
 def test_one_network_at_a_time() -> None:
     placement = decided(memory="model")
-    residents = Residents(placement)
+    residency = DeviceResidency(placement)
     transformer, vae = place(tiny_transformer(), placement), place(tiny_vae(), placement)
-    assert residents.use(transformer) is transformer
-    assert residents.use(vae) is vae
-    residents.drop(vae)
+    assert residency.use(transformer) is transformer
+    assert residency.use(vae) is vae
+    residency.drop(vae)
 
 
 def test_a_network_for_one_use_is_streamed_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_useless_mode_warns() -> None:
 @pytest.mark.parametrize("memory", ["full", "model", "group", "sequential"])
 def test_gpu_gives_the_same_numbers(memory: str, expected: torch.Tensor) -> None:
     placement = decide(PlacementSettings(device="cuda", dtype="float32", memory=memory))
-    model = Residents(placement).use(place(tiny_transformer(), placement))
+    model = DeviceResidency(placement).use(place(tiny_transformer(), placement))
     inputs = {name: value.cuda() for name, value in tiny_inputs().items()}
     with torch.no_grad():
         assert torch.allclose(model(**inputs).sample.cpu(), expected, atol=1e-3)

@@ -24,7 +24,7 @@ from avatarctl.puppet.evaluate import goals_of
 from avatarctl.puppet.measure import LOOK, held_out, look_distance, measure
 from avatarctl.puppet.mouth import mouth_from_audio
 from avatarctl.puppet.voice import EVALUATION, TRAINING, make_voice
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 WEIGHTS = embedded_avatar() / "weights"
 SHORT = ("--pairs", "2", "--minutes", "0", "--no-tables", "--device", "cpu", "--json", "--quiet")

@@ -29,7 +29,7 @@ from avatarctl.puppet.encoders import TEXT_LEN, write_encoders
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.train_speech import load_voices, probe, train_speech
 from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_decoder, train_vae
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 from avatarctl.training.log import read
 
 

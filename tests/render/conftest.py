@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def new_case(studio: Path, server: Server, tmp_path: Path) -> Callable[..., Case]:
-    """Give fresh cases: ``new_case("name", audio="long.wav")``."""
+    """Return fresh cases: ``new_case("name", audio="long.wav")``."""
     return lambda name="case", audio="voice.wav": Case(studio, server, tmp_path / name, audio)
 
 

@@ -67,7 +67,7 @@ def workpiece(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFac
 
 
 def named(case: Case, pattern: str) -> str:
-    """Give the last file of a kind, relative to the render folder."""
+    """Return the last file of a kind, relative to the render folder."""
     return sorted(case.render.glob(pattern))[-1].relative_to(case.render).as_posix()
 
 

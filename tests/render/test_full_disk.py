@@ -31,11 +31,12 @@ def test_a_full_disk_at_any_write_stops_with_a_valid_folder(new_case: NewCase, e
 
 
 def fill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) -> int:
-    """Let the disk be full at the n-th write alone, resume, for growing n until there are no more; give their number."""
+    """Let the disk be full at the n-th write alone, resume, for growing n until there are no more; return their number."""
     for number in itertools.count(first, step):
         case = new_case(f"write{number}")
         attempt = case.generate(fault="full", at=number)
-        if attempt.status == 0 and case.bytes() == expected:
+        if attempt.writes < number:  # there are no more
+            assert attempt.status == 0 and case.bytes() == expected, attempt.log
             return number // step
         check_stopped(case, attempt.status, attempt.log)
         attempt = case.generate()
@@ -57,7 +58,7 @@ def check_stopped(case: Case, status: int, log: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Give a disk of so many KiB, the same one at each call; needs the right to mount one."""
+    """Return a disk of so many KiB, the same one at each call; needs the right to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if shutil.which("mount") is None or mount(folder, "size=16k"):
@@ -72,7 +73,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 def mount(folder: Path, options: str) -> int:
-    """Mount a disk in memory; give the exit status."""
+    """Mount a disk in memory; return the exit status."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode
 

@@ -11,7 +11,8 @@ import torch
 from avatarctl.errors import Interrupted
 from avatarctl.render import render
 from avatarctl.render.video import inspect
-from avatarctl.settings import PlacementSettings, RenderJob, RenderSettings
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import RenderJob, RenderSettings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

@@ -53,7 +53,7 @@ def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: 
 
 
 def done(case: Case) -> bool:
-    """Tell whether the video is there and its render is gone, but perhaps for the lock."""
+    """Return whether the video is there and its render is gone, but perhaps for the lock."""
     left = {entry.name for entry in case.render.iterdir()} if case.render.is_dir() else set()
     return case.output.exists() and left <= {"delivered.json", "holder.json", "lock"}
 
@@ -82,7 +82,7 @@ def test_a_kill_at_any_write_costs_no_bit(new_case: NewCase, short_bytes: bytes)
 
 
 def kill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) -> int:
-    """Kill a render at its n-th change of a file, resume it, for growing n until there are no more; give their number."""
+    """Kill a render at its n-th change of a file, resume it, for growing n until there are no more; return their number."""
     for number in itertools.count(first, step):
         case = new_case(f"write{number}")
         attempt = case.generate(fault="kill", at=number)

@@ -17,7 +17,7 @@ NewCase = Callable[..., Case]
 
 @pytest.fixture
 def alone(studio: Path, tmp_path: Path, server: Server) -> Callable[[str], Case]:
-    """Give cases whose commands have a home of their own, where no other render is known."""
+    """Return cases whose commands have a home of their own, where no other render is known."""
     return lambda name: Alone(studio, server, tmp_path / name)
 
 
@@ -32,7 +32,7 @@ class Alone(Case):
 
 
 def known(case: Case) -> list[dict[str, str]]:
-    """Give what `renders list` says."""
+    """Return what `renders list` says."""
     listed = case.command("renders", "list", "--json")
     assert listed.status == 0, listed.log
     return json.loads(listed.log)["data"]["renders"]

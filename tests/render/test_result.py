@@ -27,7 +27,7 @@ BT709 = np.array([0.2126, 0.7152, 0.0722])
 
 
 def samples_of(path: Path) -> tuple[int, np.ndarray]:
-    """Give rate and samples (T, C) of a file's sound."""
+    """Return rate and samples (T, C) of a file's sound."""
     rate_hz, _, blocks = read_blocks(path)
     return rate_hz, np.concatenate(list(blocks))
 

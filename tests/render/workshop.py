@@ -43,7 +43,7 @@ def write_wav(path: Path, samples_TC: NDArray[np.floating], rate_hz: int) -> Pat
 
 
 def babble(seconds: float, rate_hz: int = 16000, channels: int = 1, seed: int = 0) -> NDArray[np.floating]:
-    """Give noise (T, C) that swells and fades."""
+    """Return noise (T, C) that swells and fades."""
     count = round(seconds * rate_hz)
     noise_TC = np.random.default_rng(seed).normal(0, 0.1, (count, channels))
     return (noise_TC * (1 + np.sin(np.arange(count) * 20 / rate_hz))[:, None]).clip(-1, 1)
@@ -71,7 +71,7 @@ class Case:
         self.render = folder / "talk.mp4.render"
 
     def argv(self, *more: str) -> list[str]:
-        """Give the command line of ``generate``; later flags win."""
+        """Return the command line of ``generate``; later flags win."""
         files = ["-i", self.studio / "face.png", "-a", self.studio / self.audio, "-o", self.output]
         files += ["--weights", self.studio / "weights", "--preset", self.studio / "tiny.yaml"]
         return ["generate", *map(str, files), "--progress", "json", *more]
@@ -90,7 +90,7 @@ class Case:
         return self.server.run(self.folder, list(argv), **how)
 
     def bytes(self) -> bytes:
-        """Give the finished video."""
+        """Return the finished video."""
         return self.output.read_bytes()
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
@@ -105,18 +105,18 @@ class Case:
         )
 
     def events(self) -> list[dict[str, Any]]:
-        """Give the render folder's events."""
+        """Return the render folder's events."""
         path = self.render / "events.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def checkpoint(self) -> int:
-        """Give the window steps that the last checkpoint holds."""
+        """Return the window steps that the last checkpoint holds."""
         return max((e["window_steps"] for e in self.events() if e["event"] == "checkpoint"), default=0)
 
 
 def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[[int], None]:
-    """Give what sends a process a signal as soon as its folder holds so many window steps."""
+    """Return what sends a process a signal as soon as its folder holds so many window steps."""
 
     def send(pid: int) -> None:
         deadline = time.monotonic() + 60
@@ -129,12 +129,12 @@ def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[
 
 
 def straight(case: Case, *more: str) -> bytes:
-    """Render without interruption; give the video."""
+    """Render without interruption; return the video."""
     attempt = case.generate(*more)
     assert attempt.status == 0, attempt.log
     return case.bytes()
 
 
 def seeded(name: str) -> random.Random:
-    """Give random numbers that are the same in every run of a test."""
+    """Return random numbers that are the same in every run of a test."""
     return random.Random(name)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from avatarctl.sampling.blend import edge_weights
-from avatarctl.sampling.denoise import Asked, Final, Sampler, schedule
+from avatarctl.sampling.denoise import Final, Sampler, WindowRequest, schedule
 from avatarctl.sampling.windows import Plan, Window, pictures_of
 
 
@@ -26,14 +26,16 @@ def plans(draw: st.DrawFn, most_frames: int = 400) -> Plan:
     return Plan(pictures_of(latent_frames), Fraction(25), latent_frames, window, overlap, tail)
 
 
-def predict(asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
+def predict(asked: Sequence[WindowRequest]) -> list[tuple[Tensor, Tensor | None]]:
     return [predict_one(*one) for one in asked]
 
 
-def predict_one(window: Window, i: int, latents: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def predict_one(
+    window: Window, i: int, latents: Tensor, guidance_residual: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Mix the window's latents, its number, the step and what it kept: a wrong read anywhere changes every number."""
     flat = latents.double().flatten()
-    before = kept.double() if kept is not None else torch.tensor(0.3, dtype=torch.float64)
+    before = guidance_residual.double() if guidance_residual is not None else torch.tensor(0.3, dtype=torch.float64)
     total = (flat * torch.arange(1, len(flat) + 1).sqrt()).sum() + before
     velocity = torch.sin(7.3 * flat + 3.1 * total + 1.7 * window.index + 0.9 * i).float()
     return velocity.view_as(latents), torch.cos(5 * total).float()
@@ -91,12 +93,12 @@ def spans(plan: Plan) -> list[tuple[int, int, int]]:
 def step_by_step(plan: Plan, steps: int, blend: str = "linear") -> Tensor:
     """Sample as published: for each step all windows from left to right, on one tensor of the whole video."""
     levels = schedule(steps)
-    latents, kept = noise_of(plan), {}
+    latents, guidance_residual = noise_of(plan), {}
     for i in range(steps):
         after = torch.full_like(latents, torch.nan)
         for index, (start, stop, overlap) in enumerate(spans(plan)):
             before = latents[:, :, start:stop].clone()
-            velocity, kept[index] = predict_one(plan.get(index), i, before, kept.get(index))
+            velocity, guidance_residual[index] = predict_one(plan.get(index), i, before, guidance_residual.get(index))
             new = before + (levels.sigmas[i + 1] - levels.sigmas[i]) * velocity
             if i and index:
                 share = edge_weights(overlap, blend).view(1, 1, -1, 1, 1)

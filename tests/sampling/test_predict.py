@@ -14,7 +14,7 @@ from sampling.chaos import advance, join
 from tiny import COLUMNS, FRAMES, ROWS, TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.sampling import guidance
-from avatarctl.sampling.denoise import Asked, schedule
+from avatarctl.sampling.denoise import WindowRequest, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.predict import (
@@ -27,7 +27,7 @@ from avatarctl.sampling.predict import (
 )
 from avatarctl.sampling.wavefront import next_window
 from avatarctl.sampling.windows import Plan, Window, pictures_of
-from avatarctl.settings import RenderSettings
+from avatarctl.settings.render import RenderSettings
 
 INPUTS = tiny_inputs()
 TEXTS = {"positive": INPUTS["encoder_hidden_states"], "negative": tiny_inputs(seed=2)["encoder_hidden_states"]}
@@ -57,10 +57,10 @@ CONDITIONS = Conditions(
 
 
 def ask(
-    predictor: Predictor, window: Window, i: int, latents: torch.Tensor, kept: torch.Tensor | None
+    predictor: Predictor, window: Window, i: int, latents: torch.Tensor, guidance_residual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Ask for one window's velocity."""
-    [found] = predictor([Asked(window, i, latents, kept)])
+    [found] = predictor([WindowRequest(window, i, latents, guidance_residual)])
     return found
 
 
@@ -83,7 +83,7 @@ def predictor_of(model, settings: RenderSettings, conditions: Conditions = CONDI
 
 @contextmanager
 def counted(module: torch.nn.Module) -> Iterator[list[int]]:
-    """Give a list that grows by one with every call of a network."""
+    """Return a list that grows by one with every call of a network."""
     calls: list[int] = []
     hook = module.register_forward_hook(lambda *_: calls.append(len(calls)))
     yield calls
@@ -111,10 +111,10 @@ def test_guided_prediction_is_that_of_passes_made_by_hand(model, name: str) -> N
     settings, window, i = asked(**TABLES[name]), plan_of().get(1), 2
     timestep = float(schedule(4).timesteps[i])
     expected = sum(weight * by_hand(model, inputs, window, timestep) for inputs, weight in scheme_of(settings).items())
-    guided, kept = ask(predictor_of(model, settings), window, i, LATENTS, None)
+    guided, guidance_residual = ask(predictor_of(model, settings), window, i, LATENTS, None)
     assert guided.shape == LATENTS.shape
     assert torch.allclose(guided, expected, atol=2e-4), (guided - expected).abs().max()
-    assert kept is None
+    assert guidance_residual is None
 
 
 def test_cfg_by_hand(model) -> None:
@@ -203,8 +203,8 @@ def rendered(model, **changes: object) -> torch.Tensor:
 def test_reuse_of_1_changes_nothing(model) -> None:
     settings, window = asked(), plan_of().get(0)
     predictor = predictor_of(model, settings)
-    guided, kept = ask(predictor, window, 1, LATENTS, None)
-    assert kept is None
+    guided, guidance_residual = ask(predictor, window, 1, LATENTS, None)
+    assert guidance_residual is None
     # What an earlier step may have kept is not looked at.
     assert torch.equal(ask(predictor, window, 1, LATENTS, torch.ones_like(LATENTS))[0], guided)
     assert torch.equal(rendered(model, guidance_reuse=1), rendered(model))
@@ -221,12 +221,12 @@ def test_reuse_skips_passes(model, reuse: int, passes: int) -> None:
 def test_reused_guidance_is_the_kept_difference(model) -> None:
     window, levels = plan_of().get(0), schedule(4)
     predictor = predictor_of(model, asked(guidance_reuse=2))
-    guided, kept = ask(predictor, window, 0, LATENTS, None)
+    guided, guidance_residual = ask(predictor, window, 0, LATENTS, None)
     conditional = [by_hand(model, CONDITIONAL, window, float(levels.timesteps[i])) for i in (0, 1)]
-    assert torch.allclose(kept, guided - conditional[0], atol=1e-4)
-    reused, still = ask(predictor, window, 1, LATENTS, kept)
-    assert torch.allclose(reused, conditional[1] + kept, atol=1e-4)
-    assert torch.equal(still, kept)
+    assert torch.allclose(guidance_residual, guided - conditional[0], atol=1e-4)
+    reused, still = ask(predictor, window, 1, LATENTS, guidance_residual)
+    assert torch.allclose(reused, conditional[1] + guidance_residual, atol=1e-4)
+    assert torch.equal(still, guidance_residual)
 
 
 def test_reuse_without_anything_kept_computes_all(model) -> None:
@@ -251,7 +251,7 @@ def test_kept_guidance_survives_a_saved_state(model) -> None:
         return join(finals + [final for given in again.run() for final in given])
 
     assert torch.equal(resumed(saved), expected)
-    forgetful = {index: replace(window, kept=None) for index, window in saved.items()}
+    forgetful = {index: replace(window, guidance_residual=None) for index, window in saved.items()}
     assert not torch.equal(resumed(forgetful), expected)
 
 
@@ -260,8 +260,8 @@ def test_guidance_begins_with_the_interval_also_when_reused(model) -> None:
     levels, window = schedule(4), plan_of().get(0)
     inside = (float(levels.sigmas[3]) - 1e-3, float(levels.sigmas[1]) + 1e-3)
     predictor = predictor_of(model, asked(guidance_reuse=2, guidance_interval=inside))
-    _, kept = ask(predictor, window, 0, LATENTS, None)
-    guided, _ = ask(predictor, window, 1, LATENTS, kept)
+    _, guidance_residual = ask(predictor, window, 0, LATENTS, None)
+    guided, _ = ask(predictor, window, 1, LATENTS, guidance_residual)
     exact, _ = ask(predictor_of(model, asked()), window, 1, LATENTS, None)
     assert torch.allclose(guided, exact, atol=1e-4)
 

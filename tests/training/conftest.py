@@ -14,7 +14,7 @@ from tiny import TINY, tiny_transformer
 from avatarctl import durable
 from avatarctl.data.shards import ABOUT, NULL, Sample, ShardWriter
 from avatarctl.networks.checkpoints import save_weights
-from avatarctl.settings_train import TrainJob, TrainSettings
+from avatarctl.settings.train import TrainJob, TrainSettings
 
 FRAMES, ROWS, COLUMNS, STATES = 3, 4, 6, 17
 SMALL: dict[str, Any] = {
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 def random_sample(key: str, rows: int = ROWS, columns: int = COLUMNS, frames: int = 4 * FRAMES - 3) -> Sample:
-    """Give a sample that depends on its key alone."""
+    """Return a sample that depends on its key alone."""
     generator = torch.Generator().manual_seed(sum(key.encode()))
 
     def draw(*shape: int) -> torch.Tensor:
@@ -92,7 +92,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job(cache: Path, base: Path, tmp_path: Path) -> Callable[..., TrainJob]:
-    """Give the maker of a small job; ``name`` is its run folder's, the rest are settings."""
+    """Return the maker of a small job; ``name`` is its run folder's, the rest are settings."""
 
     def make(name: str = "run", **changes: Any) -> TrainJob:
         settings = TrainSettings(**{"weights": base, **SMALL, **changes})

@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def run(server: Server, cache: Path, base: Path, tmp_path: Path) -> Any:
-    """Give what runs a command line in a folder with a preset, a cache and weights."""
+    """Return what runs a command line in a folder with a preset, a cache and weights."""
     (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
 
     def run(*more: str, command: tuple[str, ...] = ("train",), data: Path = cache) -> Attempt:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avatarctl.sampling.denoise import schedule
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import BRANCHES, draw, noise_levels
 
 SHAPE = (16, 3, 4, 4)

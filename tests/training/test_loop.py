@@ -21,7 +21,7 @@ from avatarctl.console import Progress
 from avatarctl.errors import BusyError, ChangedError, DeviceError, Interrupted, QualityError, UsageError, WeightsError
 from avatarctl.networks.adapters import merge_lora
 from avatarctl.networks.checkpoints import load_transformer
-from avatarctl.settings_train import TrainJob, TrainSettings
+from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import checkpoints, train
 from avatarctl.training.folder import held
 from avatarctl.training.log import read, smooth
@@ -38,7 +38,7 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 
 def same_weights(*files: Path) -> bool:
-    """Tell whether files hold the same tensors, bit for bit (the order of their metadata is the library's whim)."""
+    """Return whether files hold the same tensors, bit for bit (the order of their metadata is the library's whim)."""
     first, *others = (load_file(file) for file in files)
     return all(
         first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first)
@@ -47,7 +47,7 @@ def same_weights(*files: Path) -> bool:
 
 
 def stop_after(job: TrainJob, step: int) -> Progress:
-    """Give what asks a run to stop once it has done so many steps: the word is heard in the step after."""
+    """Return what asks a run to stop once it has done so many steps: the word is heard in the step after."""
 
     def show(done: int, total: int, **facts: Any) -> None:
         if done == step:

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_transformer
 from training.conftest import random_sample
 
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import Draws, draw
 from avatarctl.training.loss import Batch, error_weights, flow_loss, predict, weighted_error
 

@@ -9,9 +9,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.paths import shipped_presets
-from avatarctl.presets import load
-from avatarctl.settings import make
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.check import make
+from avatarctl.settings.presets import load
+from avatarctl.settings.train import TrainSettings
 
 ACCELERATE = sorted((shipped_presets() / "train" / "accelerate").glob("*.yaml"))
 

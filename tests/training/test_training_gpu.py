@@ -17,7 +17,7 @@ from served import ROOT
 from training.conftest import SMALL
 
 from avatarctl.errors import Interrupted
-from avatarctl.settings_train import TrainJob
+from avatarctl.settings.train import TrainJob
 from avatarctl.training import train
 from avatarctl.training.log import read
 

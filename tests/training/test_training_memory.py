@@ -11,15 +11,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
-from avatarctl.presets import load
-from avatarctl.settings_train import TrainSettings
+from avatarctl.settings.presets import load
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training.memory import activation_bytes, estimate, trained_parameters
 
 LORA: dict[str, Any] = {"attention": "lora", "feed_forward": "lora", "audio": "lora", "norms": "frozen"}
 
 
 def peak_of_a_pass(dims: TransformerDims, settings: TrainSettings, size: int, narrow: bool) -> int:
-    """Give the highest sum of allocated bytes over a way there and back."""
+    """Return the highest sum of allocated bytes over a way there and back."""
     model = tiny_transformer(dims)
     attach(model, settings.modes, settings.rank, settings.alpha, 0.0)
     model.train().enable_gradient_checkpointing()

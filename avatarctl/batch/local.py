@@ -15,13 +15,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, watching
+from avatarctl.batch.items import Item
+from avatarctl.batch.plan import Planned
+from avatarctl.batch.tally import Tally
+from avatarctl.batch.work import Outcome
+from avatarctl.batch.worker import to_line
 from avatarctl.errors import DeviceError
-from avatarctl.render.batch.attempts import TICK_S, Rules, Try, again, watching
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.plan import Planned
-from avatarctl.render.batch.tally import Tally
-from avatarctl.render.batch.work import Outcome
-from avatarctl.render.batch.worker import to_line
 
 DEATHS = 3  # so many in a row, and a place for workers is given up
 More = Callable[[], "Sequence[Item] | None"]
@@ -34,7 +34,7 @@ class Place:
     number: int
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
-    current: Try | None = None
+    current: Attempt | None = None
     deaths: int = 0
 
 
@@ -44,18 +44,18 @@ class Place:
 def make_locally(
     planned: Sequence[Planned], places: Sequence[Place], logs: Path, rules: Rules, tally: Tally, more: More
 ) -> int:
-    """Make all items, the first ones first; give the signal that stopped the work, or 0.
+    """Make all items, the first ones first; return the signal that stopped the work, or 0.
 
     ``more`` gives items that came up meanwhile, and None when none will.
     """
     answers: SimpleQueue[tuple[Place, dict[str, Any] | None]] = SimpleQueue()
-    waiting = deque(Try(each.item) for each in planned)
+    waiting = deque(Attempt(each.item) for each in planned)
     with watching() as stop:
         try:
             while True:
                 closing = bool(stop.signal or (rules.fail_fast and tally.failed()))
                 fresh = None if closing else more()
-                waiting.extend(Try(item) for item in fresh or ())
+                waiting.extend(Attempt(item) for item in fresh or ())
                 if closing:
                     for place in places:
                         dismiss(place)
@@ -67,8 +67,8 @@ def make_locally(
                     place, answer = answers.get(timeout=TICK_S)
                 except Empty:
                     continue
-                if (next_try := _hear(place, answer, logs, rules, tally, closing)) is not None:
-                    waiting.appendleft(next_try)
+                if (retry := _hear(place, answer, logs, rules, tally, closing)) is not None:
+                    waiting.appendleft(retry)
         finally:
             for place in places:
                 dismiss(place)
@@ -80,9 +80,9 @@ def make_locally(
 
 
 def _hand_out(
-    waiting: deque[Try], places: Sequence[Place], logs: Path, rules: Rules, tally: Tally, answers: SimpleQueue[Any]
+    waiting: deque[Attempt], places: Sequence[Place], logs: Path, rules: Rules, tally: Tally, answers: SimpleQueue[Any]
 ) -> None:
-    """Give every free worker an item: first those that may go there, then whatever waits."""
+    """Return every free worker an item: first those that may go there, then whatever waits."""
     alive = [place for place in places if place.deaths < DEATHS]
     if not alive:
         while waiting:
@@ -107,8 +107,8 @@ def _hand_out(
 
 def _hear(
     place: Place, answer: dict[str, Any] | None, logs: Path, rules: Rules, tally: Tally, closing: bool
-) -> Try | None:
-    """Take in what a worker says, or its death (None); give the next attempt at its item, if there is to be one."""
+) -> Attempt | None:
+    """Take in what a worker says, or its death (None); return the next attempt at its item, if there is to be one."""
     attempt = place.current
     if answer is not None and "outcome" not in answer:
         if attempt is not None:
@@ -131,8 +131,8 @@ def _hear(
         return None
     if outcome.state == "stopped":  # somebody stopped this worker alone
         outcome = replace(outcome, state="failed", message="its worker was stopped", exit_code=1)
-    if outcome.state == "failed" and not closing and (next_try := again(attempt, outcome, rules, place.number)):
-        return next_try
+    if outcome.state == "failed" and not closing and (retry := next_attempt(attempt, outcome, rules, place.number)):
+        return retry
     tally.ended(attempt.item, outcome)
     return None
 
@@ -153,7 +153,7 @@ def hire(place: Place, logs: Path, answers: SimpleQueue[Any]) -> subprocess.Pope
     search = os.pathsep.join(part for part in (os.environ.get("PYTHONPATH"), root) if part)
     with log_of(logs, place).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "avatarctl.render.batch.worker"],
+            [sys.executable, "-P", "-m", "avatarctl.batch.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -184,7 +184,7 @@ def dismiss(place: Place) -> None:
 
 
 def log_of(logs: Path, place: Place) -> Path:
-    """Give the file that a place's workers write to."""
+    """Return the file that a place's workers write to."""
     return logs / f"worker-{place.number}.log"
 
 
@@ -192,7 +192,7 @@ def log_of(logs: Path, place: Place) -> Path:
 
 
 def places_for(planned: Sequence[Planned], jobs: int | None, watched: str | None = None) -> list[Place]:
-    """Give the places of workers. ``jobs`` None: one per GPU; on the CPU as many as cores and memory hold.
+    """Return the places of workers. ``jobs`` None: one per GPU; on the CPU as many as cores and memory hold.
 
     ``watched``: the device of items that are yet to come; how many and how large, nobody knows.
     """
@@ -211,7 +211,7 @@ def places_for(planned: Sequence[Planned], jobs: int | None, watched: str | None
 
 
 def gpus_here() -> list[str]:
-    """Give the numbers or names of the GPUs that this process may use."""
+    """Return the numbers or names of the GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
@@ -223,7 +223,7 @@ def gpus_here() -> list[str]:
 
 
 def cores_and_memory(planned: Sequence[Planned], cores: int) -> int:
-    """Give how many workers the CPU's cores and the free main memory hold."""
+    """Return how many workers the CPU's cores and the free main memory hold."""
     from avatarctl.checks.machine import available_bytes
 
     free = available_bytes()

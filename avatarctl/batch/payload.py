@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl import durable
+from avatarctl.batch.history import record_path
+from avatarctl.batch.items import Item
 from avatarctl.paths import cache_folder
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.records import record_path
 from avatarctl.render.folder import guarded
 
 Packed = dict[str, bytes]
 
 
 def pack(item: Item) -> Packed:
-    """Give the recording, the picture and the LoRAs. Weights are too large: every machine has its own."""
+    """Return the recording, the picture and the LoRAs. Weights are too large: every machine has its own."""
     job = item.job
     files = [("audio", job.audio), ("image", job.image), *((f"lora{i}", path) for i, (path, _) in enumerate(job.lora))]
     return {name + path.suffix: path.read_bytes() for name, path in files}
@@ -28,7 +28,7 @@ def pack(item: Item) -> Packed:
 
 @contextmanager
 def unpacked(item: Item, packed: Packed) -> Iterator[tuple[Item, Callable[[], dict[str, Any]]]]:
-    """Lay an item's inputs into a folder of this machine; give the item there, and what reads its video.
+    """Lay an item's inputs into a folder of this machine; return the item there, and what reads its video.
 
     The folder is removed when the video was made; else the next attempt here goes on in it.
     """

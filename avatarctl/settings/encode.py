@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from avatarctl.settings import Fps, RenderSettings, Settings, Size, check_device
+from avatarctl.settings.base import Settings
+from avatarctl.settings.render import RenderSettings
+from avatarctl.settings.values import Fps, Size, check_device
 
 # What may be another when a cache is gone on with: nothing in a sample depends on it.
 FREE = ("shard_mb",)
@@ -69,7 +71,7 @@ class EncodeSettings(Settings):
         return {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
 
     def prompt_of(self, kind: str | None) -> str:
-        """Give the prompt of a clip without a caption."""
+        """Return the prompt of a clip without a caption."""
         of_kind: str = getattr(self, f"prompt_{kind or 'speech'}")
         return self.prompt if self.prompt is not None else of_kind
 

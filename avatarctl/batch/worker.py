@@ -12,20 +12,20 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from avatarctl import console
-from avatarctl.render.batch.items import Item
-from avatarctl.settings import RenderJob
+from avatarctl.batch.items import Item
+from avatarctl.settings.render import RenderJob
 
 REPORT_EVERY_S = 0.5
 
 
 def to_line(item: Item, redo: bool) -> str:
-    """Give an item as a line."""
+    """Return an item as a line."""
     content = {"index": item.index, "name": item.name, "where": item.where, "redo": redo}
     return json.dumps({**content, "job": json.loads(item.job.model_dump_json())})
 
 
 def from_line(line: str) -> tuple[Item, bool]:
-    """Give the item of a line, and whether to make it anew."""
+    """Return the item of a line, and whether to make it anew."""
     content = json.loads(line)
     job = RenderJob.model_validate_json(json.dumps(content["job"]))
     return Item(content["index"], content["name"], job, content["where"]), content["redo"]
@@ -42,10 +42,10 @@ def main() -> None:
     waiting: SimpleQueue[str | None] = SimpleQueue()
     busy, ended = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(orders, waiting, busy, ended), daemon=True).start()
-    from avatarctl.render.batch.work import make_video
-    from avatarctl.render.prepare import Kept
+    from avatarctl.batch.work import make_video
+    from avatarctl.render.prepare import LoadedNetworks
 
-    kept = Kept()
+    loaded = LoadedNetworks()
     while (line := waiting.get()) is not None:
         item, redo = from_line(line)
         console.note(f"== {item.name}")
@@ -55,7 +55,7 @@ def main() -> None:
         ):  # asked after busy is set, as the listener asks for busy after ended: one of them sees the other
             break
         with console.warnings_as_notes():
-            outcome = make_video(item, redo, kept, Reports(answers, item.index))
+            outcome = make_video(item, redo, loaded, Reports(answers, item.index))
         busy.clear()
         _say(answers, {"item": item.index, "outcome": asdict(outcome)})
         if outcome.state == "stopped":

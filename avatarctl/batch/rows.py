@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
-from avatarctl.presets import TEXT
-from avatarctl.settings import AllSettings, did_you_mean, parse_lora
+from avatarctl.settings.check import did_you_mean
+from avatarctl.settings.presets import TEXT
+from avatarctl.settings.render import AllSettings
+from avatarctl.settings.values import parse_lora
 
 if TYPE_CHECKING:
     import yaml
@@ -168,7 +170,7 @@ def _twice(names: list[str], where: str) -> list[str]:
 
 
 def _from_folder(row: Row, folder: Path) -> Row:
-    """Give a row whose files are named from where the program runs."""
+    """Return a row whose files are named from where the program runs."""
     values = dict(row.values)
     for name in ("audio", "image", "weights"):
         if isinstance(values.get(name), str) and values[name].strip() and Path(values[name]) != EMBEDDED:
@@ -193,7 +195,7 @@ def _near(lora: Any, folder: Path) -> Any:
 
 
 def recordings(folder: Path) -> list[Path]:
-    """Give the recordings in a folder by their endings, in order; hidden files are left out."""
+    """Return the recordings in a folder by their endings, in order; hidden files are left out."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -202,7 +204,7 @@ def recordings(folder: Path) -> list[Path]:
 
 
 def paired(row: Row, pictures: Path, must: bool) -> Row:
-    """Give a row with the picture of its recording's name, unless it names one itself; ``must``: there has to be one."""
+    """Return a row with the picture of its recording's name, unless it names one itself; ``must``: there has to be one."""
     audio = row.values.get("audio")
     if not isinstance(audio, str) or row.values.get("image") is not None:
         return row

@@ -18,14 +18,14 @@ from avatarctl.paths import preset_folders, shipped_presets
 if TYPE_CHECKING:
     import yaml
 
-    from avatarctl.settings import Settings
+    from avatarctl.settings.base import Settings
 
 # Kind of preset -> module and class of the settings that it holds.
 KINDS = {
-    "render": ("avatarctl.settings", "AllSettings"),
-    "train": ("avatarctl.settings_train", "TrainSettings"),
-    "lora": ("avatarctl.settings_train", "TrainSettings"),
-    "data": ("avatarctl.settings_encode", "EncodeSettings"),
+    "render": ("avatarctl.settings.render", "AllSettings"),
+    "train": ("avatarctl.settings.train", "TrainSettings"),
+    "lora": ("avatarctl.settings.train", "TrainSettings"),
+    "data": ("avatarctl.settings.encode", "EncodeSettings"),
 }
 # What a preset says about itself, beside settings.
 HEADER = ("description", "extends")
@@ -57,14 +57,14 @@ class Preset:
 
 
 def settings_class(kind: str) -> type[Settings]:
-    """Give the settings that presets of this kind hold."""
+    """Return the settings that presets of this kind hold."""
     module, name = KINDS[kind]
     found: type[Settings] = getattr(import_module(module), name)
     return found
 
 
 def kind_of(name: str) -> str:
-    """Give the kind of a preset: of a file by the folder it lies in, of a name by the first kind that has it."""
+    """Return the kind of a preset: of a file by the folder it lies in, of a name by the first kind that has it."""
     if name.endswith(SUFFIXES):
         folder = Path(name).resolve().parent.name
         return folder if folder in KINDS else "render"
@@ -72,18 +72,18 @@ def kind_of(name: str) -> str:
 
 
 def names(kind: str = "render") -> dict[str, Path]:
-    """Give every preset by name; a user's preset shadows a shipped one of the same name."""
+    """Return every preset by name; a user's preset shadows a shipped one of the same name."""
     return {name: paths[0] for name, paths in _candidates(kind).items()}
 
 
 def shadowed(path: Path, kind: str = "render") -> Path | None:
-    """Give the shipped preset that a user's preset stands in for, if there is one."""
+    """Return the shipped preset that a user's preset stands in for, if there is one."""
     candidates = _candidates(kind).get(path.stem, [])
     return candidates[1] if len(candidates) > 1 and path == candidates[0] else None
 
 
 def is_shipped(path: Path) -> bool:
-    """Tell whether a preset came with the program."""
+    """Return whether a preset came with the program."""
     return path.is_relative_to(shipped_presets())
 
 
@@ -103,7 +103,7 @@ def load(name: str, kind: str = "render") -> Preset:
 
 
 def find(name: str, kind: str = "render", chain: tuple[Path, ...] = ()) -> Path:
-    """Give the file of a preset; raises ``UsageError`` with the nearest names.
+    """Return the file of a preset; raises ``UsageError`` with the nearest names.
 
     ``chain``: the presets that extend it. A user's ``draft`` that extends ``draft`` means the shipped one.
     """
@@ -123,7 +123,7 @@ def find(name: str, kind: str = "render", chain: tuple[Path, ...] = ()) -> Path:
 
 
 def _nearest(name: str, kind: str) -> str:
-    """Give the hint for a preset that isn't there: a like one, or what a preset of this name is for."""
+    """Return the hint for a preset that isn't there: a like one, or what a preset of this name is for."""
     known = sorted(names(kind))
     others = [each for each in KINDS if each != kind and name in names(each)]
     if name.endswith(SUFFIXES):
@@ -158,11 +158,11 @@ def _merge(
 
 
 def mistakes(name: str, kind: str = "render") -> list[str]:
-    """Give every mistake of a preset and of what it extends, each with file and line; none for a good one.
+    """Return every mistake of a preset and of what it extends, each with file and line; none for a good one.
 
     What stands under a broken ``extends`` is checked all the same.
     """
-    from avatarctl.settings import make
+    from avatarctl.settings.check import make
 
     found: list[str] = []
     try:
@@ -223,7 +223,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def moved(path: Path, folder: Path) -> str:
-    """Give a preset's text for a copy in ``folder``: a file beside it that it extends is named by its whole path."""
+    """Return a preset's text for a copy in ``folder``: a file beside it that it extends is named by its whole path."""
     import yaml
 
     text = path.read_text(encoding="utf-8")
@@ -237,7 +237,7 @@ def moved(path: Path, folder: Path) -> str:
 
 
 def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
-    """Give ("guidance.1.text", line) of every key and list item. Settings are three levels deep, YAML may be endless."""
+    """Return ("guidance.1.text", line) of every key and list item. Settings are three levels deep, YAML may be endless."""
     if len(path) == 3 or not isinstance(node.value, list):
         return
     for index, item in enumerate(node.value):
@@ -248,7 +248,7 @@ def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[str, in
 
 
 def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Give the settings that ``AVATARCTL_*`` variables hold (AVATARCTL_STEPS=20); other variables of ours are left alone."""
+    """Return the settings that ``AVATARCTL_*`` variables hold (AVATARCTL_STEPS=20); other variables of ours are left alone."""
     import yaml
 
     source = os.environ if environment is None else environment
@@ -270,7 +270,7 @@ def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | 
 def resolve(
     known: Mapping[str, Any], preset: str | None, flags: Mapping[str, Any], kind: str = "render"
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Give values and, for each, its source: flags win over ``AVATARCTL_*``, these over the preset, it over defaults.
+    """Return values and, for each, its source: flags win over ``AVATARCTL_*``, these over the preset, it over defaults.
 
     ``known``: the fields of the settings. What a preset holds beyond them is kept: settings complain of it.
     """
@@ -291,16 +291,16 @@ def resolve(
 
 
 def flag_of(name: str) -> str:
-    """Give the flag of a setting."""
+    """Return the flag of a setting."""
     return FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def explain(kind: str, preset: str | None, flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give setting -> its ``value``, what it ``takes``, the ``source`` of the value and what it ``does``.
+    """Return setting -> its ``value``, what it ``takes``, the ``source`` of the value and what it ``does``.
 
     Raises ``UsageError`` with every mistake.
     """
-    from avatarctl.settings import describe, make
+    from avatarctl.settings.check import describe, make
 
     model = settings_class(kind)
     values, sources = resolve(model.model_fields, preset, flags, kind)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from avatarctl.settings import Settings, check_device
+from avatarctl.settings.base import Settings
+from avatarctl.settings.values import check_device
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
@@ -191,7 +192,7 @@ class TrainSettings(Settings):
 
     @property
     def is_lora(self) -> bool:
-        """Tell whether the run makes a LoRA file rather than a transformer."""
+        """Return whether the run makes a LoRA file rather than a transformer."""
         return "lora" in self.modes.values()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from avatarctl.presets import names, settings_class
+from avatarctl.settings.presets import names, settings_class
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -21,7 +21,7 @@ class _PresetSchema(GenerateJsonSchema):
 
 
 def preset_schema(kind: str) -> dict[str, Any]:
-    """Give the JSON Schema (draft 2020-12) of presets of this kind.
+    """Return the JSON Schema (draft 2020-12) of presets of this kind.
 
     It knows every setting with what it does, its type, range and default. Rules over several settings (overlap less than
     window) are beyond it: `avatarctl presets check` knows them.

@@ -9,10 +9,13 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
-from avatarctl.render.batch.rows import Row
 from avatarctl.render.inputs import usable_separator
-from avatarctl.settings import AllSettings, PlacementSettings, RenderJob, RenderSettings, did_you_mean, make, parse_lora
+from avatarctl.settings.check import did_you_mean, make
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.values import parse_lora
 
 NAME = "{stem}"
 NAME_FIELDS = ("stem", "index", "image", "seed", "size")
@@ -51,7 +54,7 @@ class Base:
 
 
 def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tuple[list[Item], list[Bad], list[str]]:
-    """Give the items, the ones that can't be made, and every mistake, in the order of the rows.
+    """Return the items, the ones that can't be made, and every mistake, in the order of the rows.
 
     ``all_or_nothing``: a file that can't be used is a mistake like any other (a manifest names it); else it is a bad item
     (it just lies in a folder).
@@ -86,7 +89,7 @@ def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tu
 
 
 def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
-    """Give the item of a row, or what is wrong with it."""
+    """Return the item of a row, or what is wrong with it."""
     values = {**base.values, **{name: value for name, value in row.values.items() if name not in ("audio", "output")}}
     places = {**base.sources, **row.places}
     mistakes = list(row.mistakes)
@@ -148,7 +151,7 @@ def check_name(template: str) -> None:
 
 
 def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSettings, template: str) -> str:
-    """Give the name of an item's video in the output folder: as given, or by the template; raises ``ValueError``."""
+    """Return the name of an item's video in the output folder: as given, or by the template; raises ``ValueError``."""
     if given is None:
         size = "x".join(map(str, settings.size))
         name = template.format(stem=audio.stem, index=index, image=image.stem, seed=settings.seed, size=size)
@@ -164,7 +167,7 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
 
 
 def collisions(items: Sequence[Item]) -> list[str]:
-    """Give what is wrong with the places of videos: two in one place, or one in the place of an input."""
+    """Return what is wrong with the places of videos: two in one place, or one in the place of an input."""
     found = []
     inputs = {path.resolve(): path for item in items for path in (item.job.audio, item.job.image)}
     makers: dict[str, Item] = {}
@@ -186,7 +189,7 @@ def collisions(items: Sequence[Item]) -> list[str]:
 
 
 def _needs(item: Item) -> list[tuple[str, Any]]:
-    """Give what an item's making needs: each (what it is, the file or the words that find the weights)."""
+    """Return what an item's making needs: each (what it is, the file or the words that find the weights)."""
     job = item.job
     weights = (job.weights, job.render.size, job.variant)
     files = [("audio", job.audio), ("image", job.image), *(("lora", path) for path, _ in job.lora)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from avatarctl.audio.decode import probe
+from avatarctl.batch.history import ItemState, item_state
+from avatarctl.batch.items import Item
 from avatarctl.errors import AvatarError, InputFileError, UsageError, WeightsError
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.records import Standing, standing
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.inputs import Checked, separator_of
 from avatarctl.weights import find_weights
@@ -21,7 +21,7 @@ class Planned:
     """An item with how far it is and what it takes."""
 
     item: Item
-    standing: Standing
+    item_state: ItemState
     takes: Estimate
 
     @property
@@ -32,7 +32,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Night:
+class BatchPlan:
     """The whole work: what runs (longest first), what is finished, and what changed and is left alone."""
 
     run: tuple[Planned, ...]
@@ -41,50 +41,50 @@ class Night:
     foreign: tuple[Planned, ...]
 
     def everything(self) -> tuple[Planned, ...]:
-        """Give all items."""
+        """Return all items."""
         return (*self.run, *self.finished, *self.changed, *self.foreign)
 
 
 def checked_of(item: Item) -> Checked:
-    """Give the checked job of an item: its files were looked at before."""
+    """Return the checked job of an item: its files were looked at before."""
     job = item.job
     return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant), separator_of(job))
 
 
-def plan_night(items: Sequence[Item], redo: bool) -> tuple[Night, list[tuple[Item, AvatarError]]]:
-    """Give what is to be done, and the items that show only now that they can't be. ``redo``: what changed is made anew."""
+def plan_batch(items: Sequence[Item], redo: bool) -> tuple[BatchPlan, list[tuple[Item, AvatarError]]]:
+    """Return what is to be done, and the items that show only now that they can't be. ``redo``: what changed is made anew."""
     planned: list[Planned] = []
     wrong: list[tuple[Item, AvatarError]] = []
     for item in items:
         try:
             checked = checked_of(item)
-            planned.append(Planned(item, standing(item, checked), estimate(checked)))
+            planned.append(Planned(item, item_state(item, checked), estimate(checked)))
         except (InputFileError, UsageError, WeightsError) as error:  # such as a recording that is cut off
             wrong.append((item, error))
     by_state: dict[str, list[Planned]] = {}
     for each in planned:
-        state = each.standing.state
+        state = each.item_state.state
         if redo and state in ("changed", "foreign"):
             state = "new"
         by_state.setdefault(state, []).append(each)
     run = [*by_state.get("new", []), *by_state.get("begun", [])]
-    night = Night(
+    plan = BatchPlan(
         tuple(longest_first(run)),
         tuple(by_state.get("finished", [])),
         tuple(by_state.get("changed", [])),
         tuple(by_state.get("foreign", [])),
     )
-    return night, wrong
+    return plan, wrong
 
 
 def longest_first(planned: Sequence[Planned]) -> list[Planned]:
-    """Sort by the time an item takes, where that is known of all, else by its work: the night ends evenly."""
+    """Sort by the time an item takes, where that is known of all, else by its work: the plan ends evenly."""
     timed = all(each.takes.time_s is not None for each in planned)
     return sorted(planned, key=lambda each: (-(each.takes.time_s or 0.0) if timed else -each.weight, each.item.index))
 
 
 def ends_after_s(planned: Sequence[Planned], workers: int) -> float | None:
-    """Give the seconds until the last worker is done, each taking the next item when it is free; None if unknown."""
+    """Return the seconds until the last worker is done, each taking the next item when it is free; None if unknown."""
     free = [0.0] * max(workers, 1)
     for each in planned:
         if each.takes.time_s is None:
@@ -93,22 +93,22 @@ def ends_after_s(planned: Sequence[Planned], workers: int) -> float | None:
     return max(free)
 
 
-def plan_json(night: Night, workers: int) -> dict[str, Any]:
-    """Give the plan as `--dry-run --json` has it."""
-    runs = {each.item.index for each in night.run}
+def plan_json(plan: BatchPlan, workers: int) -> dict[str, Any]:
+    """Return the plan as `--dry-run --json` has it."""
+    runs = {each.item.index for each in plan.run}
     return {
         "workers": workers,
-        "time_s": ends_after_s(night.run, workers),
+        "time_s": ends_after_s(plan.run, workers),
         "items": [
             {
                 "output": each.item.name,
                 "audio": str(each.item.job.audio),
                 "image": str(each.item.job.image),
-                "state": each.standing.state,
-                "why": each.standing.why,
+                "state": each.item_state.state,
+                "why": each.item_state.why,
                 "runs": each.item.index in runs,
                 **{name: getattr(each.takes, name) for name in ("video_s", "windows", "window_steps", "time_s")},
             }
-            for each in night.everything()
+            for each in plan.everything()
         ],
     }

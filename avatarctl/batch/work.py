@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from avatarctl.batch.history import item_state, record_path, write_record
+from avatarctl.batch.items import Item
+from avatarctl.batch.plan import checked_of
 from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, BusyError, ChangedError, Interrupted, UsageError
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.plan import checked_of
-from avatarctl.render.batch.records import record_path, standing, write_record
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.journey import journey
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import Kept
+    from avatarctl.render.prepare import LoadedNetworks
 
 # A worker whose driver was killed ends after its window step; whoever comes next waits for it.
 PATIENCE_S = 600.0
@@ -37,22 +37,22 @@ class Outcome:
     out_of_memory: bool = False
 
 
-def make_video(item: Item, redo: bool, kept: Kept, show: Progress) -> Outcome:
+def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> Outcome:
     """Render an item from wherever it stands, unless it is finished; an error becomes an outcome."""
     began = time.monotonic()
     try:
-        steps, video_s = _make(item, redo, kept, show)
+        steps, video_s = _make(item, redo, loaded, show)
     except Interrupted as error:
         return Outcome("stopped", message=error.message, hint=error.hint, exit_code=error.exit_code)
     except AvatarError as error:
         memory = _is_memory(error.__cause__)
-        kept.clear()  # after an error on the device what is loaded may be spoiled, and is in the way
+        loaded.clear()  # after an error on the device what is loaded may be spoiled, and is in the way
         wall_s = round(time.monotonic() - began, 3)
         return Outcome("failed", wall_s, 0, 0.0, error.message, error.hint, error.exit_code, memory)
     return Outcome("done", round(time.monotonic() - began, 3), steps, round(video_s, 3))
 
 
-def _make(item: Item, redo: bool, kept: Kept, show: Progress) -> tuple[int, float]:
+def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float]:
     job = item.job
     lock = record_path(item).with_suffix(".lock")
     for folder in (lock.parent, job.output.parent):
@@ -60,7 +60,7 @@ def _make(item: Item, redo: bool, kept: Kept, show: Progress) -> tuple[int, floa
             folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=PATIENCE_S):
-            stands = standing(item, checked_of(item))
+            stands = item_state(item, checked_of(item))
             if stands.state == "finished":
                 tidy(item)
                 return 0, 0.0
@@ -70,7 +70,7 @@ def _make(item: Item, redo: bool, kept: Kept, show: Progress) -> tuple[int, floa
                 raise UsageError(stands.why, "choose another --output, or make it anew with --redo")
             # The folder is removed after the record is written, not before: a kill between them would cost the video.
             force = stands.state in ("changed", "foreign")
-            rendered = journey(job.model_copy(update={"keep": True}), force, show, kept)
+            rendered = journey(job.model_copy(update={"keep": True}), force, show, loaded)
             assert rendered is not None, "a worker is no follower of a launcher"
             write_record(item, rendered)
             tidy(item)
@@ -96,5 +96,5 @@ def _is_memory(cause: BaseException | None) -> bool:
 
 
 def lower_memory(mode: Any) -> str | None:
-    """Give the memory mode that needs less than ``mode``, if there is one."""
+    """Return the memory mode that needs less than ``mode``, if there is one."""
     return {"full": "model", "model": "group", "group": "sequential"}.get(str(mode))

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from types import FrameType
 
 from avatarctl import console
+from avatarctl.batch.items import Item
+from avatarctl.batch.work import Outcome, lower_memory
 from avatarctl.errors import DeviceError
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.work import Outcome, lower_memory
 
 TICK_S = 0.5
 
@@ -27,7 +27,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Try:
+class Attempt:
     """An item that waits for a worker: how often it failed, where, whether its memory was lowered, its inputs go along."""
 
     item: Item
@@ -37,8 +37,8 @@ class Try:
     packed: bool = False
 
 
-def again(attempt: Try, outcome: Outcome, rules: Rules, place: int | None = None) -> Try | None:
-    """Give the next attempt at an item that failed, or None when there shall be none.
+def next_attempt(attempt: Attempt, outcome: Outcome, rules: Rules, place: int | None = None) -> Attempt | None:
+    """Return the next attempt at an item that failed, or None when there shall be none.
 
     A worker's death and errors of a device are worth another one, elsewhere; a device that is too small one in a lower memory
     mode; mistakes in files and settings are not.

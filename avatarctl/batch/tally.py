@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl import console, durable
+from avatarctl.batch.items import Bad, Item
+from avatarctl.batch.plan import Planned
+from avatarctl.batch.work import Outcome
 from avatarctl.console import Progress
-from avatarctl.render.batch.items import Bad, Item
-from avatarctl.render.batch.plan import Planned
-from avatarctl.render.batch.work import Outcome
 from avatarctl.render.folder import guarded
 
 SUMMARY = "summary.json"
@@ -38,7 +38,7 @@ class Tally:
         """Take in items that wait, are finished or changed."""
         for each in planned:
             there_s = round(each.takes.video_s, 3) if state == "finished before" else 0.0
-            self._row(each.item.name, state, each.standing.why, each.item, video_s=there_s)
+            self._row(each.item.name, state, each.item_state.why, each.item, video_s=there_s)
             if state == "waiting":
                 self._total[each.item.name], self._done[each.item.name] = each.takes.window_steps, 0
 
@@ -107,15 +107,15 @@ class Tally:
     # -- What goes out -----------------------------------------------------------------------------------------------
 
     def failed(self) -> list[dict[str, Any]]:
-        """Give the rows that went wrong."""
+        """Return the rows that went wrong."""
         return [row for row in self.rows.values() if row["state"] == "failed"]
 
     def undone(self) -> list[dict[str, Any]]:
-        """Give the rows whose video isn't there."""
+        """Return the rows whose video isn't there."""
         return [row for row in self.rows.values() if row["state"] in UNDONE]
 
     def summary(self, workers: int) -> dict[str, Any]:
-        """Give what summary.json holds."""
+        """Return what summary.json holds."""
         rows = list(self.rows.values())
         return {
             "counts": dict(sorted(Counter(row["state"] for row in rows).items())),
@@ -133,7 +133,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def table_of(summary: dict[str, Any]) -> str:
-    """Give the summary for people."""
+    """Return the summary for people."""
     cells = [
         (row["state"], row["output"], _clock(row["video_s"]), _clock(row["wall_s"]), row["why"])
         for row in summary["items"]

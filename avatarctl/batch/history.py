@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avatarctl import durable
+from avatarctl.batch.items import Item
 from avatarctl.errors import ChangedError, InputFileError
-from avatarctl.render.batch.items import Item
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.inputs import Checked, Rendered, check_unchanged, manifest_of
 from avatarctl.weights import checksum
@@ -23,7 +23,7 @@ State = Literal["new", "begun", "finished", "changed", "foreign"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class ItemState:
     """How far an item is, and, when it isn't what was begun, every difference."""
 
     state: State
@@ -31,16 +31,16 @@ class Standing:
 
 
 def state_folder(item: Item) -> Path:
-    """Give the folder of records in the output folder of an item."""
+    """Return the folder of records in the output folder of an item."""
     return Path(*item.job.output.parts[: len(item.job.output.parts) - len(Path(item.name).parts)]) / STATE
 
 
 def record_path(item: Item) -> Path:
-    """Give the file of an item's record."""
+    """Return the file of an item's record."""
     return state_folder(item) / f"{item.name}.json"
 
 
-def standing(item: Item, checked: Checked) -> Standing:
+def item_state(item: Item, checked: Checked) -> ItemState:
     """Tell how far an item is; reads, changes nothing."""
     job = item.job
     manifest = manifest_of(checked)
@@ -54,18 +54,18 @@ def standing(item: Item, checked: Checked) -> Standing:
             differs = "the video is not the one that was made"
         sheet = record["contact_sheet"]
         if not differs and video is not None and (sheet is None or Path(sheet).is_file()):
-            return Standing("finished")
+            return ItemState("finished")
     if folder.exists():
         try:
             begun = _differences(folder.manifest(), manifest, job.folder)
         except InputFileError as error:  # a damaged manifest
-            return Standing("changed", error.message)
-        return Standing("changed", begun) if begun else Standing("begun")
+            return ItemState("changed", error.message)
+        return ItemState("changed", begun) if begun else ItemState("begun")
     if differs:
-        return Standing("changed", differs)
+        return ItemState("changed", differs)
     if record is None and job.output.exists():
-        return Standing("foreign", f"{job.output}: exists already, and no batch made it")
-    return Standing("new")
+        return ItemState("foreign", f"{job.output}: exists already, and no batch made it")
+    return ItemState("new")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], folder: Path) -> str:

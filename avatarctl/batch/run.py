@@ -11,16 +11,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from avatarctl.batch.attempts import Rules
+from avatarctl.batch.history import STATE
+from avatarctl.batch.items import Bad, Base, Item, items_of
+from avatarctl.batch.local import make_locally, places_for
+from avatarctl.batch.plan import BatchPlan, plan_batch, plan_json
+from avatarctl.batch.rows import Row, paired, recordings, rows_of
+from avatarctl.batch.tally import Tally, write_summary
+from avatarctl.batch.work import tidy
 from avatarctl.console import Progress
 from avatarctl.errors import BusyError, InputFileError, Interrupted, PartialFailure, UsageError, WeightsError
-from avatarctl.render.batch.attempts import Rules
-from avatarctl.render.batch.items import Bad, Base, Item, items_of
-from avatarctl.render.batch.local import make_locally, places_for
-from avatarctl.render.batch.plan import Night, plan_json, plan_night
-from avatarctl.render.batch.records import STATE
-from avatarctl.render.batch.rows import Row, paired, recordings, rows_of
-from avatarctl.render.batch.tally import Tally, write_summary
-from avatarctl.render.batch.work import tidy
 from avatarctl.render.folder import guarded
 
 STEADY_S = 2.0  # a file that didn't change for so long is whole
@@ -40,61 +40,61 @@ class Batch:
 
 
 def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
-    """Make every video of a batch that isn't there yet; give the summary, which is in summary.json too.
+    """Make every video of a batch that isn't there yet; return the summary, which is in summary.json too.
 
     Raises ``UsageError`` with every mistake before anything starts, ``PartialFailure`` (``data`` is the summary) when some
     items failed or were changed since they were made, ``Interrupted`` when it was stopped, ``BusyError`` when another batch
     works in the same folder.
     """
-    night, bad = look(batch)
+    plan, bad = look(batch)
     output = batch.base.output
     with held(output):
-        for each in night.finished:
+        for each in plan.finished:
             with suppress(BusyError):  # who made it is removing its folder
                 tidy(each.item)
         tally = Tally(show)
-        tally.expect(night.run, "waiting")
-        tally.expect(night.finished, "finished before")
-        tally.expect(night.changed, "changed")
+        tally.expect(plan.run, "waiting")
+        tally.expect(plan.finished, "finished before")
+        tally.expect(plan.changed, "changed")
         tally.refuse(bad)
         stopped_by, workers = 0, 0
         try:
-            if night.run or batch.watch:
-                stopped_by, workers = _make(batch, night, tally)
+            if plan.run or batch.watch:
+                stopped_by, workers = _make(batch, plan, tally)
         finally:
             summary = tally.summary(workers)
             write_summary(output, summary)
     return judge(batch, summary, tally, stopped_by)
 
 
-def look(batch: Batch) -> tuple[Night, list[Bad]]:
+def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
     """Read the source and look at every file; give what is to be done. Raises ``UsageError`` with every mistake."""
     if batch.watch:
         if not batch.source.is_dir():
             raise UsageError(f"{batch.source}: got no folder, expected one to watch", "leave out --watch")
-        return Night((), (), (), ()), []  # what lies there is found like what comes later
+        return BatchPlan((), (), (), ()), []  # what lies there is found like what comes later
     items, bad, mistakes = items_of(_rows(batch), batch.base, not batch.source.is_dir())
-    night, wrong = plan_night(items, batch.rules.redo)
+    plan, wrong = plan_batch(items, batch.rules.redo)
     for item, error in wrong:
         if batch.source.is_dir() and isinstance(error, InputFileError):
             bad.append(Bad(item.name, item.where, error.message, error.hint))
         else:
             mistakes.append(f"{error.message} ({item.where})")
-    mistakes += [f"output ({each.item.where}): {each.standing.why}" for each in night.foreign]
+    mistakes += [f"output ({each.item.where}): {each.item_state.why}" for each in plan.foreign]
     if mistakes:
         some = f"{batch.source}: {len(mistakes)} mistakes, nothing was started:\n" if len(mistakes) > 1 else ""
         hint = "mend them and run this again; --name tells apart what would have one name"
-        if night.foreign:
+        if plan.foreign:
             hint += "; choose another --output, or replace the videos there with --redo"
         raise UsageError(some + "\n".join(mistakes), hint)
-    return night, bad
+    return plan, bad
 
 
 def dry_run(batch: Batch) -> dict[str, Any]:
-    """Give the plan and the estimate."""
-    night, bad = look(batch)
-    plan = plan_json(night, len(places_for(night.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
-    return {**plan, "bad": [{"output": each.name, "where": each.where, "why": each.message} for each in bad]}
+    """Return the plan and the estimate."""
+    plan, bad = look(batch)
+    shown = plan_json(plan, len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
+    return {**shown, "bad": [{"output": each.name, "where": each.where, "why": each.message} for each in bad]}
 
 
 def _rows(batch: Batch) -> list[Row]:
@@ -115,7 +115,7 @@ def _rows(batch: Batch) -> list[Row]:
 
 
 def _row_of(batch: Batch, recording: Path) -> Row:
-    """Give the row of a recording: with the one picture for all, or the one of its name, there or else beside it."""
+    """Return the row of a recording: with the one picture for all, or the one of its name, there or else beside it."""
     where = str(recording)
     row = Row(where, {"audio": where}, {"audio": where})
     if batch.base.sources.get("image") == "--image":
@@ -123,19 +123,19 @@ def _row_of(batch: Batch, recording: Path) -> Row:
     return paired(row, batch.pictures or recording.parent, batch.pictures is not None)
 
 
-def _make(batch: Batch, night: Night, tally: Tally) -> tuple[int, int]:
-    """Run what is to be done; give the signal that stopped it, or 0, and the number of workers."""
+def _make(batch: Batch, plan: BatchPlan, tally: Tally) -> tuple[int, int]:
+    """Run what is to be done; return the signal that stopped it, or 0, and the number of workers."""
     if batch.on != "local":
-        from avatarctl.render.batch.cluster import make_in_cluster
+        from avatarctl.batch.cluster import make_in_cluster
 
-        return make_in_cluster(night.run, batch.on, batch.jobs, batch.base.output, batch.rules, tally)
+        return make_in_cluster(plan.run, batch.on, batch.jobs, batch.base.output, batch.rules, tally)
     device = str(batch.base.values.get("device") or "auto")
-    places = places_for(night.run, batch.jobs, device if batch.watch else None)
+    places = places_for(plan.run, batch.jobs, device if batch.watch else None)
     logs = batch.base.output / STATE
     for old in logs.glob("worker-*.log"):
         old.unlink()
     watched = Watched(batch, tally) if batch.watch else None
-    stopped_by = make_locally(night.run, places, logs, batch.rules, tally, watched.more if watched else lambda: None)
+    stopped_by = make_locally(plan.run, places, logs, batch.rules, tally, watched.more if watched else lambda: None)
     return stopped_by, len(places)
 
 
@@ -149,7 +149,7 @@ class Watched:
         self._looked = 0.0
 
     def more(self) -> Sequence[Item]:
-        """Give the items of recordings that are new and didn't change since the last look."""
+        """Return the items of recordings that are new and didn't change since the last look."""
         if time.monotonic() - self._looked < STEADY_S:
             return ()
         self._looked = time.monotonic()
@@ -169,24 +169,24 @@ class Watched:
         return [item for path in steady for item in self._taken_in(path)]
 
     def _taken_in(self, path: Path) -> list[Item]:
-        """Give a recording's item; what is wrong with it is its own failure, and stops nothing."""
+        """Return a recording's item; what is wrong with it is its own failure, and stops nothing."""
         try:
             items, bad, mistakes = items_of([_row_of(self._batch, path)], self._batch.base, False)
         except WeightsError as error:
             items, bad, mistakes = [], [], [error.message]
-        night, wrong = plan_night(items, self._batch.rules.redo)
+        plan, wrong = plan_batch(items, self._batch.rules.redo)
         bad += [Bad(item.name, item.where, error.message, error.hint, error.exit_code) for item, error in wrong]
-        mistakes += [each.standing.why for each in night.foreign]
+        mistakes += [each.item_state.why for each in plan.foreign]
         mistakes += [f"{item.name}: the name of another video too" for item in items if item.name in self._tally.rows]
         if mistakes:
             bad.append(Bad(path.name, str(path), "; ".join(mistakes), exit_code=UsageError.exit_code))
         self._tally.refuse(bad)
         if mistakes:
             return []
-        self._tally.expect(night.finished, "finished before")
-        self._tally.expect(night.changed, "changed")
-        self._tally.expect(night.run, "waiting")
-        return [each.item for each in night.run]
+        self._tally.expect(plan.finished, "finished before")
+        self._tally.expect(plan.changed, "changed")
+        self._tally.expect(plan.run, "waiting")
+        return [each.item for each in plan.run]
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def held(output: Path) -> Iterator[None]:
 
 
 def judge(batch: Batch, summary: dict[str, Any], tally: Tally, stopped_by: int) -> dict[str, Any]:
-    """Give the summary if every video is there; else raise the error that says what isn't."""
+    """Return the summary if every video is there; else raise the error that says what isn't."""
     undone = tally.undone()
     problem: PartialFailure | Interrupted | None = None
     if stopped_by:

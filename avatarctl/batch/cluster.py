@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl import console, durable
+from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, watching
+from avatarctl.batch.history import STATE
+from avatarctl.batch.items import Item
+from avatarctl.batch.payload import pack, unpack_video, unpacked
+from avatarctl.batch.plan import Planned
+from avatarctl.batch.tally import Tally
+from avatarctl.batch.work import Outcome
+from avatarctl.batch.worker import REPORT_EVERY_S, from_line, to_line
 from avatarctl.errors import DeviceError, UsageError
-from avatarctl.render.batch.attempts import TICK_S, Rules, Try, again, watching
-from avatarctl.render.batch.items import Item
-from avatarctl.render.batch.luggage import pack, unpack_video, unpacked
-from avatarctl.render.batch.plan import Planned
-from avatarctl.render.batch.records import STATE
-from avatarctl.render.batch.tally import Tally
-from avatarctl.render.batch.work import Outcome
-from avatarctl.render.batch.worker import REPORT_EVERY_S, from_line, to_line
 
 LOSSES = 3  # so many times all workers are lost in a row, and no new ones are asked for
 HERE = "here"  # the file by which a worker sees that it has the driver's storage
 
 
 def connect(on: str) -> Any:
-    """Give Ray, connected; raises ``UsageError`` without it, ``DeviceError`` when the cluster can't be reached."""
+    """Return Ray, connected; raises ``UsageError`` without it, ``DeviceError`` when the cluster can't be reached."""
     try:
         import ray
     except ImportError as error:
@@ -56,12 +56,12 @@ def connect(on: str) -> Any:
 def make_in_cluster(
     planned: Sequence[Planned], on: str, jobs: int | None, output: Path, rules: Rules, tally: Tally
 ) -> tuple[int, int]:
-    """Make all items, the first ones first; give the signal that stopped the work, or 0, and the number of workers."""
+    """Make all items, the first ones first; return the signal that stopped the work, or 0, and the number of workers."""
     ray = connect(on)
     mark = secrets.token_hex(8)
     durable.replace(output / STATE / HERE, mark.encode())
-    crew = Crew(ray, planned, jobs, str((output / STATE / HERE).resolve()), mark)
-    waiting = deque(Try(_whole(each.item)) for each in planned)
+    pool = WorkerPool(ray, planned, jobs, str((output / STATE / HERE).resolve()), mark)
+    waiting = deque(Attempt(_whole(each.item)) for each in planned)
     told = False
     with watching() as stop:
         try:
@@ -69,19 +69,19 @@ def make_in_cluster(
                 closing = bool(stop.signal or (rules.fail_fast and tally.failed()))
                 if closing and not told:
                     told = True
-                    crew.stop()
-                while waiting and crew.free and not closing:
+                    pool.stop()
+                while waiting and pool.free and not closing:
                     attempt = waiting.popleft()
                     tally.attempt(attempt.item)
-                    crew.give(attempt, rules.redo)
-                while waiting and crew.gone:
+                    pool.give(attempt, rules.redo)
+                while waiting and pool.gone:
                     lost = Outcome(
                         "failed", message="no worker is left in the cluster", exit_code=DeviceError.exit_code
                     )
                     tally.ended(waiting.popleft().item, lost)
-                if not crew.running and (closing or not waiting):
-                    return stop.signal, crew.size
-                for attempt, outcome in crew.hear(tally):
+                if not pool.running and (closing or not waiting):
+                    return stop.signal, pool.size
+                for attempt, outcome in pool.outcomes(tally):
                     if outcome.state == "elsewhere":
                         waiting.appendleft(replace(attempt, packed=True))
                     elif closing and outcome.state in ("stopped", "lost"):
@@ -89,24 +89,24 @@ def make_in_cluster(
                     else:
                         if outcome.state in ("stopped", "lost"):
                             outcome = replace(outcome, state="failed", exit_code=1)
-                        retried = outcome.state == "failed" and not closing and again(attempt, outcome, rules)
+                        retried = outcome.state == "failed" and not closing and next_attempt(attempt, outcome, rules)
                         if retried:
                             waiting.appendleft(retried)
                         else:
                             tally.ended(attempt.item, outcome)
         finally:
-            crew.dismiss()
+            pool.dismiss()
 
 
 def _whole(item: Item) -> Item:
-    """Give an item whose files are named from the root: workers run in folders of their own."""
+    """Return an item whose files are named from the root: workers run in folders of their own."""
     job = item.job
     files = {name: getattr(job, name).resolve() for name in ("image", "audio", "output")}
     files["weights"] = job.weights.resolve() if job.weights else None
     return replace(item, job=job.model_copy(update={**files, "lora": tuple((p.resolve(), s) for p, s in job.lora)}))
 
 
-class Crew:
+class WorkerPool:
     """The workers of a batch in the cluster: free ones, running ones, and those that Ray finds no place for yet."""
 
     def __init__(self, ray: Any, planned: Sequence[Planned], jobs: int | None, here: str, mark: str) -> None:
@@ -116,9 +116,9 @@ class Crew:
         self.size, self._needs = _resources(ray, planned, jobs)
         # The board must outlive every worker's node: it lies where the driver is.
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=own_node).remote()
+        self._board = ray.remote(ProgressBoard).options(num_cpus=0, scheduling_strategy=own_node).remote()
         self.free: list[Any] = []
-        self.running: dict[Any, tuple[Any, Try]] = {}  # reference of the outcome -> worker, attempt
+        self.running: dict[Any, tuple[Any, Attempt]] = {}  # reference of the outcome -> worker, attempt
         self._coming: dict[Any, Any] = {}  # reference of the first answer -> worker
         self._lost = 0  # workers in a row
         for _ in range(self.size):
@@ -130,17 +130,17 @@ class Crew:
 
     @property
     def gone(self) -> bool:
-        """Tell whether no worker is left and none will come."""
+        """Return whether no worker is left and none will come."""
         return not (self.free or self.running or self._coming)
 
-    def give(self, attempt: Try, redo: bool) -> None:
-        """Give a free worker an item."""
+    def give(self, attempt: Attempt, redo: bool) -> None:
+        """Return a free worker an item."""
         worker = self.free.pop(0)
         packed = pack(attempt.item) if attempt.packed else None
         self.running[worker.make.remote(to_line(attempt.item, redo), packed, self._board)] = (worker, attempt)
 
-    def hear(self, tally: Tally) -> list[tuple[Try, Outcome]]:
-        """Wait a moment; give the attempts that ended and how: what a dead node took with it is "lost"."""
+    def outcomes(self, tally: Tally) -> list[tuple[Attempt, Outcome]]:
+        """Wait a moment; return the attempts that ended and how: what a dead node took with it is "lost"."""
         ray, ended = self._ray, []
         done, _ = ray.wait([*self.running, *self._coming], num_returns=1, timeout=TICK_S)
         for reference in done:
@@ -188,7 +188,7 @@ class Crew:
                 self._ray.kill(worker)
 
     def dismiss(self) -> None:
-        """Give all places back."""
+        """Return all places back."""
         for worker in [
             *self.free,
             *self._coming.values(),
@@ -199,13 +199,13 @@ class Crew:
 
 
 def _reason(error: BaseException) -> str:
-    """Give what went wrong in a line: of an error in a worker its last one, of a lost worker the first."""
+    """Return what went wrong in a line: of an error in a worker its last one, of a lost worker the first."""
     lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).split("\n") if line.strip()]
     return (lines[-1] if "Traceback" in str(error) else lines[0]) if lines else type(error).__name__
 
 
 def _resources(ray: Any, planned: Sequence[Planned], jobs: int | None) -> tuple[int, dict[str, Any]]:
-    """Give how many workers, and what each asks Ray for: a GPU where there are any, else a share of cores and the memory."""
+    """Return how many workers, and what each asks Ray for: a GPU where there are any, else a share of cores and the memory."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cores = int(sum(node.get("CPU", 0) for node in nodes))
@@ -227,7 +227,7 @@ def _resources(ray: Any, planned: Sequence[Planned], jobs: int | None) -> tuple[
 # -- In the cluster -------------------------------------------------------------------------------------------------
 
 
-class Board:
+class ProgressBoard:
     """What the workers tell the driver while they work, and whether they shall stop."""
 
     def __init__(self) -> None:
@@ -240,7 +240,7 @@ class Board:
         return self._stop
 
     def read(self) -> dict[str, tuple[int, int]]:
-        """Give the progress of every item."""
+        """Return the progress of every item."""
         return self._rows
 
     def stop(self) -> None:
@@ -252,33 +252,33 @@ class Worker:
     """One process in the cluster that makes videos, one after the other, with weights loaded once."""
 
     def __init__(self, here: str, mark: str) -> None:
-        from avatarctl.render.prepare import Kept
+        from avatarctl.render.prepare import LoadedNetworks
 
-        self._kept, self._here, self._mark = Kept(), Path(here), mark
+        self._loaded, self._here, self._mark = LoadedNetworks(), Path(here), mark
 
     def ready(self) -> bool:
         """Tell that this worker has a place."""
         return True
 
     def make(self, line: str, packed: dict[str, bytes] | None, board: Any) -> dict[str, Any]:
-        """Make an item's video; give the outcome, with the video where storage isn't shared."""
-        from avatarctl.render.batch.work import make_video
+        """Make an item's video; return the outcome, with the video where storage isn't shared."""
+        from avatarctl.batch.work import make_video
 
         item, redo = from_line(line)
         shared = self._here.is_file() and self._here.read_text() == self._mark
         if not shared and packed is None:
             return {"outcome": asdict(Outcome("elsewhere"))}
-        show = BoardReports(board, item.name)
+        show = ProgressBoardReports(board, item.name)
         with console.warnings_as_notes():
             if shared:
-                return {"outcome": asdict(make_video(item, redo, self._kept, show))}
+                return {"outcome": asdict(make_video(item, redo, self._loaded, show))}
             assert packed is not None
             with unpacked(item, packed) as (own, video):
-                outcome = make_video(own, redo, self._kept, show)
+                outcome = make_video(own, redo, self._loaded, show)
                 return {"outcome": asdict(outcome), "video": video() if outcome.state == "done" else None}
 
 
-class BoardReports:
+class ProgressBoardReports:
     """Progress of one item, put on the board twice a second; a word to stop comes back."""
 
     def __init__(self, board: Any, name: str) -> None:

@@ -1,0 +1,102 @@
+"""Takes values as people write them (25, 512x512, style.safetensors:0.8), gives them parsed and checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+# Rates that decimals only approximate (SMPTE 1001 family).
+NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
+LARGEST_VIDEO_PX = 8192  # a side that common decoders take
+SIZE_STEP = 16  # eight pixels per latent, two latents per token
+
+
+def parse_fps(value: Any) -> Fraction:
+    """Return the exact frame rate of 25, "25", 23.976, "29.97", "30000/1001"; raises ``ValueError`` for anything else."""
+    text = str(value).strip()
+    try:
+        fps = Fraction(NTSC.get(text, text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"got '{value}', expected frames per second such as 25, 29.97 or 30000/1001") from error
+    if not 1 <= fps <= 240:
+        raise ValueError(f"got {value}, expected 1 to 240 frames per second")
+    return fps
+
+
+def parse_size(value: Any) -> tuple[int, int]:
+    """Return (width, height) of "512x512", a pair or {width, height}; raises ``ValueError`` for anything else."""
+    if isinstance(value, Mapping) and set(value) == {"width", "height"}:
+        value = (value["width"], value["height"])
+    pair = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", value) if isinstance(value, str) else None
+    sides = [int(side) for side in pair.groups()] if pair else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or any(type(side) is not int for side in sides):
+        raise ValueError(f"got '{value}', expected WIDTHxHEIGHT such as 512x512")
+    width, height = sides
+    if width % SIZE_STEP or height % SIZE_STEP or not (64 <= width <= 4096 and 64 <= height <= 4096):
+        near = "x".join(str(min(max(round(side / SIZE_STEP) * SIZE_STEP, 64), 4096)) for side in (width, height))
+        raise ValueError(f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}")
+    return width, height
+
+
+def parse_window_batch(value: Any) -> int | Literal["auto"]:
+    """Return how many windows may share a pass; raises ``ValueError`` for what is neither auto nor 1 to 64."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value == "auto" or (type(number) is int and 1 <= number <= 64):
+        return number
+    raise ValueError(f"got '{value}', expected 1 to 64, or auto")
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Return (file, scale) of "FILE" or "FILE:SCALE"; what follows the last colon is a scale only if it is a number.
+
+    Raises ``ValueError`` for an empty file name or a scale that is not finite.
+    """
+    file, _, tail = text.rpartition(":")
+    try:
+        scale = float(tail)
+    except ValueError:  # no scale: the colon, if any, belongs to a path such as C:/style.safetensors
+        file, scale = text, 1.0
+    if not file or not math.isfinite(scale):
+        raise ValueError(f"got '{text}', expected FILE or FILE:SCALE such as style.safetensors:0.8")
+    return file, scale
+
+
+def check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"got '{name}', expected auto, cpu, cuda or cuda:N")
+    return name
+
+
+def check_lora(text: str) -> str:
+    parse_lora(text)
+    return text
+
+
+def one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Fps = Annotated[
+    Fraction,
+    BeforeValidator(parse_fps),
+    PlainSerializer(str),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+Size = Annotated[
+    tuple[int, int],
+    BeforeValidator(parse_size),
+    PlainSerializer(lambda s: f"{s[0]}x{s[1]}"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+x\d+$"}),
+]
+
+
+WindowBatch = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(parse_window_batch),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
+]
