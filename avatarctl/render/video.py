@@ -1,4 +1,4 @@
-"""Takes pictures and the original recording, gives encoded segments and the joined video with sound (ffmpeg)."""
+"""Encode pictures to segments, and join segments and sound into a video (ffmpeg)."""
 
 from __future__ import annotations
 
