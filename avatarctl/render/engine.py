@@ -1,4 +1,4 @@
-"""Takes a job, gives the finished video: the whole journey, top to bottom, one call per stage. READ THIS FILE FIRST."""
+"""The whole render of a job, top to bottom, one call per stage. READ THIS FILE FIRST."""
 
 from __future__ import annotations
 

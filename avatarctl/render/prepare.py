@@ -1,4 +1,4 @@
-"""Takes a checked job, gives what window steps need: the sound heard once, the networks in their places, the conditions."""
+"""Prepare what window steps need: the decoded sound, the networks in their places, the conditions."""
 
 from __future__ import annotations
 
