@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
 from avatarctl.render.folder import RenderFolder, guarded
-from avatarctl.render.video import SegmentWriter
+from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of
 from avatarctl.settings.render import RenderSettings
