@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from avatarctl.errors import InputFileError
 
@@ -39,9 +39,10 @@ class Stored(NamedTuple):
 def stored(picture: Image.Image, name: str) -> Stored:
     """Return what an opened file says of its pixels, before they are decoded."""
     profile = picture.info.get("icc_profile") or None
-    tags = {tag: picture.tag_v2.get(tag) for tag in (BITS, PHOTOMETRIC, SAMPLE_FORMAT)} if _is_tiff(picture) else {}
+    known = getattr(picture, "tag_v2", {})  # TIFF alone has it
+    tags = {tag: known[tag] for tag in (BITS, PHOTOMETRIC, SAMPLE_FORMAT) if tag in known}
     bits = 8
-    if picture.format == "PNG" and picture.tile:
+    if isinstance(picture, PngImagePlugin.PngImageFile) and picture.tile:
         # The decoder's own name for the pixels: "L;4", "RGB;16B", "I;16B".
         digits = "".join(c for c in str(picture.tile[0].args).partition(";")[2] if c.isdigit())
         bits = int(digits or 8)
@@ -63,10 +64,6 @@ def to_srgb(picture: Image.Image, about: Stored) -> Seen:
         picture.putalpha(alpha)
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return Seen(picture, tuple(notes))
-
-
-def _is_tiff(picture: Image.Image) -> bool:
-    return hasattr(picture, "tag_v2")
 
 
 # -- Transparency ------------------------------------------------------------------------------------------------------
@@ -121,7 +118,9 @@ def _range_of(picture: Image.Image, values: NDArray[Any], about: Stored) -> tupl
         return _range_of_floats(values, about.name)
     bits = _first(about.tiff.get(BITS), 16)  # PPM and the like are brought to 16 bits by Pillow
     if not _is_unsigned(picture, about) and values.min() < 0:
-        raise InputFileError(f"{about.name}: got negative pixels (down to {values.min()}), expected 0 for black", SAVE_AS)
+        raise InputFileError(
+            f"{about.name}: got negative pixels (down to {values.min()}), expected 0 for black", SAVE_AS
+        )
     if bits <= 16:
         return (32_767.0 if _first(about.tiff.get(SAMPLE_FORMAT), UNSIGNED) == SIGNED else 65_535.0), ""
     largest = int((values.view(np.uint32) if _is_unsigned(picture, about) else values).max())

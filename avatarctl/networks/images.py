@@ -65,11 +65,11 @@ def framing(path: Path, size: tuple[int, int], video: tuple[int, int], fit: str)
     if fit == "cover":
         factor = max(video_width / width, video_height / height)
         across, down = 1 - video_width / (width * factor), 1 - video_height / (height * factor)
-        if max(across, down) > CUT_NOTED:
-            where = "left and right" if across > down else "top and bottom"
+        if (cut := max(across, down)) > CUT_NOTED:
+            first, second = ("left", "right") if across > down else ("top", "bottom")
             notes.append(
-                f"{path}: {max(across, down):.0%} of the picture is cut off, half of it at {where} each: it is {width}x{height}, "
-                f"the video {video_width}x{video_height}; --fit pad keeps all of it, or choose another --size"
+                f"{path}: {cut:.0%} of the picture is cut off ({cut / 2:.0%} at the {first}, {cut / 2:.0%} at the {second}): "
+                f"it is {width}x{height}, the video {video_width}x{video_height}; --fit pad keeps all of it"
             )
     if width < SMALL_NOTED * video_width or height < SMALL_NOTED * video_height:
         notes.append(
@@ -173,7 +173,9 @@ def _reduced(picture: Image.Image, factor: int) -> Image.Image:
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     size = (-(-picture.width // factor), -(-picture.height // factor))
     if "transparency" in picture.info or picture.mode == "1":
-        return picture.resize(size, Image.Resampling.NEAREST)  # the one colour that is transparent has to stay that colour
+        return picture.resize(
+            size, Image.Resampling.NEAREST
+        )  # the one colour that is transparent has to stay that colour
     if picture.mode.startswith("I;16"):
         return picture.resize(size, Image.Resampling.BOX)
     return picture.reduce(factor)

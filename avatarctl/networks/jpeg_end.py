@@ -37,6 +37,6 @@ def _pixels(jpeg: bytes) -> bytes | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as opened:
-                return hashlib.sha256(np.ascontiguousarray(opened)).digest()
+                return hashlib.sha256(np.asarray(opened).tobytes()).digest()
     except (OSError, SyntaxError, ValueError):
         return None

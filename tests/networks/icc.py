@@ -67,7 +67,13 @@ def inks_profile() -> bytes:
     white, green, black = (255, 128, 128), (128, 78, 178), (0, 128, 128)
     grid = [white if not any(inks) else green if inks == (1, 0, 0, 0) else black for inks in product((0, 1), repeat=4)]
     straight = bytes(range(256))
-    table = struct.pack(">BBBB", 4, 3, 2, 0) + fixed(np.eye(3)) + straight * 4 + bytes(np.ravel(grid).tolist()) + straight * 3
+    table = (
+        struct.pack(">BBBB", 4, 3, 2, 0)
+        + fixed(np.eye(3))
+        + straight * 4
+        + bytes(np.ravel(grid).tolist())
+        + straight * 3
+    )
     return profile(b"CMYK", b"prtr", b"Lab ", {b"A2B0": b"mft1\0\0\0\0" + table})
 
 

@@ -8,7 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from icc import ADOBE_RGB, D50, D65, DISPLAY_P3, PROPHOTO, SRGB, grey_profile, inks_profile, rgb_profile, srgb_of, to_xyz
+from icc import (
+    ADOBE_RGB,
+    D50,
+    D65,
+    DISPLAY_P3,
+    PROPHOTO,
+    SRGB,
+    grey_profile,
+    inks_profile,
+    rgb_profile,
+    srgb_of,
+    to_xyz,
+)
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from avatarctl.errors import InputFileError
@@ -78,7 +90,9 @@ def test_inks_by_their_profile(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"p.{ending}"
     inks = np.zeros((16, 16, 4), np.uint8)
     inks[..., 0] = 255
-    Image.fromarray(inks, "CMYK").save(path, icc_profile=inks_profile(), **({"quality": 100} if ending == "jpg" else {}))
+    Image.fromarray(inks, "CMYK").save(
+        path, icc_profile=inks_profile(), **({"quality": 100} if ending == "jpg" else {})
+    )
     # L 50.2, a -50, b 50: f_y = 0.570, f_x = 0.470, f_z = 0.320 of Lab's formulas.
     y = (128 / 255 * 100 + 16) / 116
     expected = srgb_of((D50 * np.array([y - 50 / 500, y, y - 50 / 200]) ** 3)[:, None])[:, 0]
@@ -93,7 +107,9 @@ def test_profile_and_transparency(tmp_path: Path, mode: str) -> None:
     picture.paste((10, 20, 30, 0), (16, 0, 32, 16))
     picture.convert(mode).save(tmp_path / "p.png", icc_profile=rgb_profile(ADOBE_RGB, 2.2))
     left, right = seen(tmp_path / "p.png")
-    assert np.abs(left - srgb_of(to_xyz(ADOBE_RGB, D65) @ (np.array([[200], [30], [40]]) / 255) ** 2.2)[:, 0]).max() <= 2
+    assert (
+        np.abs(left - srgb_of(to_xyz(ADOBE_RGB, D65) @ (np.array([[200], [30], [40]]) / 255) ** 2.2)[:, 0]).max() <= 2
+    )
     assert right.tolist() == [255, 255, 255]
 
 
@@ -122,7 +138,7 @@ def ramp(scale: float, kind: str) -> np.ndarray:
 
 
 def write_tiff(path: Path, values: np.ndarray, **tags: int) -> None:
-    """Write an uncompressed grey TIFF of any depth; tags: bits, format (1 unsigned, 2 signed, 3 float), meaning (0: 0 is white)."""
+    """Write a grey TIFF of any depth; tags: bits, format (1 unsigned, 2 signed, 3 float), meaning (0: 0 is white)."""
     height, width = values.shape
     data = values.tobytes()
     entries = [
@@ -153,7 +169,7 @@ def test_deep_tiffs_keep_their_range(tmp_path: Path, values: np.ndarray, tags: d
     write_tiff(tmp_path / "p.tif", values, **tags)
     image, notes = look_at(tmp_path / "p.tif")
     assert np.abs(np.asarray(image)[8, :, 1].astype(int) - np.arange(256)).max() <= 1
-    assert (note in notes[0] if note else not notes), notes
+    assert note in notes[0] if note else not notes, notes
 
 
 def test_highlights_over_white_are_clipped(tmp_path: Path) -> None:
