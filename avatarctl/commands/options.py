@@ -125,9 +125,7 @@ Seed = Annotated[
 ]
 TextScale = Annotated[
     float | None,
-    typer.Option(
-        "--text-scale", help="How strongly the prompt is followed.", show_default="3.0", rich_help_panel=LOOK
-    ),
+    typer.Option("--text-scale", help="How strongly the prompt is followed.", show_default="3.0", rich_help_panel=LOOK),
 ]
 Lora = Annotated[
     list[str] | None,
@@ -306,7 +304,9 @@ CheckpointEvery = Annotated[
 ]
 
 # -- Output ---------------------------------------------------------------------------------------------------------
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="VIDEO", help="Video to write.", rich_help_panel=OUTPUT)]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="VIDEO", help="Video to write.", rich_help_panel=OUTPUT)
+]
 Crf = Annotated[
     int | None,
     typer.Option(
@@ -356,9 +356,7 @@ Keep = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT
-    ),
+    typer.Option("--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT),
 ]
 ShowSettings = Annotated[
     bool,

@@ -13,23 +13,24 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 # Panels, in the order in which a page shows them. An option whose panel ends in RARE is shown by --help-all alone.
-INPUT, SAMPLES, LOOK, TRAINING, VOICE, WORK, MACHINE, OUTPUT = (
+INPUT, SAMPLES, LOOK, TRAINING, VOICE, MACHINE, OUTPUT = (
     "Input",
     "Samples",
     "Look",
     "Training",
     "Voice",
-    "Work",
     "Machine",
     "Output",
 )
 RARE = ", rarely needed"
 OPTIONS = "Options"
-ORDER = (INPUT, SAMPLES, LOOK, TRAINING, VOICE, WORK, MACHINE, OUTPUT, OPTIONS)
+ORDER = (INPUT, OPTIONS, SAMPLES, LOOK, TRAINING, VOICE, MACHINE, OUTPUT)
 # Panels of commands.
 VIDEOS, CARE, TRAIN, SET_UP, DEVELOPERS = "Make videos", "Look after them", "Train", "Set up", "Developers"
 
 HELP_ALL = "--help-all"
+# The error of a command line that can't be read: Typer exports only the class below it.
+UNREADABLE: Any = typer.BadParameter.__base__
 EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 some items failed, 4 unusable input file, 5 weights missing or "
     "damaged, 6 the render is busy, 7 inputs changed, 8 device or memory, 9 quality gate failed, 130/143 interrupted."
@@ -48,7 +49,11 @@ class Command(TyperCommand):
         if HELP_ALL in args and not ctx.resilient_parsing:
             typer.echo(page(self, ctx, everything=True, bold=_bold()))
             raise typer.Exit
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UNREADABLE as problem:
+            problem.ctx = problem.ctx or ctx
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
@@ -77,7 +82,6 @@ def dress(app: typer.Typer) -> None:
     app.rich_markup_mode = None
     for command in app.registered_commands:
         command.cls = Command
-        command.rich_markup_mode = None
         command.context_settings = {"help_option_names": ["-h", "--help"]}
     app.info.context_settings = {"help_option_names": ["-h", "--help"]}
     for group in app.registered_groups:
@@ -161,7 +165,7 @@ def _options(command: Any, ctx: Any, everything: bool) -> tuple[dict[str, list[t
     left_out = 0
     for param in command.get_params(ctx):
         panel = panel_of(param)
-        if getattr(param, "hidden", False):
+        if getattr(param, "hidden", False) or param.name == "help":
             continue
         if panel.endswith(RARE) and not everything:
             left_out += 1
@@ -169,31 +173,25 @@ def _options(command: Any, ctx: Any, everything: bool) -> tuple[dict[str, list[t
         names = names_of(param, ctx)
         if names.startswith("--"):
             names = "    " + names
-        found.setdefault(panel.removesuffix(RARE), []).append((names, _help(param)))
-    if any(title != OPTIONS for title in found) and OPTIONS in found:  # nothing but --help: it goes to the last panel
-        rest = found.pop(OPTIONS)
-        last = max(found, key=_rank)
-        found[last] += rest
+        found.setdefault(panel.removesuffix(RARE), []).append((names, _help(param, ctx)))
+    last = max((title for title in found if title != OPTIONS), key=ORDER.index, default=OPTIONS)
+    found.setdefault(last, []).append(("-h, --help", "Show this page."))
     if left_out or everything:
-        last = max(found, key=_rank)
         found[last].append((f"    {HELP_ALL}", "Show every option."))
-    return dict(sorted(found.items(), key=lambda item: _rank(item[0]))), left_out
+    return dict(sorted(found.items(), key=lambda item: ORDER.index(item[0]))), left_out
 
 
-def _rank(title: str) -> int:
-    return ORDER.index(title) if title in ORDER else ORDER.index(OPTIONS)
-
-
-def _help(param: Any) -> str:
+def _help(param: Any, ctx: Any) -> str:
     notes = []
+    if param.param_type_name == "argument" and "|" in (kind := kind_of(param, ctx)):
+        notes.append(kind)
     if isinstance(param.show_default, str):
         notes.append(f"default: {param.show_default}")
     elif param.default not in (None, False, (), []) and param.show_default:
         notes.append(f"default: {param.default}")
     if param.required:
         notes.append("required")
-    text = "Show this page." if getattr(param, "name", "") == "help" else param.help or ""
-    return f"{text} [{'; '.join(notes)}]" if notes else text
+    return f"{param.help or ''} [{'; '.join(notes)}]" if notes else param.help or ""
 
 
 def _commands(group: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
@@ -202,9 +200,9 @@ def _commands(group: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
     for name in group.list_commands(ctx):
         command = group.get_command(ctx, name)
         if not command.hidden:
-            first = (command.help or "").split("\n\n")[0]
-            sentence = " ".join(first.split()).split(". ")[0].split(": ")[0].rstrip(".:")
-            found.setdefault(command.rich_help_panel or "Commands", []).append((name, sentence + "."))
+            first = " ".join((command.help or "").split("\n\n")[0].split())
+            sentence = first.split(". ")[0].rstrip(".") + "."
+            found.setdefault(command.rich_help_panel or "Commands", []).append((name, sentence))
     return found
 
 
