@@ -1,4 +1,4 @@
-"""Make a video of a person speaking or singing from one picture and a recording of the voice."""
+"""Make a video of a person speaking or singing from one picture and a voice recording."""
 
 from avatarctl import threads as _threads
 
