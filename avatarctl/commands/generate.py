@@ -63,7 +63,8 @@ def generate(
 ) -> None:
     """Make a video of the person in a picture speaking or singing a recording.
 
-    The same command again goes on with an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    The same command again continues an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    Defaults are those of the preset square: a preset changes them, `avatarctl presets list` tells which there are.
 
     Example: avatarctl generate -i me.jpg -a speech.mp3 -o talk.mp4 --preset portrait
     """
@@ -111,7 +112,10 @@ def generate(
 
 def resume(
     render: Annotated[
-        Path | None, typer.Argument(help="Render folder, or the video it makes; the newest interrupted one if none.")
+        Path | None,
+        typer.Argument(
+            metavar="RENDER", help="Render folder, or the video it makes; the newest interrupted one if none."
+        ),
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
@@ -119,7 +123,7 @@ def resume(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Go on with a render that was interrupted: same inputs, same video, to the byte.
+    """Resume an interrupted render: same inputs, same video, to the byte.
 
     Example: avatarctl resume talk.mp4.render
     """
