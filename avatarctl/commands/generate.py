@@ -101,7 +101,7 @@ def generate(
     }
     console.quiet(quiet)
     if show_settings:
-        _show_settings(preset, flags, as_json)
+        _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
@@ -187,12 +187,14 @@ def job_of(
     )
 
 
-def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl.commands.presets import settings_table
+def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
+    from avatarctl.commands.settings_text import settings_table
     from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
-    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
+    inputs = {"audio": {"value": str(audio), "source": "--audio", "does": "Recording of the voice."}}
+    text = settings_table({**inputs, **rows})
+    console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
