@@ -201,8 +201,12 @@ def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
     from avatarctl.render.estimate import estimate
     from avatarctl.render.inputs import check
 
-    planned = estimate(check(job, force))
-    console.result("generate", planned.to_json(), _plan_text(planned), as_json, status="dry run")
+    checked = check(job, force)
+    for note in checked.notes:
+        console.note(f"warning: {note}")
+    planned = estimate(checked)
+    data = {**planned.to_json(), "notes": checked.notes}
+    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
 
 
 def _plan_text(planned: Estimate) -> str:
