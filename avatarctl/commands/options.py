@@ -29,7 +29,7 @@ def _preset_names(incomplete: str) -> list[str]:
 # -- Files ----------------------------------------------------------------------------------------------------------
 Image = Annotated[Path | None, typer.Option("--image", "-i", help="Picture of the person (else the preset's).")]
 Audio = Annotated[Path, typer.Option("--audio", "-a", help="Recording of the voice, any length, any common format.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Video to write.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Video to write: .mp4, .mov, .mkv or .webm.")]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Render folder (else OUTPUT.render).")]
 Frames = Annotated[Path | None, typer.Option("--frames", help="Also write every picture as PNG into this folder.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the render folder when the video is done.")]
@@ -95,7 +95,10 @@ Enlarge = Annotated[
     int | None, typer.Option("--enlarge", metavar="FACTOR", help="Enlarge the video's pictures, for viewing.")
 ]
 Crf = Annotated[int | None, typer.Option("--crf", help="Rate factor of the encoder: lower is larger and better.")]
-Codec = Annotated[Literal["h264", "hevc"] | None, typer.Option("--codec", help="Format of the pictures.")]
+Codec = Annotated[
+    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
+    typer.Option("--codec", help="Format of the pictures; the container follows from the name of the video."),
+]
 CheckpointEvery = Annotated[
     float | None,
     typer.Option("--checkpoint-every", metavar="SECONDS", help="A kill loses at most this much work."),
