@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from avatarctl import __version__
+from avatarctl import __version__, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.render.folder import RenderFolder
@@ -127,6 +127,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "version": MANIFEST_VERSION,
         "avatarctl": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "threads": threads.count(),
         "job": content,
         "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
         "weights": fingerprint(

@@ -11,6 +11,7 @@ from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
 from avatarctl.settings.render import RenderJob
+from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
     from avatarctl.render.prepare import LoadedNetworks
@@ -51,7 +52,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             from avatarctl.render.engine import run
 
             try:
-                rendered = run(checked, folder, show, loaded)
+                with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
+                    rendered = run(checked, folder, show, loaded)
             except (UsageError, InputFileError, WeightsError):
                 # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
                 if fresh and not folder.listed("windows") and not folder.listed("frontier"):
