@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
@@ -29,6 +30,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
 
         run_follower(checked, folder)
         return None
+    for note in checked.notes:
+        warnings.warn(note, stacklevel=2)
     if strangers := folder.strangers():
         raise UsageError(
             f"{folder.path}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a render",
