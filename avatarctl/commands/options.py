@@ -20,26 +20,6 @@ import typer
 from avatarctl.commands import complete
 from avatarctl.commands.pages import INPUT, LOOK, MACHINE, OUTPUT, RARE, VOICE
 
-<<<<<<< HEAD
-
-def _preset_names(incomplete: str) -> list[str]:
-    from avatarctl.settings import presets
-
-    return [name for name in presets.names() if name.startswith(incomplete)]
-
-
-# -- Files ----------------------------------------------------------------------------------------------------------
-Image = Annotated[Path | None, typer.Option("--image", "-i", help="Picture of the person (else the preset's).")]
-Audio = Annotated[Path, typer.Option("--audio", "-a", help="Recording of the voice, any length, any common format.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Video to write: .mp4, .mov, .mkv or .webm.")]
-WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Render folder (else OUTPUT.render).")]
-Frames = Annotated[Path | None, typer.Option("--frames", help="Also write every picture as PNG into this folder.")]
-Keep = Annotated[bool, typer.Option("--keep", help="Keep the render folder when the video is done.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
-ShowSettings = Annotated[
-    bool, typer.Option("--show-settings", help="Show every setting with where its value comes from, do nothing.")
-=======
 # -- Input ----------------------------------------------------------------------------------------------------------
 Image = Annotated[
     Path | None,
@@ -83,7 +63,6 @@ Duration = Annotated[
         show_default="all",
         rich_help_panel=INPUT,
     ),
->>>>>>> main
 ]
 Preset = Annotated[
     str | None,
@@ -262,16 +241,6 @@ WithAudio = Annotated[
         rich_help_panel=VOICE,
     ),
 ]
-<<<<<<< HEAD
-Crf = Annotated[int | None, typer.Option("--crf", help="Rate factor of the encoder: lower is larger and better.")]
-Codec = Annotated[
-    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
-    typer.Option("--codec", help="Format of the pictures; the container follows from the name of the video."),
-]
-CheckpointEvery = Annotated[
-    float | None,
-    typer.Option("--checkpoint-every", metavar="SECONDS", help="A kill loses at most this much work."),
-=======
 
 # -- Machine --------------------------------------------------------------------------------------------------------
 Weights = Annotated[
@@ -283,7 +252,6 @@ Weights = Annotated[
         show_default="where `avatarctl fetch` puts them",
         rich_help_panel=MACHINE,
     ),
->>>>>>> main
 ]
 Device = Annotated[
     str | None,
@@ -337,23 +305,26 @@ CheckpointEvery = Annotated[
 
 # -- Output ---------------------------------------------------------------------------------------------------------
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="VIDEO", help="Video to write.", rich_help_panel=OUTPUT)
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="VIDEO", help="Video to write: .mp4, .mov, .mkv or .webm.", rich_help_panel=OUTPUT
+    ),
 ]
 Crf = Annotated[
     int | None,
     typer.Option(
         "--crf",
         help="Quality of the encoding, 0 to 51: lower is better and larger.",
-        show_default="18",
+        show_default="18; vp9, av1: 24",
         rich_help_panel=OUTPUT,
     ),
 ]
 Codec = Annotated[
-    Literal["h264", "hevc"] | None,
+    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
     typer.Option(
         "--codec",
-        help="h264 plays everywhere, hevc is smaller.",
-        show_default="h264",
+        help="Pictures: h264, hevc, prores (.mov), vp9 or av1 (.webm, .mkv).",
+        show_default="auto: vp9 in .webm, else h264",
         rich_help_panel=OUTPUT,
     ),
 ]
