@@ -101,7 +101,7 @@ def generate(
     }
     console.quiet(quiet)
     if show_settings:
-        _show_settings(preset, flags, as_json)
+        _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
@@ -187,12 +187,14 @@ def job_of(
     )
 
 
-def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl.commands.presets import settings_table
+def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
+    from avatarctl.commands.settings_text import settings_table
     from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
-    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
+    inputs = {"audio": {"value": str(audio), "source": "--audio", "does": "Recording of the voice."}}
+    text = settings_table({**inputs, **rows})
+    console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
@@ -213,11 +215,16 @@ def _plan_text(planned: Estimate) -> str:
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _mb(planned: Estimate) -> int:
+    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
+    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
