@@ -11,7 +11,7 @@ from typing import Any
 
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
-from avatarctl.render.inputs import usable_separator
+from avatarctl.render.inputs import check_lora, usable_separator, usable_weights
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
@@ -200,17 +200,18 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     """Look at one file, or for weights; give what is wrong."""
     from avatarctl.audio.decode import probe
     from avatarctl.networks.images import read_image
-    from avatarctl.weights import find_weights
 
     what, value = need
     try:
         if what == "weights":
-            find_weights(*value)
+            usable_weights(*value)
         elif what == "separator":
             usable_separator(value)
         elif not value.exists():
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")
+        elif what == "lora":
+            check_lora(value)
         elif what == "audio":
             probe(value)
         elif what == "image":

@@ -9,7 +9,7 @@ import typer
 
 from avatarctl import console
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError, UsageError, WeightsError
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -24,8 +24,15 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
     """
     _check_there(file)
     from avatarctl.networks.adapters import describe_lora
+    from avatarctl.networks.header import DIVERGED, not_finite_text
 
     facts = describe_lora(file)
+    if facts["not_finite"]:
+        if not as_json:
+            console.result("lora info", facts, _text(facts), as_json)
+        broken = WeightsError(not_finite_text(str(file), facts["not_finite"]), DIVERGED)
+        broken.data = facts
+        raise broken
     console.result("lora info", facts, _text(facts), as_json)
 
 
@@ -68,7 +75,11 @@ def merge(
             raise UsageError(f"{output}: got {what}, expected another file to write", "name another --output")
 
     from avatarctl.networks.adapters import merge_into
+    from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 
+    refuse_damaged(base, "a transformer", WEIGHTS_HINT)
+    for file, _ in parsed:
+        refuse_damaged_lora(file)
     layers = merge_into(base, parsed, output, dtype)
     data = {
         "path": str(output),
@@ -145,6 +156,7 @@ def _text(facts: dict[str, Any]) -> str:
     rows = [
         ("names of", facts["form"]),
         ("made for", facts["made_for"]),
+        ("changes", ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())),
         ("rank", listed(facts["ranks"]) or "none"),
         ("alpha", listed(facts["alphas"]) or "none"),
         *layers,
@@ -153,7 +165,13 @@ def _text(facts: dict[str, Any]) -> str:
             f"{facts['parameters'] / 1e6:.1f} million, {listed(facts['dtypes'])}, {facts['bytes'] / 1e6:.1f} MB",
         ),
     ]
+    if facts["not_finite"]:
+        rows.append(("not finite", _some(facts["not_finite"])))
     if facts["unknown"]:
-        rows.append(("fit nothing", ", ".join(facts["unknown"][:8]) + (" …" if len(facts["unknown"]) > 8 else "")))
+        rows.append(("fit nothing", _some(facts["unknown"])))
     rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
     return console.table(("LORA", facts["path"]), rows)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
