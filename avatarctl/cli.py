@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -23,7 +25,9 @@ from avatarctl.commands import (
     train,
 )
 from avatarctl.commands.options import EXIT_CODES
-from avatarctl.errors import AvatarError, UsageError
+from avatarctl.errors import AvatarError, InputFileError, UsageError
+
+SHOWN = 80  # characters of a name that is too long
 
 app = typer.Typer(
     name="avatarctl",
@@ -68,6 +72,7 @@ app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)
 
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
+    console.write_any_text()
     as_json = "--json" in sys.argv
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
@@ -87,12 +92,21 @@ def main() -> None:
         sys.exit(130)
     except Exception as bug:
         console.trace()
-        console.error(
-            AvatarError(
-                f"this is a bug of ours: {type(bug).__name__}: {bug}",
-                "run it again with AVATARCTL_DEBUG=1 and report it",
-            ),
-            command,
-            as_json,
+        told = _in_words(bug)
+        console.error(told, command, as_json)
+        sys.exit(told.exit_code)
+
+
+def _in_words(bug: Exception) -> AvatarError:
+    """Return the error that a user is told: a name that the system can't hold is theirs, anything else a bug."""
+    if isinstance(bug, OSError) and bug.errno == errno.ENAMETOOLONG:
+        name = os.fsdecode(bug.filename) if isinstance(bug.filename, str | bytes) else "a file"
+        shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+        size = len(os.fsencode(name))
+        return InputFileError(
+            f"{shown}: got a name of {size} bytes, expected a path that this system can hold (255 bytes a name)",
+            "choose a shorter name or folder",
         )
-        sys.exit(1)
+    return AvatarError(
+        f"this is a bug of ours: {type(bug).__name__}: {bug}", "run it again with AVATARCTL_DEBUG=1 and report it"
+    )

@@ -146,7 +146,9 @@ def resume(
 
 def render_folder(path: Path) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
-    beside = path.with_name(path.name + ".render")
+    from avatarctl.paths import derived
+
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from avatarctl.console import Progress
 from avatarctl.networks.placement import DeviceResidency, decide
 from avatarctl.networks.vae import Tiling
+from avatarctl.paths import derived
 from avatarctl.render import frontier
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
@@ -254,7 +255,7 @@ def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments:
 def _move(part: Path, target: Path) -> None:
     """Put a file in its place in one step, also from another disk."""
     with guarded(target.parent):
-        near = target.with_name(f".{target.name}.part")
+        near = derived(target, ".", ".part")
         try:
             shutil.move(part, near)
             with near.open("rb+") as file:
