@@ -1,4 +1,4 @@
-"""Takes the source, shows that it keeps the house rules: imports go down only, and some things happen in one place."""
+"""Tests with the source: it keeps the house rules: imports go down only, and some things happen in one place."""
 
 from __future__ import annotations
 
