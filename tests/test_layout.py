@@ -18,12 +18,15 @@ OPENERS = (
     "avatarctl.render.folder",
     "avatarctl.data.shards",
     "avatarctl.training.checkpoints",
+    "avatarctl.faces.graph",
+    "avatarctl.faces.identity",
 )
 # Lower numbers may be imported from higher ones.
 LAYERS = {
     "ground": 0,
     "networks": 1,
     "audio": 1,
+    "faces": 1,
     "sampling": 2,
     "data": 3,
     "render": 4,

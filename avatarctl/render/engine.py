@@ -7,6 +7,8 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
+
 from avatarctl.console import Progress
 from avatarctl.networks.placement import DeviceResidency, decide
 from avatarctl.networks.vae import Tiling
@@ -66,6 +68,7 @@ def run_follower(checked: Checked, folder: RenderFolder) -> None:
         networks = load_networks(checked, placement)
         team.share(None)
         folder.look()
+        torch.set_num_threads(folder.manifest().get("threads", torch.get_num_threads()))  # the bits of one process
         _, plan = decode_audio(checked, folder)
         conditions = make_conditions(checked, networks, residency, folder, plan)
         saved = team.share(None)
