@@ -82,7 +82,8 @@ def main() -> None:
     command = next((word for word in words if not word.startswith("-")), "")
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
-        code = app(prog_name="avatarctl", standalone_mode=False)
+        with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):
+            code = app(prog_name="avatarctl", standalone_mode=False)
     except UNREADABLE as problem:
         if type(problem).__name__ == "NoArgsIsHelpError":  # the message is the help page
             console.note(problem.format_message())

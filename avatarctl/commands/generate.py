@@ -218,11 +218,16 @@ def _plan_text(planned: Estimate) -> str:
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _mb(planned: Estimate) -> int:
+    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
+    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from avatarctl.paths import derived, picture_place, weights_place
 from avatarctl.settings.base import Model, Settings
+from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Size, WindowBatch, check_lora, one_or_more
 
@@ -138,10 +139,10 @@ class RenderSettings(Settings):
     """Picture of another shape than the video: cover crops it, pad adds bars."""
     with_audio: bool = True
     """Put the recording into the video."""
-    crf: Annotated[int, Field(ge=0, le=51)] = 18
-    """Constant rate factor of the encoder: lower is larger and better."""
-    codec: Literal["h264", "hevc"] = "h264"
-    """Format of the pictures in the video."""
+    crf: Annotated[int, Field(ge=0, le=51)] | None = None
+    """Constant rate factor of the encoder: lower is larger and better (null: 18; vp9 and av1: 24; prores has none)."""
+    codec: Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] = "auto"
+    """Format of the pictures in the video; auto: vp9 in .webm, h264 elsewhere."""
     segment_latent_frames: Annotated[int, Field(ge=1)] = 25
     """Length of the pieces in which the video is written: 25 are four seconds.
 
@@ -218,7 +219,7 @@ class RenderJob(Settings):
     audio: Path
     """The recording: any audio file, or a video with sound."""
     output: Path
-    """The video to write (.mp4)."""
+    """The video to write (.mp4, .mov, .mkv or .webm)."""
     render: RenderSettings = RenderSettings()
     """How the video is made."""
     placement: PlacementSettings = PlacementSettings()
@@ -240,3 +241,8 @@ class RenderJob(Settings):
     def folder(self) -> Path:
         """The render folder."""
         return self.work_dir or derived(self.output, after=".render")
+
+    @property
+    def video(self) -> VideoFormat:
+        """How the video is written; raises ``UsageError`` for a suffix or a codec that can't be."""
+        return format_of(self.output, self.render.codec, self.render.crf)
