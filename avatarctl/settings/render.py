@@ -140,9 +140,12 @@ class RenderSettings(Settings):
     with_audio: bool = True
     """Put the recording into the video."""
     crf: Annotated[int, Field(ge=0, le=51)] | None = None
-    """Constant rate factor of the encoder: lower is larger and better (null: 18; vp9 and av1: 24; prores has none)."""
+    """Quality of the encoding: lower is better and larger (null: by the codec).
+
+    Constant rate factor, 0 to 51. null: 18, for vp9 and av1 24; prores has none.
+    """
     codec: Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] = "auto"
-    """Format of the pictures in the video; auto: vp9 in .webm, h264 elsewhere."""
+    """Format of the pictures; auto: vp9 in .webm, h264 elsewhere."""
     segment_latent_frames: Annotated[int, Field(ge=1)] = 25
     """Length of the pieces in which the video is written: 25 are four seconds.
 
