@@ -150,7 +150,9 @@ def resume(
 
 def render_folder(path: Path) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
-    beside = path.with_name(path.name + ".render")
+    from avatarctl.paths import derived
+
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 
@@ -161,6 +163,7 @@ def job_of(
 
     ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
     """
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.placement import PlacementSettings
@@ -168,21 +171,21 @@ def job_of(
     from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places)
+    settings = make(AllSettings, values, places, example=presets.example_of(preset))
     if settings.image is None:
         raise UsageError(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
     return RenderJob(
-        image=settings.image,
-        audio=audio,
+        image=as_spelled(settings.image),
+        audio=as_spelled(audio),
         output=output,
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from avatarctl.paths import picture_place, weights_place
+from avatarctl.paths import derived, picture_place, weights_place
 from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.placement import PlacementSettings
@@ -243,7 +243,7 @@ class RenderJob(Settings):
     @property
     def folder(self) -> Path:
         """The render folder."""
-        return self.work_dir or self.output.with_name(self.output.name + ".render")
+        return self.work_dir or derived(self.output, after=".render")
 
     @property
     def video(self) -> VideoFormat:
