@@ -140,9 +140,9 @@ class RenderSettings(Settings):
     with_audio: bool = True
     """Put the recording into the video."""
     crf: Annotated[int, Field(ge=0, le=51)] | None = None
-    """Quality of the encoding: lower is larger and better (null: the codec's own).
+    """Quality of the encoding: lower is better and larger (null: by the codec).
 
-    Constant rate factor; 18 for h264 and hevc, 24 for vp9 and av1. prores has a fixed rate and takes no notice of it.
+    Constant rate factor, 0 to 51. null: 18, for vp9 and av1 24; prores has a fixed rate and takes no notice of it.
     """
     codec: Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] = "auto"
     """Format of the pictures; auto: vp9 in .webm, h264 elsewhere.
