@@ -13,7 +13,7 @@ from avatarctl.render.known import remember
 from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 
 def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:
