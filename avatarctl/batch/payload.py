@@ -42,12 +42,12 @@ def unpacked(item: Item, packed: Packed) -> Iterator[tuple[Item, Callable[[], di
     job = item.job
     own = replace(
         item,
-        name="video.mp4",
+        name=f"video{job.output.suffix}",
         job=job.model_copy(
             update={
                 "audio": by_stem["audio"],
                 "image": by_stem["image"],
-                "output": folder / "video.mp4",
+                "output": folder / f"video{job.output.suffix}",
                 "lora": tuple((by_stem[f"lora{i}"], scale) for i, (_, scale) in enumerate(job.lora)),
             }
         ),

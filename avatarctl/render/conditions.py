@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -44,9 +43,7 @@ def make_conditions(checked: Checked, networks: Networks, folder: RenderFolder, 
 def _encode(checked: Checked, networks: Networks, plan: Plan) -> dict[str, torch.Tensor]:
     job, device = checked.job, networks.placement.device
     width, height = job.render.size
-    picture, notes = load_image(job.image, width, height, job.render.fit)
-    for text in notes:
-        warnings.warn(text, stacklevel=2)
+    picture, _ = load_image(job.image, width, height, job.render.fit)  # what there is to say was said before
     positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], networks)
     image = _image_tokens(picture.to(device), networks)
     tiling = Tiling() if job.placement.vae_tiling else None

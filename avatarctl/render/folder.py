@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from avatarctl import durable
 from avatarctl.durable import PART, digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError
+from avatarctl.settings.formats import SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED = "delivered.json"
 OWN_FOLDERS = ("windows", "frontier", "segments")
-OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", "preview.mp4")
+PREVIEW = "preview"  # with the suffix of the video
+OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", *(PREVIEW + suffix for suffix in SUFFIXES))
 
 
 class RenderFolder:
