@@ -110,7 +110,7 @@ def test_defaults_that_a_page_tells_are_those_of_the_settings(words: tuple[str, 
         if param is not None and isinstance(param.show_default, str) and value is not None and name != "image":
             words_of = {True: ("yes", "with audio"), False: ("no",)} if isinstance(value, bool) else {}
             expected = words_of.get(value, ()) or (str(value), str(value).removesuffix(".0"))
-            assert param.show_default in expected, name
+            assert param.show_default.split(":")[0] in expected, name
             compared += 1
     assert compared >= (3 if preset else 18)
 

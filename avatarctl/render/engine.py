@@ -12,6 +12,7 @@ import torch
 from avatarctl.console import Progress
 from avatarctl.networks.placement import decide
 from avatarctl.networks.vae import Tiling
+from avatarctl.paths import derived
 from avatarctl.render import frontier
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
@@ -255,7 +256,7 @@ def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments:
 def _move(part: Path, target: Path) -> None:
     """Put a file in its place in one step, also from another disk."""
     with guarded(target.parent):
-        near = target.with_name(f".{target.name}.part")
+        near = derived(target, ".", ".part")
         try:
             shutil.move(part, near)
             with near.open("rb+") as file:
