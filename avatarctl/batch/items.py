@@ -15,6 +15,7 @@ from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
 from avatarctl.render.inputs import usable_separator
 from avatarctl.settings.check import did_you_mean, make
+from avatarctl.settings.formats import SUFFIXES, format_of, one_of, with_suffix
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import parse_lora
@@ -127,7 +128,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         return None, mistakes
     try:
         name = name_of(index, row.values.get("output"), Path(str(audio)), settings.image, settings, base.name)
-    except ValueError as error:
+    except (ValueError, UsageError) as error:
         return None, [f"output ({row.where}): {error}"]
     job = RenderJob(
         image=as_spelled(settings.image),
@@ -163,10 +164,12 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     if given is None:
         size = "x".join(map(str, settings.size))
         name = template.format(stem=audio.stem, index=index, image=image.stem, seed=settings.seed, size=size)
-        folder, slash, last = (name[:-4] if name.lower().endswith(".mp4") else name).rpartition("/")
-        name = folder + slash + fitted(last, after=".mp4")
-    elif not isinstance(given, str) or not given.lower().endswith(".mp4"):
-        raise ValueError(f"got '{given}', expected a name that ends in .mp4")
+        name = with_suffix(name, settings.codec)
+        folder, slash, last = name.rpartition("/")
+        ending = PurePosixPath(last).suffix
+        name = folder + slash + fitted(last.removesuffix(ending), after=ending)
+    elif not isinstance(given, str) or not given.lower().endswith(SUFFIXES):
+        raise ValueError(f"got '{given}', expected a name that ends in {one_of(SUFFIXES)}")
     else:
         name = given
     parts = PurePosixPath(name).parts
@@ -174,6 +177,7 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
         raise ValueError(f"got '{name}', expected a name inside the output folder, without parts like .. or .hidden")
     if (longest := max(len(os.fsencode(part)) for part in parts)) > LONGEST_NAME:
         raise ValueError(f"got a name of {longest} bytes, expected at most {LONGEST_NAME}")
+    format_of(Path(name), settings.codec, settings.crf)
     return str(PurePosixPath(name))
 
 
