@@ -15,7 +15,7 @@ from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
 from avatarctl.render.inputs import usable_separator
 from avatarctl.settings.check import did_you_mean, make
-from avatarctl.settings.formats import SUFFIXES, format_of, one_of, with_suffix
+from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import parse_lora
@@ -128,7 +128,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         return None, mistakes
     try:
         name = name_of(index, row.values.get("output"), Path(str(audio)), settings.image, settings, base.name)
-    except (ValueError, UsageError) as error:
+    except ValueError as error:
         return None, [f"output ({row.where}): {error}"]
     job = RenderJob(
         image=as_spelled(settings.image),
@@ -140,6 +140,10 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         variant=settings.variant,
         lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
     )
+    try:
+        format_of(job.output, job.render.codec)
+    except UsageError as error:
+        return None, [f"codec ({places.get('codec', row.where)}): {error.message}"]
     return Item(index, name, job, row.where), []
 
 
@@ -164,10 +168,10 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     if given is None:
         size = "x".join(map(str, settings.size))
         name = template.format(stem=audio.stem, index=index, image=image.stem, seed=settings.seed, size=size)
-        name = with_suffix(name, settings.codec)
-        folder, slash, last = name.rpartition("/")
-        ending = PurePosixPath(last).suffix
-        name = folder + slash + fitted(last.removesuffix(ending), after=ending)
+        # The template says which kind of video, or the codec; a recording's own name doesn't.
+        ending = PurePosixPath(template).suffix if template.lower().endswith(SUFFIXES) else home_of(settings.codec)
+        folder, slash, last = name.removesuffix(ending).rpartition("/")
+        name = folder + slash + fitted(last, after=ending)
     elif not isinstance(given, str) or not given.lower().endswith(SUFFIXES):
         raise ValueError(f"got '{given}', expected a name that ends in {one_of(SUFFIXES)}")
     else:
@@ -177,7 +181,6 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
         raise ValueError(f"got '{name}', expected a name inside the output folder, without parts like .. or .hidden")
     if (longest := max(len(os.fsencode(part)) for part in parts)) > LONGEST_NAME:
         raise ValueError(f"got a name of {longest} bytes, expected at most {LONGEST_NAME}")
-    format_of(Path(name), settings.codec, settings.crf)
     return str(PurePosixPath(name))
 
 
