@@ -103,7 +103,7 @@ def test_defaults_that_a_page_tells_are_those_of_the_settings(words: tuple[str, 
     told = {opt: param for param in LEAVES[words].params for opt in param.opts}
     compared = 0
     for name, value in settings.items():
-        param = told.get(flag_of(name, settings))
+        param = told.get(flag_of(name, list(settings)))
         if param is not None and isinstance(param.show_default, str) and value is not None and name != "image":
             words_of = {True: ("yes", "with audio"), False: ("no",)} if isinstance(value, bool) else {}
             expected = words_of.get(value, ()) or (str(value), str(value).removesuffix(".0"))
