@@ -10,13 +10,21 @@ import typer
 from avatarctl import console
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
+from avatarctl.commands.generate import generate
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, RARE
+from avatarctl.commands.shared import with_flags_of
 from avatarctl.errors import Interrupted, PartialFailure, UsageError
 
 if TYPE_CHECKING:
     from avatarctl.batch.run import Batch
 
 
+# Flags of `generate` that are about one video, and those that batch has in a form of its own.
+ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "show_settings"}
+OWN = {"image", "output", "preset", "dry_run", "as_json", "quiet", "progress"}
+
+
+@with_flags_of(generate, ONE_VIDEO | OWN, after="preset")
 def batch(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Folder of recordings, or a manifest (.yaml, .jsonl, .csv).")
@@ -52,16 +60,6 @@ def batch(
         ),
     ] = "{stem}",
     preset: o.Preset = None,
-    prompt: o.Prompt = None,
-    seed: o.Seed = None,
-    steps: o.Steps = None,
-    size: o.Size = None,
-    duration: o.Duration = None,
-    separate_vocals: o.SeparateVocals = None,
-    weights: o.Weights = None,
-    lora: o.Lora = None,
-    device: o.Device = None,
-    memory: o.Memory = None,
     jobs: Annotated[
         str,
         typer.Option(
@@ -96,6 +94,7 @@ def batch(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
+    **flags: Any,
 ) -> None:
     """Make a video for every recording of a folder, or for every item of a manifest.
 
@@ -105,18 +104,6 @@ def batch(
 
     Example: avatarctl batch voices/ --image me.jpg --output videos/ --preset portrait
     """
-    flags = {
-        "prompt": prompt,
-        "seed": seed,
-        "steps": steps,
-        "size": size,
-        "duration_s": duration,
-        "separate_vocals": separate_vocals,
-        "weights": weights,
-        "lora": tuple(lora) if lora else None,
-        "device": device,
-        "memory": memory,
-    }
     console.quiet(quiet)
     rules = {"retry": retry, "fail_fast": fail_fast, "redo": redo}
     asked = batch_of(source, output, image, name, preset, flags, jobs, on, watch, rules)
@@ -151,10 +138,14 @@ def batch_of(
     from avatarctl.batch.attempts import Rules
     from avatarctl.batch.items import Base, check_name
     from avatarctl.batch.run import Batch
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
+    from avatarctl.settings.names import to_fields
     from avatarctl.settings.render import AllSettings
 
+    image = as_spelled(image) if image is not None else None
+    source = as_spelled(source)
     mistakes = []
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
@@ -172,12 +163,14 @@ def batch_of(
         mistakes.append(f"--image: got no such file or folder: {image}")
     check_name(name)
     pictures = image if image is not None and image.is_dir() else None
-    one = None if pictures else image
-    values, sources = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": one})
-    make(AllSettings, values, sources, mistakes)
+    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    given, _, _ = to_fields(flags, {}, AllSettings.model_fields)
+    values, sources = presets.resolve(AllSettings.model_fields, preset, {**given, "image": None if pictures else image})
+    example = presets.example_of(preset)
+    make(AllSettings, values, sources, mistakes, example)
     return Batch(
         source,
-        Base(values, sources, output, name),
+        Base(values, sources, output, name, example),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,
@@ -188,10 +181,15 @@ def batch_of(
 
 def _dry_run(asked: Batch, as_json: bool) -> None:
     from avatarctl.batch.run import dry_run
+    from avatarctl.batch.tally import named
 
     if asked.watch:
         raise UsageError("--dry-run with --watch: got both, expected one", "leave out --watch to see what is there")
-    plan = dry_run(asked)
+    plan, problem = dry_run(asked)
+    if problem is not None:
+        problem.data = plan
+        if as_json:
+            raise problem  # its object has the plan
     rows = [
         (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], row["why"])
         for row in plan["items"]
@@ -200,7 +198,11 @@ def _dry_run(asked: Batch, as_json: bool) -> None:
     runs = sum(row["runs"] for row in plan["items"])
     last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
     text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
+    if plan["passed_over"]:
+        console.note(f"passed over {named([Path(name) for name in plan['passed_over']])}")
     console.result("batch", plan, f"{text}\n{last}", as_json, status="dry run")
+    if problem is not None:
+        raise problem
 
 
 def _time(seconds: float | None) -> str:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 def generate(
     audio: o.Audio,
     image: o.Image = None,
-    output: o.Output = Path("avatar.mp4"),
+    output: o.NamedOutput = None,
     prompt: o.Prompt = None,
+    negative_prompt: o.NegativePrompt = None,
     preset: o.Preset = None,
     seed: o.Seed = None,
     steps: o.Steps = None,
     size: o.Size = None,
     fps: o.Fps = None,
+    window: o.Window = None,
     overlap: o.Overlap = None,
     blend: o.Blend = None,
     guidance: o.Guidance = None,
@@ -70,10 +72,12 @@ def generate(
     """
     flags = {
         "prompt": prompt,
+        "negative_prompt": negative_prompt,
         "seed": seed,
         "steps": steps,
         "size": size,
         "fps": fps,
+        "window": window,
         "overlap": overlap,
         "blend": blend,
         "guidance": guidance,
@@ -150,39 +154,44 @@ def resume(
 
 def render_folder(path: Path) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
-    beside = path.with_name(path.name + ".render")
+    from avatarctl.paths import derived
+
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 
 def job_of(
-    image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
     """Return the job that preset, environment and flags make together; all mistakes at once.
 
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
+    after the recording, in the current folder. Raises ``UsageError`` without any.
     """
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
+    from avatarctl.settings.formats import named_after
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
     from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places)
+    settings = make(AllSettings, values, places, example=presets.example_of(preset))
     if settings.image is None:
         raise UsageError(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
     return RenderJob(
-        image=settings.image,
-        audio=audio,
-        output=output,
+        image=as_spelled(settings.image),
+        audio=as_spelled(audio),
+        output=output or named_after(as_spelled(audio), settings.codec),
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 
