@@ -101,7 +101,8 @@ def not_finite_text(source: str, names: Sequence[str]) -> str:
     """Return the message for tensors with NaN or infinite numbers in them."""
     more = f" … and {len(names) - 4} more" if len(names) > 4 else ""
     return (
-        f"{source}: {len(names)} tensors hold NaN or infinite numbers ({', '.join(names[:4])}{more}), "
+        f"{source}: {len(names)} {'tensors hold' if len(names) > 1 else 'tensor holds'} NaN or infinite numbers "
+        f"({', '.join(names[:4])}{more}), "
         "expected finite ones"
     )
 

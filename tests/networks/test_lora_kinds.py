@@ -236,7 +236,7 @@ def test_a_lora_with_nan_is_refused_and_told(tmp_path: Path, ending: str) -> Non
     (save_file if ending == "safetensors" else torch.save)(tensors, path)
     model = tiny_transformer()
     for run in (lambda: merge_lora(model, path), lambda: convert_lora(path, "kohya", tmp_path / "o.safetensors")):
-        with pytest.raises(WeightsError, match=r"1 tensors hold NaN or infinite numbers \(.*lora_A") as caught:
+        with pytest.raises(WeightsError, match=r"1 tensor holds NaN or infinite numbers \(.*lora_A") as caught:
             run()
         assert "earlier checkpoint" in caught.value.hint
     assert describe_lora(path)["not_finite"] == [f"{key}_A.weight"]
