@@ -131,7 +131,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("lora info weights/vae.safetensors", 5, "vae.safetensors", ""),
     ("lora convert lora.safetensors --to kohya -o face.png", 2, "face.png", ".safetensors"),
     ("lora convert lora.safetensors --to klingon -o x.safetensors", 2, "klingon", "--help"),
-    ("lora merge lora.safetensors:loud -o x.safetensors --weights weights", 4, "lora.safetensors:loud: got no such file", "FILE:0.8"),
+    ("lora merge lora.safetensors:loud -o x.safetensors --weights weights", 2, "got the strength 'loud'", "FILE:0.8"),
     ("lora merge lora.safetensors -o x.safetensors --weights weights", 5, "lora.safetensors", ""),
     ("lora merge lora.safetensors -o x.safetensors --weights nowhere", 5, "nowhere", "avatarctl fetch"),
     # machine and weights
