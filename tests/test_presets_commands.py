@@ -1,4 +1,4 @@
-"""Takes presets of every kind, shows that they are listed, shown, copied and checked, and that editors get their schema."""
+"""Tests with presets of every kind: they are listed, shown, copied and checked and editors get their schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from avatarctl import cli, paths
-from avatarctl.commands.presets import settings_table
+from avatarctl.commands.settings_text import COLUMNS, first_line, settings_table
 from avatarctl.errors import AvatarError, DeviceError, InputFileError, UsageError
 from avatarctl.settings import presets
 from avatarctl.settings.check import make
@@ -107,9 +107,48 @@ def test_explain_tells_the_source_of_every_value(home: Path, monkeypatch: pytest
     assert told["steps"][0] == 50 and "square.yaml, line" in told["steps"][1]
     assert told["seed"] == (0, "default") and set(rows) == set(presets.settings_class("render").model_fields)
     lines = settings_table(rows).splitlines()
-    assert len(lines) == len(rows) + 1 and any(line.split()[:2] == ["overlap", "AVATARCTL_OVERLAP"] for line in lines)
+    assert len(lines) == 2 * len(rows) + 1, "a line for the value, a line for what it does"
+    assert [line.split()[1:] for line in lines if line.startswith(("overlap ", "crf ", "seed "))] == [
+        ["0", "default"],
+        ["7", "AVATARCTL_OVERLAP"],
+        ["20", "mine,", "line", "2"],
+    ]
     with pytest.raises(UsageError, match="crf"):
         presets.explain("render", "mine", {"crf": 99})
+
+
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids="-".join)
+def test_show_can_be_read_at_80_columns(kind: str, name: str) -> None:
+    shown = out("show", name, "--kind", kind).splitlines()
+    assert [line for line in shown if len(line) > COLUMNS and line[0] != "/"] == []
+    at = shown.index(next(line for line in shown if line.startswith("SETTING")))
+    assert shown[at].split() == ["SETTING", "VALUE", "FROM"]
+    for field in presets.settings_class(kind).model_fields.values():
+        assert 10 <= len(first_line(field.description or "")) <= COLUMNS - 4, field.description
+
+
+def test_show_tells_everything_about_one_setting() -> None:
+    told = " ".join(out("show", "draft", "guidance").split())
+    assert told.startswith("guidance = cfg How prompt and voice steer") and "all weights add up to 1" in told
+    assert "square.yaml, line" in told and "takes: cfg | native | none" in told and "AVATARCTL_GUIDANCE" in told
+    assert set(data("show", "draft", "steps")["settings"]) == {"steps"}
+    assert "takes: whole number, 1 to 1000" in " ".join(out("show", "draft", "steps").split())
+    error = refusal("show", "draft", "guidence")
+    assert "did you mean guidance?" in error.message and error.hint == "avatarctl presets show draft guidance"
+    assert len(out("show", "draft", "--long").splitlines()) > 4 * len(presets.settings_class("render").model_fields)
+
+
+def test_generate_shows_the_picture_and_the_recording_that_it_would_use() -> None:
+    line = ["generate", "-i", "drawn.jpg", "-a", "mine.wav", "--preset", "puppet", "--show-settings"]
+    done = CliRunner().invoke(cli.app, [*line, "--json"], catch_exceptions=False)
+    told = json.loads(done.stdout)["data"]
+    assert (told["settings"]["image"]["value"], told["settings"]["image"]["source"]) == ("drawn.jpg", "--image")
+    assert (told["inputs"]["audio"]["value"], told["inputs"]["audio"]["source"]) == ("mine.wav", "--audio")
+    table = CliRunner().invoke(cli.app, line, catch_exceptions=False).stdout.splitlines()
+    assert [row.split() for row in table if row.startswith(("image", "audio "))] == [
+        ["audio", "mine.wav", "--audio"],
+        ["image", "drawn.jpg", "--image"],
+    ]
 
 
 def test_flags_are_called_what_they_are_called() -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 SYNCHRONOUS, PHONEME_EVENTS = 2, 1  # AUDIO_OUTPUT_SYNCHRONOUS, espeakINITIALIZE_PHONEME_EVENTS
 RATE, PITCH = 1, 3  # espeakRATE, espeakPITCH
-UTF8 = 1
+UTF8, END_PAUSE = 1, 0x1000  # as the program `espeak-ng` asks for
 LIST_END, PHONEME = 0, 7  # kinds of events
 
 
@@ -67,7 +67,7 @@ def speak(asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     library.espeak_SetParameter(RATE, asked["speed_wpm"], 0)
     library.espeak_SetParameter(PITCH, asked["pitch"], 0)
     text = asked["text"].encode() + b"\0"
-    library.espeak_Synth(text, len(text), 0, 1, 0, UTF8, None, None)
+    library.espeak_Synth(text, len(text), 0, 1, 0, UTF8 | END_PAUSE, None, None)
     library.espeak_Synchronize()
     return {"rate_hz": rate_hz, "count": len(samples) // 2, "phonemes": phonemes}, bytes(samples)
 

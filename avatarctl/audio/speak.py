@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes.util
 import importlib.util
 import json
-import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,14 @@ class Phoneme:
 def library() -> tuple[str, str | None]:
     """Return espeak-ng's library and the folder of its data (None: the library knows where).
 
-    The system's if there is one, else the one in the package ``espeakng-loader`` (the extra ``say``).
-    Raises ``UsageError`` with the way to install one.
+    The one of an installed espeak-ng, else the one in the package ``espeakng-loader`` (the extra ``say``).
+    Raises ``UsageError`` with the ways to install one.
     """
-    if found := ctypes.util.find_library("espeak-ng"):
-        return found, None
+    if program := shutil.which("espeak-ng"):
+        beside = sorted(Path(program).resolve().parents[1].glob("lib/libespeak-ng.*"))
+        found = ctypes.util.find_library("espeak-ng") or (str(beside[0]) if beside else None)
+        if found:
+            return found, None
     package = importlib.util.find_spec("espeakng_loader")  # found, not imported: importing would load the library
     if package is not None and package.origin is not None:
         folder = Path(package.origin).parent
@@ -60,11 +62,6 @@ def library() -> tuple[str, str | None]:
     )
 
 
-@cache
-def _cached_library(_: str) -> tuple[str, str | None]:
-    return library()
-
-
 def speak(
     text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50
 ) -> tuple[NDArray[np.float32], list[Phoneme]]:
@@ -72,7 +69,7 @@ def speak(
 
     Raises ``UsageError`` without espeak-ng, and for a voice that it does not have.
     """
-    path, data = _cached_library(os.environ.get("PATH", ""))
+    path, data = library()
     language, plus, variant = voice.partition("+")
     asked = {
         "library": path,

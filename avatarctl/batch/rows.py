@@ -1,4 +1,4 @@
-"""Takes a manifest or a folder of recordings, gives one row per video: plain values, each with the line it stands in."""
+"""Read a manifest or a folder of recordings into one row per video, each with the line it comes from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatarctl.errors import UsageError
+from avatarctl.formats import PICTURES
 from avatarctl.paths import EMBEDDED
 from avatarctl.settings.check import did_you_mean
 from avatarctl.settings.presets import TEXT
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # What a row may say beside settings.
 FILES = ("audio", "output")
 RECORDINGS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MANIFESTS = (".csv", ".jsonl", ".yaml", ".yml")
 
 

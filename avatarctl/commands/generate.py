@@ -1,4 +1,4 @@
-"""Takes the flags of `generate` and `resume`, gives a job to the engine and its result to the console."""
+"""`avatarctl generate` and `avatarctl resume`: render a video, or continue an interrupted render."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def generate(
 ) -> None:
     """Make a video of the person in a picture speaking or singing a recording.
 
-    The same command again goes on with an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    The same command again continues an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    Defaults are those of the preset square: a preset changes them, `avatarctl presets list` tells which there are.
 
     Example: avatarctl generate -i me.jpg -a speech.mp3 -o talk.mp4 --preset portrait
     """
@@ -100,7 +101,7 @@ def generate(
     }
     console.quiet(quiet)
     if show_settings:
-        _show_settings(preset, flags, as_json)
+        _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
@@ -111,7 +112,10 @@ def generate(
 
 def resume(
     render: Annotated[
-        Path | None, typer.Argument(help="Render folder, or the video it makes; the newest interrupted one if none.")
+        Path | None,
+        typer.Argument(
+            metavar="RENDER", help="Render folder, or the video it makes; the newest interrupted one if none."
+        ),
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
@@ -119,7 +123,7 @@ def resume(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Go on with a render that was interrupted: same inputs, same video, to the byte.
+    """Resume an interrupted render: same inputs, same video, to the byte.
 
     Example: avatarctl resume talk.mp4.render
     """
@@ -183,20 +187,26 @@ def job_of(
     )
 
 
-def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl.commands.presets import settings_table
+def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
+    from avatarctl.commands.settings_text import settings_table
     from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
-    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
+    inputs = {"audio": {"value": str(audio), "source": "--audio", "does": "Recording of the voice."}}
+    text = settings_table({**inputs, **rows})
+    console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
     from avatarctl.render.estimate import estimate
     from avatarctl.render.inputs import check
 
-    planned = estimate(check(job, force))
-    console.result("generate", planned.to_json(), _plan_text(planned), as_json, status="dry run")
+    checked = check(job, force)
+    for note in checked.notes:
+        console.note(f"warning: {note}")
+    planned = estimate(checked)
+    data = {**planned.to_json(), "notes": checked.notes}
+    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
 
 
 def _plan_text(planned: Estimate) -> str:

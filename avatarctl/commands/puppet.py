@@ -1,4 +1,4 @@
-"""Takes the arguments of `avatarctl puppet`, gives drawn clips and the small networks that are trained on them."""
+"""`avatarctl puppet`: make the embedded avatar's clips and train its small networks (for developers)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import typer
 
 from avatarctl import console
 from avatarctl.commands import options as o
-from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 
 app = typer.Typer(
     help="Make the embedded avatar anew: its world of drawn clips, and its networks.",
-    epilog=EXIT_CODES,
     no_args_is_help=True,
 )
 Seed = Annotated[
@@ -27,7 +25,7 @@ World = Annotated[
 ]
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
     clips: Annotated[
@@ -71,7 +69,7 @@ def data(
     console.result("puppet data", {"output": str(output), "clips": clips, "made": made}, str(output), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def train(
     what: Annotated[Literal["encoders", "speech", "vae", "decoder"], typer.Argument(help="Which network.")],
     clips: Annotated[Path, typer.Option("--data", help="Folder of clips that `avatarctl puppet data` made.")],
@@ -131,7 +129,7 @@ def train(
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def pack(
     weights: Annotated[Path, typer.Option("--weights", help="Folder of the puppet's trained networks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights/ and samples/.")],
@@ -168,7 +166,7 @@ def pack(
     console.result("puppet pack", {"written": names}, "\n".join(names), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def evaluate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the report; what it holds is not measured again.")
@@ -200,8 +198,8 @@ def evaluate(
     if minutes == 1:
         raise UsageError("--minutes: got 1, expected 0 or 2 at least", "the first minute is compared with the last one")
     console.quiet(quiet)
+    from avatarctl.audio.speak import library
     from avatarctl.errors import InputFileError, QualityError
-    from avatarctl.puppet.voice import espeak
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.placement import PlacementSettings
@@ -215,7 +213,7 @@ def evaluate(
     chosen = parse_lora(lora) if lora else None
     if chosen and not Path(chosen[0]).is_file():
         raise InputFileError(f"{chosen[0]}: got no such file, expected a LoRA", "check --lora")
-    espeak()
+    library()
     folder = find_weights(settings.weights, settings.size, "auto").folder
     import torch
 

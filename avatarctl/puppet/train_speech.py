@@ -1,4 +1,4 @@
-"""A small wav2vec 2.0 that tells from raw sound what drives a mouth: bands of loudness, or the mouth itself."""
+"""Train a small wav2vec 2.0 that tells from raw sound what drives a mouth: bands of loudness, or the mouth itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small Wan VAE trained on the pictures of drawn clips: resumable, reproducible from a seed, or begun from weights."""
+"""Train a small Wan VAE on the pictures of drawn clips: resumable, reproducible from a seed, or begun from weights."""
 
 from __future__ import annotations
 

@@ -1,20 +1,14 @@
-"""Takes a seed, gives a voice at 16 kHz: speech by espeak-ng in many languages, or sung vowels; with pauses, noise, levels."""
+"""Make a voice at 16 kHz from a seed: speech by espeak-ng in many languages, or sung vowels."""
 
 from __future__ import annotations
 
-import io
-import shutil
-import subprocess
-import wave
 from typing import Literal
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from avatarctl.errors import UsageError
+from avatarctl.audio.speak import RATE_HZ, speak
 
-RATE_HZ = 16000
 Kind = Literal["speech", "singing"]
 VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4", "f5", "croak", "klatt2")
 # Languages of the training set, and of the evaluation: no voice is in both.
@@ -31,29 +25,9 @@ WORDS = (
 VOWELS = {"a": (730, 1090), "e": (530, 1840), "i": (270, 2290), "o": (570, 840), "u": (300, 870)}
 
 
-def espeak() -> str:
-    """Return espeak-ng's program; raises ``UsageError`` with the way to install it."""
-    found = shutil.which("espeak-ng")
-    if found is None:
-        raise UsageError(
-            "espeak-ng: not found, it makes the voices", "apt-get install espeak-ng, or brew install espeak-ng"
-        )
-    return found
-
-
 def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) -> NDArray[np.float32]:
-    """Return spoken text (T,) at 16 kHz, full scale 1."""
-    command = [espeak(), "-v", voice, "-s", str(speed_wpm), "-p", str(pitch), "--stdout", "--", text]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode or not done.stdout:
-        raise UsageError(
-            f"espeak-ng: can't say it with voice {voice} ({done.stderr.decode(errors='replace').strip()})",
-            "`espeak-ng --voices` lists the voices there are",
-        )
-    with wave.open(io.BytesIO(done.stdout)) as file:
-        rate = file.getframerate()
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-    return np.asarray(soxr.resample(samples, rate, RATE_HZ), np.float32)
+    """Return spoken text (T,) at 16 kHz, full scale 1; raises ``UsageError`` with the way to install espeak-ng."""
+    return speak(text, voice, speed_wpm, pitch)[0]
 
 
 def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: bool = False) -> NDArray[np.float32]:

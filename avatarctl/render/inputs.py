@@ -1,4 +1,4 @@
-"""Takes a job, gives what is known before any network is loaded: checked inputs, the plan, the manifest; no torch."""
+"""Check a job before any network is loaded: inputs, plan, manifest. No torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from avatarctl import __version__
+from avatarctl import __version__, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.paths import embedded_avatar
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings.render import RenderJob, RenderSettings
@@ -36,6 +37,8 @@ class Checked:
     weights: WeightFiles
     separator: Path | None = None
     """Takes the voice out of music, where that is asked for."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the inputs before the render begins."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     for path, what in ((job.image, "a picture"), (job.audio, "a recording")):
         if not path.exists():
             raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
-    from avatarctl.networks.images import read_image  # Pillow alone, no network
+    from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
-    read_image(job.image)
+    picture, notes = look_at(job.image)
     audio = probe(job.audio)
     check_output(job.output, force or RenderFolder(job.folder).exists())
     if job.frames is not None:
@@ -66,7 +69,20 @@ def check(job: RenderJob, force: bool = False) -> Checked:
         if not path.is_file():
             raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
     weights = find_weights(job.weights, job.render.size, job.variant)
-    return Checked(job, audio, weights, separator_of(job))
+    notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
+    return Checked(job, audio, weights, separator_of(job), notes)
+
+
+def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
+    """Say what the embedded avatar makes of pictures that aren't its own."""
+    home = embedded_avatar()
+    own = home / "samples" / "picture.png"
+    if weights.folder.resolve() != (home / "weights").resolve() or job.image.samefile(own):
+        return ()
+    return (
+        f"{job.image}: the embedded avatar knows faces drawn in its own style alone, a photograph doesn't stay itself; for "
+        "photographs: `avatarctl fetch stableavatar-1.3b`, then render with --preset square, portrait or landscape",
+    )
 
 
 def separator_of(job: RenderJob) -> Path | None:
@@ -126,6 +142,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "version": MANIFEST_VERSION,
         "avatarctl": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "threads": threads.count(),
         "job": content,
         "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
         "weights": fingerprint(

@@ -1,4 +1,4 @@
-"""Takes plain values and a settings class, gives settings or one error that lists every mistake; settings in words."""
+"""Build settings from plain values with one error that lists every mistake, and describe settings in words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def describe(model: type[Settings]) -> dict[str, tuple[str, Any, str]]:
     """Return field -> (type in words, default as a file has it, what it does), for help and documents."""
     defaults = model().model_dump(mode="json")
     return {
-        name: (_type_words(field.annotation), defaults[name], field.description or "")
+        name: (_type_words(field.annotation, field.metadata), defaults[name], field.description or "")
         for name, field in model.model_fields.items()
     }
 
@@ -57,26 +57,54 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 WORDS: dict[Any, str] = {
     type(None): "null",
-    Path: "folder",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
     tuple[int, int]: "WIDTHxHEIGHT",
     Fraction: "frames per second",
     GuidancePass: "{text, audio, tokens, weight}",
 }
 
 
-def _type_words(kind: Any) -> str:
+def _type_words(kind: Any, rules: Sequence[Any] = ()) -> str:
+    """Return a type in words, with its range: "whole number, 1 to 1000"; ``rules`` are what annotates the type."""
     origin, inner = get_origin(kind), get_args(kind)
-    if kind in WORDS:
-        return WORDS[kind]
     if origin is Annotated:
-        return _type_words(inner[0])
+        return _type_words(inner[0], [*inner[1:], *rules])
+    if kind in WORDS:
+        return ", ".join([WORDS[kind], *_range(rules)])
     if origin is Literal:
         return " | ".join(inner)
     if origin in (Union, UnionType):
         return " | ".join(_type_words(part) for part in inner)
     if origin is tuple:
-        return f"list of {_type_words(inner[0])}" if inner[-1] is Ellipsis else "pair of " + _type_words(inner[0])
+        one = _type_words(inner[0])
+        many = f"{one}s" if one.isalpha() and one.islower() else one
+        return f"list of {many}" if inner[-1] is Ellipsis else f"pair of {many}"
+    if origin is dict:
+        return "{name: number}"
     return kind.__name__
+
+
+def _range(rules: Sequence[Any]) -> list[str]:
+    """Return the range that the rules of a number (pydantic's Field, or what it makes of one) say, in words."""
+    bounds: dict[str, Any] = {}
+    for rule in rules:
+        for each in (rule, *getattr(rule, "metadata", ())):
+            bounds |= {name: getattr(each, name) for name in ("ge", "gt", "le", "lt") if hasattr(each, name)}
+    if bounds.get("lt") == 2**63:  # what a file can hold: no rule of ours
+        del bounds["lt"]
+    low = str(bounds["ge"]) if "ge" in bounds else f"more than {bounds['gt']}" if "gt" in bounds else ""
+    high = str(bounds["le"]) if "le" in bounds else f"less than {bounds['lt']}" if "lt" in bounds else ""
+    if low and high:
+        return [f"{low} to {high}"]
+    return (
+        [low if "gt" in bounds else f"{low} or more"]
+        if low
+        else [f"{high} or less" if "le" in bounds else high] * bool(high)
+    )
 
 
 def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl import durable
-from avatarctl.audio.speak import Phoneme
+from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.console import Progress
-from avatarctl.puppet.voice import RATE_HZ, Kind
+from avatarctl.puppet.voice import Kind
 from avatarctl.puppet.world2.drive import FPS, closures, drive
 from avatarctl.puppet.world2.face import EYE_Y
 from avatarctl.puppet.world2.identity import Identity, Pose

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avatarctl.audio.speak import Phoneme, speak
+from avatarctl.audio.speak import RATE_HZ, Phoneme, speak
 from avatarctl.puppet.voice import (
     EVALUATION,
-    RATE_HZ,
     TRAINING,
     VARIANTS,
     WORDS,
