@@ -17,6 +17,7 @@ from avatarctl.commands.settings_text import COLUMNS, first_line, settings_table
 from avatarctl.errors import AvatarError, DeviceError, InputFileError, UsageError
 from avatarctl.settings import presets
 from avatarctl.settings.check import make
+from avatarctl.settings.names import KEYS, flag_of, keys_of, to_fields
 from avatarctl.settings.schema import preset_schema
 
 SHIPPED = [(kind, name) for kind in presets.KINDS for name in sorted(presets.names(kind))]
@@ -103,9 +104,9 @@ def test_explain_tells_the_source_of_every_value(home: Path, monkeypatch: pytest
     told = {name: (row["value"], row["source"]) for name, row in rows.items()}
     assert told["crf"] == (20, f"{path}, line 2")
     assert told["overlap"] == (7, "AVATARCTL_OVERLAP")
-    assert told["start_s"] == (2.5, "--start")
+    assert told["start"] == (2.5, "--start")
     assert told["steps"][0] == 50 and "square.yaml, line" in told["steps"][1]
-    assert told["seed"] == (0, "default") and set(rows) == set(presets.settings_class("render").model_fields)
+    assert told["seed"] == (0, "default") and set(rows) == set(keys_of(presets.settings_class("render").model_fields))
     lines = settings_table(rows).splitlines()
     assert len(lines) == 2 * len(rows) + 1, "a line for the value, a line for what it does"
     assert [line.split()[1:] for line in lines if line.startswith(("overlap ", "crf ", "seed "))] == [
@@ -117,7 +118,7 @@ def test_explain_tells_the_source_of_every_value(home: Path, monkeypatch: pytest
         presets.explain("render", "mine", {"crf": 99})
 
 
-@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids="-".join)
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=str)
 def test_show_can_be_read_at_80_columns(kind: str, name: str) -> None:
     shown = out("show", name, "--kind", kind).splitlines()
     assert [line for line in shown if len(line) > COLUMNS and line[0] != "/"] == []
@@ -154,8 +155,9 @@ def test_generate_shows_the_picture_and_the_recording_that_it_would_use() -> Non
 def test_flags_are_called_what_they_are_called() -> None:
     generate = typer.main.get_command(cli.app).commands["generate"]
     options = {opt for each in generate.params for opt in each.opts}
-    flags = {presets.flag_of(name) for name in presets.settings_class("render").model_fields}
-    assert set(presets.FLAGS.values()) <= options
+    fields = presets.settings_class("render").model_fields
+    flags = {flag_of(name, fields) for name in fields}
+    assert {flag_of(name, fields) for name in KEYS if name in fields} <= options
     beside = {
         "--image",
         "--audio",
@@ -224,8 +226,8 @@ def test_the_schema_is_one_and_explains_everything(kind: str) -> None:
         == {"kind": kind, "schema": preset_schema(kind)}
     )
     fields = presets.settings_class(kind).model_fields
-    assert list(schema["properties"]) == ["description", "extends", *fields]
-    for name, field in fields.items():
+    assert list(schema["properties"]) == ["description", "extends", *keys_of(fields)]
+    for name, field in ((key, fields[name]) for key, name in keys_of(fields).items()):
         assert schema["properties"][name]["description"] == field.description, name
         assert errors(kind, yaml.safe_dump({name: schema["properties"][name]["default"]})) == [], name
     names = schema["properties"]["extends"]["anyOf"][0]["enum"]
@@ -250,14 +252,15 @@ FINE = [
     "guidance:\n- {text: positive, audio: window, tokens: adapter, weight: 1}",
     "guidance_interval: [0.1, 0.9]",
     "guidance_interval: null",
-    "duration_s: 3",
+    "duration: 3",
     "weights: /weights",
 ]
 
 
 @pytest.mark.parametrize("text", FINE)
 def test_what_settings_take_the_schema_takes(text: str) -> None:
-    make(presets.settings_class("render"), yaml.safe_load(text))
+    fields = presets.settings_class("render").model_fields
+    make(presets.settings_class("render"), to_fields(yaml.safe_load(text), {}, fields)[0])
     assert errors("render", text) == []
 
 

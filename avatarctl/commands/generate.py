@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def generate(
     audio: o.Audio,
     image: o.Image = None,
-    output: o.Output = Path("avatar.mp4"),
+    output: o.NamedOutput = None,
     prompt: o.Prompt = None,
     preset: o.Preset = None,
     seed: o.Seed = None,
@@ -150,39 +150,44 @@ def resume(
 
 def render_folder(path: Path) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
-    beside = path.with_name(path.name + ".render")
+    from avatarctl.paths import derived
+
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 
 def job_of(
-    image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
     """Return the job that preset, environment and flags make together; all mistakes at once.
 
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
+    after the recording, in the current folder. Raises ``UsageError`` without any.
     """
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
+    from avatarctl.settings.formats import named_after
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
     from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places)
+    settings = make(AllSettings, values, places, example=presets.example_of(preset))
     if settings.image is None:
         raise UsageError(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
     return RenderJob(
-        image=settings.image,
-        audio=audio,
-        output=output,
+        image=as_spelled(settings.image),
+        audio=as_spelled(audio),
+        output=output or named_after(as_spelled(audio), settings.codec),
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 
@@ -215,11 +220,16 @@ def _plan_text(planned: Estimate) -> str:
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _mb(planned: Estimate) -> int:
+    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
+    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:

@@ -45,20 +45,20 @@ Audio = Annotated[
     ),
 ]
 Start = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--start",
-        metavar="SECONDS",
-        help="Where in the recording to begin.",
+        metavar="TIME",
+        help="Where in the recording to begin: 90, 1:30 or 1:02:03.5.",
         show_default="0",
         rich_help_panel=INPUT,
     ),
 ]
 Duration = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--duration",
-        metavar="SECONDS",
+        metavar="TIME",
         help="How much of the recording to use.",
         show_default="all",
         rich_help_panel=INPUT,
@@ -293,10 +293,10 @@ WindowBatch = Annotated[
     ),
 ]
 CheckpointEvery = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--checkpoint-every",
-        metavar="SECONDS",
+        metavar="TIME",
         help="Save so often: a kill loses at most this much work.",
         show_default="60",
         rich_help_panel=MACHINE + RARE,
@@ -305,32 +305,46 @@ CheckpointEvery = Annotated[
 
 # -- Output ---------------------------------------------------------------------------------------------------------
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="VIDEO", help="Video to write.", rich_help_panel=OUTPUT)
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="VIDEO", help="Video to write: .mp4, .mov, .mkv or .webm.", rich_help_panel=OUTPUT
+    ),
+]
+NamedOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="VIDEO",
+        help="Video to write: .mp4, .mov, .mkv or .webm.",
+        show_default="the recording's name, here",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Crf = Annotated[
     int | None,
     typer.Option(
         "--crf",
         help="Quality of the encoding, 0 to 51: lower is better and larger.",
-        show_default="18",
+        show_default="18; vp9, av1: 24",
         rich_help_panel=OUTPUT,
     ),
 ]
 Codec = Annotated[
-    Literal["h264", "hevc"] | None,
+    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
     typer.Option(
         "--codec",
-        help="h264 plays everywhere, hevc is smaller.",
-        show_default="h264",
+        help="Pictures; auto: vp9 in .webm, else h264. prores is for .mov, av1 not for .mov.",
+        show_default="auto",
         rich_help_panel=OUTPUT,
     ),
 ]
 ContactSheet = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--contact-sheet",
-        metavar="SECONDS",
-        help="Also write one image with a picture of the video every so many seconds.",
+        metavar="TIME",
+        help="Also write one image with a picture of the video every so often, such as 5s.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,6 +63,9 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
     picture, notes = look_at(job.image)
     audio = probe(job.audio)
+    video = job.video
+    if video.crf is None and job.render.crf is not None:
+        warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
     check_output(job.output, force or RenderFolder(job.folder).exists())
     if job.frames is not None:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)
@@ -102,12 +106,7 @@ def usable_separator(weights: Path | None) -> Path:
 
 
 def check_output(output: Path, may_exist: bool) -> None:
-    """Refuse an output that can't be written, isn't an MP4, or would overwrite something unasked."""
-    if output.suffix.lower() != ".mp4":
-        raise UsageError(
-            f"{output}: got the ending '{output.suffix}', expected .mp4",
-            f"such as --output {shlex.quote(str(output.with_suffix('.mp4')))}",
-        )
+    """Refuse an output that can't be written, or would overwrite something unasked."""
     if output.is_dir():
         raise UsageError(
             f"{output}: got a folder, expected the name of a video",
@@ -137,6 +136,8 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
     for name in ("image", "audio", "output", "work_dir", "frames", "weights"):
         if content[name] is not None:
             content[name] = str(Path(content[name]).resolve())
+    # What they come to here, not "auto": the container decides, and another version may decide otherwise.
+    content["render"].update(codec=job.video.codec, crf=job.video.crf)
     content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
     return {
         "version": MANIFEST_VERSION,

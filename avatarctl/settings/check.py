@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from avatarctl.errors import UsageError
 from avatarctl.settings.base import Model, Settings
+from avatarctl.settings.names import key_of, keys_of
 from avatarctl.settings.render import GuidancePass
+from avatarctl.settings.values import parse_seconds
+
+# Settings -> a preset that has them, and the flag that says so where its name doesn't.
+EXAMPLES = {"TrainSettings": "full-1.3b", "EncodeSettings": "puppet --kind data", "EncodeJob": "puppet --kind data"}
 
 
 def make(
@@ -22,11 +27,12 @@ def make(
     values: Mapping[str, Any],
     places: Mapping[str, str] | None = None,
     mistakes: Sequence[str] = (),
+    example: str = "",
 ) -> Model:
     """Build settings from plain values; every mistake is listed in one ``UsageError``.
 
     ``places`` says for a field (or ``guidance.1.text``) where its value came from: a flag, a line of a file.
-    ``mistakes`` found before are listed first.
+    ``mistakes`` found before are listed first. ``example``: the preset that the hint names, else one for such settings.
     """
     lines = list(mistakes)
     try:
@@ -34,18 +40,20 @@ def make(
     except ValidationError as error:
         lines += [_line(model, problem, places or {}) for problem in error.errors()]
     if lines:
+        shown = example or EXAMPLES.get(model.__name__, "square")
         raise UsageError(
-            "\n".join(dict.fromkeys(lines)), "`avatarctl presets show square` tells what each setting takes"
+            "\n".join(dict.fromkeys(lines)), f"`avatarctl presets show {shown}` tells what each setting takes"
         )
     return made
 
 
 def describe(model: type[Settings]) -> dict[str, tuple[str, Any, str]]:
-    """Return field -> (type in words, default as a file has it, what it does), for help and documents."""
+    """Return setting, by its name for people -> (type in words, default as a file has it, what it does)."""
     defaults = model().model_dump(mode="json")
     return {
-        name: (_type_words(field.annotation, field.metadata), defaults[name], field.description or "")
-        for name, field in model.model_fields.items()
+        key: (_type_words(field.annotation, field.metadata), defaults[name], field.description or "")
+        for key, name in keys_of(model.model_fields).items()
+        for field in (model.model_fields[name],)
     }
 
 
@@ -73,6 +81,8 @@ def _type_words(kind: Any, rules: Sequence[Any] = ()) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _type_words(inner[0], [*inner[1:], *rules])
+    if any(getattr(rule, "func", None) is parse_seconds for rule in rules):
+        return ", ".join(["time", *_range(rules)])
     if kind in WORDS:
         return ", ".join([WORDS[kind], *_range(rules)])
     if origin is Literal:
@@ -115,8 +125,10 @@ def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str
         name, _, message = message.partition(": ")
         path = [name]
     given, kind = problem["input"], problem["type"]
+    place = _place(path, places)
+    path[0] = key_of(path[0], model.model_fields)
     if kind == "extra_forbidden":
-        known = list(model.model_fields if len(path) == 1 else GuidancePass.model_fields)
+        known = list(keys_of(model.model_fields) if len(path) == 1 else GuidancePass.model_fields)
         message = "unknown setting" + did_you_mean(path[-1], known)
     elif kind == "missing":
         message = "missing"
@@ -127,7 +139,7 @@ def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str
     elif kind != "value_error":
         wanted = re.sub(r"^Input should( be)? ", "expected ", message)
         message = f"got '{given}', {wanted}"
-    return f"{'.'.join(path)}{_place(path, places)}: {message}"
+    return f"{'.'.join(path)}{place}: {message}"
 
 
 def _place(path: Sequence[str], places: Mapping[str, str]) -> str:

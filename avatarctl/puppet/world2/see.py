@@ -140,9 +140,11 @@ def _iris_colour(frames_THWC: NDArray[np.uint8], seen: Seen, who: Identity) -> N
         x, y = in_picture(0.5 + side * who.eye_distance, EYE_Y - 0.003)
         away = np.hypot(columns - x, rows - y)
         ring |= (away > 0.48 * radius) & (away < 0.80 * radius) & (rows > y - 0.3 * radius)
-    y, x = np.nonzero(ring)
+    down, across = np.nonzero(ring)
     open_ = np.flatnonzero(seen.shut < 0.15)
-    colours = [frames_THWC[i, y + seen.moved[i, 1], x + seen.moved[i, 0]].astype(np.float64).mean(0) for i in open_]
+    colours = [
+        frames_THWC[i, down + seen.moved[i, 1], across + seen.moved[i, 0]].astype(np.float64).mean(0) for i in open_
+    ]
     return lab(np.mean(colours, axis=0)) if colours else np.full(3, np.nan)
 
 
