@@ -30,7 +30,8 @@ from avatarctl.training.draws import seed_of
 from avatarctl.training.log import METRICS, read
 
 DECODER_STEPS = 800
-SAVE_EVERY_S = 120.0
+SAVE_EVERY_S = 240.0
+SHEET_EVERY_S = 600.0  # of the processor's time: on a busy machine pictures would take as long as the steps
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # step -> pictures, and how much their pixels count
 
 
@@ -124,7 +125,7 @@ def _train(
     shown: list[NDArray[np.uint8]],
     show: Progress,
 ) -> None:
-    """Take the steps that a run folder lacks, with a checkpoint every two minutes and pictures of the clips ``shown``."""
+    """Take the steps that a run folder lacks, with a checkpoint every few minutes and pictures of the clips ``shown``."""
     seed, total, done = made_of["seed"], made_of["total"], 0
     checkpoint, _ = checkpoints.newest(run)
     if checkpoint is not None:
@@ -142,7 +143,7 @@ def _train(
     # A killed run wrote metrics beyond its checkpoint.
     kept = [json.dumps(line) + "\n" for line in read(run) if line["step"] <= done]
     durable.replace(run / METRICS, "".join(kept).encode())
-    saved_at = time.monotonic()
+    saved_at, shown_at = time.monotonic(), time.process_time()
     with (run / METRICS).open("a", encoding="utf-8") as log:
         for step in range(done, total):
             began = time.monotonic()
@@ -159,8 +160,10 @@ def _train(
                 folder = checkpoints.begin(run, step + 1)
                 checkpoints.write(folder, {"model": model.state_dict(), **files})
                 checkpoints.finish(run, folder, {"step": step + 1, "rest": rest, "made_of": made_of}, keep=2)
-                contact_sheet(model, shown, run / "pictures.png")
                 saved_at = time.monotonic()
+                if time.process_time() - shown_at > SHEET_EVERY_S or step + 1 == total:
+                    contact_sheet(model, shown, run / "pictures.png")
+                    shown_at = time.process_time()
 
 
 def vae_loss(
