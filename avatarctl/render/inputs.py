@@ -80,7 +80,10 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 def check_lora(path: Path) -> None:
     """Raise an error for a LoRA that isn't there, isn't one, or holds numbers that aren't finite."""
     if not path.is_file():
-        raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
+        raise InputFileError(
+            f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
+            "name a .safetensors file, or the run folder of `avatarctl lora train`",
+        )
     refuse_damaged_lora(path)
 
 
