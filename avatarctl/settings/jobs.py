@@ -13,7 +13,7 @@ from avatarctl.settings.check import make
 from avatarctl.settings.formats import named_after
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-from avatarctl.settings.values import parse_lora
+from avatarctl.settings.values import lora_file, parse_lora
 
 
 def render_job(
@@ -45,6 +45,6 @@ def render_job(
         placement=made.part(PlacementSettings),
         weights=made.weights,
         variant=made.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, made.lora)),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, made.lora)),
         **files,
     )
