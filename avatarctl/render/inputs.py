@@ -19,6 +19,7 @@ from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.paths import embedded_avatar
 from avatarctl.render.folder import RenderFolder
+from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
@@ -63,6 +64,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
     picture, notes = look_at(job.image)
     audio = probe(job.audio)
+    check_subtitles(job)
     video = job.video
     if video.crf is None and job.render.crf is not None:
         warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
@@ -138,6 +140,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
             content[name] = str(Path(content[name]).resolve())
     # What they come to here, not "auto": the container decides, and another version may decide otherwise.
     content["render"].update(codec=job.video.codec, crf=job.video.crf)
+    content["subtitles"] = [[language, str(Path(path).resolve())] for language, path in content["subtitles"]]
     content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
     return {
         "version": MANIFEST_VERSION,
@@ -145,7 +148,13 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "threads": threads.count(),
         "job": content,
-        "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
+        "inputs": fingerprint(
+            [
+                ("image", job.image),
+                ("audio", job.audio),
+                *((f"subtitles {i + 1} ({language})", path) for i, (language, path) in enumerate(job.subtitles)),
+            ]
+        ),
         "weights": fingerprint(
             [
                 *checked.weights.by_role().items(),
