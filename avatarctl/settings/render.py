@@ -163,9 +163,9 @@ class RenderSettings(Settings):
     contact_sheet_every_s: Annotated[Seconds, Field(gt=0)] | None = None
     """Also write one image with a picture every so often, such as 5s (null: none)."""
     metadata: bool = True
-    """Write into the video how it was made: version, seed, prompt, preset, weights.
+    """Write into the video how it was made.
 
-    One line of text, as the comment that players show. No paths, no times.
+    One line of text, as the comment that players show: program version, seed, preset, weights, prompt. No paths or times.
     """
     mark_synthetic: bool = True
     """Mark the video as made by a machine, for programs that look for it.
@@ -220,9 +220,9 @@ class InputSettings(Settings):
     puppet stands for the embedded avatar's.
     """
     subtitles: Annotated[tuple[Annotated[str, AfterValidator(check_subtitles)], ...], BeforeValidator(one_or_more)] = ()
-    """Subtitles that can be switched on: LANGUAGE:FILE (SRT or VTT), such as de:talk.srt.
+    """Subtitles that can be switched on, as LANGUAGE:FILE, such as de:talk.srt.
 
-    Their times are those of the recording: with start and duration they are moved and cut.
+    SRT or VTT. Their times are those of the recording: with start and duration they are moved and cut.
     """
 
 
