@@ -19,7 +19,7 @@ from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-from avatarctl.settings.values import parse_lora
+from avatarctl.settings.values import lora_file, parse_lora
 
 # Parts of messages by which a hint is chosen.
 NO_PICTURE = "neither --image nor the preset names one"
@@ -145,7 +145,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
             (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
         ),
         preset=base.preset,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
     )
     try:
         format_of(job.output, job.render.codec)

@@ -181,7 +181,7 @@ def job_of(
     from avatarctl.settings.languages import parse_subtitles
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
     settings = make(AllSettings, values, places, example=presets.example_of(preset))
@@ -202,7 +202,7 @@ def job_of(
             (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
         ),
         preset=presets.title_of(preset),
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 
