@@ -121,7 +121,7 @@ class Tally:
     def _tell(self, **facts: Any) -> None:
         done, total = sum(self._done.values()), sum(self._total.values())
         fresh = done - sum(self._before.values())
-        if fresh > 0:
+        if fresh > 0 and total > done:
             facts["left_s"] = round((time.monotonic() - self._first) * (total - done) / fresh, 1)
         self._show(done, total, **facts)
 
