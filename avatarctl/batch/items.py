@@ -18,7 +18,7 @@ from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-from avatarctl.settings.values import parse_lora
+from avatarctl.settings.values import lora_file, parse_lora
 
 # Parts of messages by which a hint is chosen.
 NO_PICTURE = "neither --image nor the preset names one"
@@ -138,7 +138,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
     )
     try:
         format_of(job.output, job.render.codec)

@@ -174,7 +174,7 @@ def job_of(
     from avatarctl.settings.formats import named_after
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
     settings = make(AllSettings, values, places, example=presets.example_of(preset))
@@ -191,7 +191,7 @@ def job_of(
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 

@@ -72,7 +72,10 @@ def check(job: RenderJob, force: bool = False) -> Checked:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)
     for path, _ in job.lora:
         if not path.is_file():
-            raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
+            raise InputFileError(
+                f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
+                "name a .safetensors file, or the run folder of `avatarctl lora train`",
+            )
     weights = find_weights(job.weights, job.render.size, job.variant)
     notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
     return Checked(job, audio, weights, separator_of(job), notes)
