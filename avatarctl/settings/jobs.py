@@ -11,6 +11,7 @@ from avatarctl.paths import as_spelled
 from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.settings.formats import named_after
+from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import lora_file, parse_lora
@@ -45,6 +46,8 @@ def render_job(
         placement=made.part(PlacementSettings),
         weights=made.weights,
         variant=made.variant,
+        subtitles=tuple((language, as_spelled(Path(file))) for language, file in map(parse_subtitles, made.subtitles)),
+        preset=presets.title_of(preset),
         lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, made.lora)),
         **files,
     )
