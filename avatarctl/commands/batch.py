@@ -115,13 +115,15 @@ def batch(
     from avatarctl.batch.run import run_batch
     from avatarctl.batch.tally import table_of
 
+    told = not quiet and not console.events()  # each video as it was finished
     with console.progress("none" if quiet and progress == "auto" else progress) as show:
         try:
             summary = run_batch(asked, show)
         except (PartialFailure, Interrupted) as problem:
-            console.note(table_of(problem.data))
+            if not console.events():
+                console.note(table_of(problem.data, told))
             raise
-    console.result("batch", summary, str(output) if quiet else table_of(summary), as_json)
+    console.result("batch", summary, str(output) if quiet else table_of(summary, told), as_json)
 
 
 def batch_of(
@@ -176,7 +178,7 @@ def batch_of(
     make(AllSettings, values, sources, mistakes, example, hint)
     return Batch(
         source,
-        Base(values, sources, output, name, example),
+        Base(values, sources, output, name, example, presets.title_of(preset)),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,

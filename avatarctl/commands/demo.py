@@ -11,7 +11,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.generate import job_of, run_job
+from avatarctl.commands.generate import run_job
 from avatarctl.commands.pages import INPUT, LOOK
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.paths import embedded_avatar
@@ -99,9 +99,11 @@ def demo(
     fresh = spoken is not None and not spoken.exists()
     if spoken is not None:
         _speak(say or "", voice or VOICE, spoken, force)
+    from avatarctl.settings.jobs import render_job
+
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
-    job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    job = render_job(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
     width, height = job.render.size
     if job.render.enlarge > 1:
         console.note(
