@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, ownership
 from avatarctl.commands import options as o
 from avatarctl.commands.generate import job_of, run_job
 from avatarctl.errors import InputFileError, UsageError
@@ -46,6 +46,7 @@ def demo(
     Example: avatarctl demo --say "Good morning" --output morning.mp4
     """
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
     spoken = output.with_suffix(".wav") if say is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands.generate import render_folder
 from avatarctl.commands.options import EXIT_CODES, AsJson, Force
-from avatarctl.errors import BusyError, InputFileError
+from avatarctl.errors import BusyError, InputFileError, UsageError
 
 app = typer.Typer(help="List, show, verify and remove renders.", epilog=EXIT_CODES, no_args_is_help=True)
 Render = Annotated[Path, typer.Argument(help="Render folder, or the video it makes.")]
@@ -42,7 +43,7 @@ def show(render: Render, as_json: AsJson = False) -> None:
     from avatarctl.render.folder import RenderFolder
     from avatarctl.render.known import look
 
-    path = render_folder(render)
+    path = render_folder(render, "avatarctl renders show")
     manifest = RenderFolder(path).manifest()
     known = look(path)
     counts: dict[str, int] = {}
@@ -64,7 +65,7 @@ def verify(render: Render, as_json: AsJson = False) -> None:
     """Read every file of a render and compare it with its checksum. Damaged ones are named; resuming makes them again."""
     from avatarctl.render.folder import RenderFolder
 
-    folder = RenderFolder(render_folder(render))
+    folder = RenderFolder(render_folder(render, "avatarctl renders verify"))
     folder.manifest()
     sound, damaged = folder.verify()
     data: dict[str, Any] = {"path": str(folder.path), "whole": len(sound), "damaged": damaged}
@@ -72,7 +73,7 @@ def verify(render: Render, as_json: AsJson = False) -> None:
         raise InputFileError(
             f"{folder.path}: {len(damaged)} of {len(sound) + len(damaged)} files are damaged or missing: "
             + ", ".join(damaged[:12]),
-            f"avatarctl resume {folder.path} computes them again",
+            f"avatarctl resume {shlex.quote(str(folder.path))} computes them again",
         )
     console.result("renders verify", data, f"{len(sound)} files, all whole", as_json)
 
@@ -80,17 +81,28 @@ def verify(render: Render, as_json: AsJson = False) -> None:
 @app.command(epilog=EXIT_CODES)
 def remove(render: Render, force: Force = False, as_json: AsJson = False) -> None:
     """Remove a render folder (never the finished video). An unfinished one asks for --force."""
-    from avatarctl.errors import UsageError
+    from avatarctl.ownership import listed
     from avatarctl.render.folder import RenderFolder
     from avatarctl.render.known import look
+    from avatarctl.render.ours import is_render
 
-    path = render_folder(render)
-    if not (force and RenderFolder(path).exists()):  # what is broken may still be thrown away
-        RenderFolder(path).manifest()
+    path = render_folder(render, "avatarctl renders remove")
+    folder = RenderFolder(path)
+    if not (force and is_render(path)):  # what is broken may still be thrown away
+        folder.manifest()
     known = look(path)
     if known.state == "running":
         raise BusyError(f"{path}: a process is rendering in it", "stop that process first")
+    if names := folder.foreign():
+        raise UsageError(
+            f"{path}: got files that are not of this render ({listed(names)}), expected none",
+            "move them elsewhere and run this again; nothing was removed",
+        )
     if known.state != "finished" and not force:
-        raise UsageError(f"{path}: the render is not finished", f"avatarctl resume {path}, or remove it with --force")
-    RenderFolder(path).remove()
+        raise UsageError(
+            f"{path}: the render is not finished",
+            f"avatarctl resume {shlex.quote(str(path))}, or remove it with --force",
+        )
+    with folder.held():
+        folder.remove()
     console.result("renders remove", {"path": str(path)}, str(path), as_json)

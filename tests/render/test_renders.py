@@ -118,9 +118,13 @@ def test_remove_keeps_the_video_and_asks_before_it_throws_work_away(new_case: Ne
     assert forced.status == 0 and not unfinished.render.exists()
     video = straight(finished, "--keep")
     (finished.render / "notes.txt").write_text("mine")
+    for more in ((), ("--force",)):
+        refused = finished.command("renders", "remove", str(finished.output), *more)
+        assert refused.status == 2 and "notes.txt" in refused.log and "nothing was removed" in refused.log
+    assert finished.command("renders", "verify", str(finished.render)).status == 0
+    (finished.render / "notes.txt").unlink()
     assert finished.command("renders", "remove", str(finished.output)).status == 0
-    assert finished.bytes() == video
-    assert [path.name for path in finished.render.iterdir()] == ["notes.txt"]
+    assert finished.bytes() == video and not finished.render.exists()
 
 
 def test_the_folder_goes_after_success_and_stays_when_asked_for(new_case: NewCase) -> None:
