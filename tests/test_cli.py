@@ -1,4 +1,4 @@
-"""Takes the command line as users type it, shows quick help, a working program without torch, and true completions."""
+"""Tests with the command line as users type it: quick help, a working program without torch, and true completions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_version_and_module() -> None:
 def test_nothing_heavy_is_imported_for_the_command_line() -> None:
     below = sorted(path.stem for path in (ROOT / "avatarctl" / "commands").glob("*.py") if path.stem != "__init__")
     modules = [f"avatarctl.commands.{name}" for name in below]
-    modules += [f"avatarctl.{name}" for name in ("cli", "errors", "paths", "settings", "presets", "console")]
+    modules += [f"avatarctl.{name}" for name in ("cli", "errors", "paths", "settings", "settings.presets", "console")]
     code = f"import {', '.join(modules)}, sys; print([m for m in {HEAVY} if m in sys.modules])"
     assert run(code=code).stdout == "[]\n"
     # What only a running command needs would slow every --help down.
@@ -67,10 +67,15 @@ def test_usage_error_exits_with_2() -> None:
 
 def test_json_of_a_usage_error_is_one_object() -> None:
     out = run("presets", "show", "--json")
-    assert out.returncode == 2 and "Missing argument" in out.stderr
+    assert out.returncode == 2 and "NAME: missing" in out.stderr
     found = json.loads(out.stdout)
     assert (found["avatarctl_result"], found["status"], found["exit_code"]) == (1, "failed", 2)
-    assert found["errors"][0]["message"]
+    assert found["errors"] == [
+        {
+            "message": "NAME: missing, expected preset by name, or a YAML file",
+            "hint": "avatarctl presets show --json NAME",
+        }
+    ]
 
 
 def test_error_has_message_hint_and_its_exit_code() -> None:

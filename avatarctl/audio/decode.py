@@ -1,4 +1,4 @@
-"""Takes any audio file, or a video with sound, gives its samples in blocks: as recorded, or mono float32 at 16 kHz."""
+"""Decode any audio file, or a video with sound, in blocks: as recorded, or as mono float32 at 16 kHz."""
 
 from __future__ import annotations
 

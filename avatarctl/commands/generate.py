@@ -1,4 +1,4 @@
-"""Takes the flags of `generate` and `resume`, gives a job to the engine and its result to the console."""
+"""`avatarctl generate` and `avatarctl resume`: render a video, or continue an interrupted render."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def generate(
 ) -> None:
     """Make a video of the person in a picture speaking or singing a recording.
 
-    The same command again goes on with an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    The same command again continues an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    Defaults are those of the preset square: a preset changes them, `avatarctl presets list` tells which there are.
 
     Example: avatarctl generate -i me.jpg -a speech.mp3 -o talk.mp4 --preset portrait
     """
@@ -116,7 +117,9 @@ def generate(
 def resume(
     render: Annotated[
         Path | None,
-        typer.Argument(help="Render folder, or the video it makes; else the interrupted one below this folder."),
+        typer.Argument(
+            metavar="RENDER", help="Render folder, or the video it makes; else the interrupted one below this folder."
+        ),
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
@@ -124,7 +127,7 @@ def resume(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Go on with a render that was interrupted: same inputs, same video, to the byte.
+    """Resume an interrupted render: same inputs, same video, to the byte.
 
     Example: avatarctl resume talk.mp4.render
     """

@@ -1,4 +1,4 @@
-"""Takes names of presets, gives their list, resolved values with sources, mistakes, a copy, or their JSON Schema."""
+"""`avatarctl presets`: list, show, check and copy presets, and write their JSON Schema."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from avatarctl import console
-from avatarctl.commands.options import EXIT_CODES, AsJson, Force
+from avatarctl.commands.options import AsJson, Force
 from avatarctl.errors import UsageError
 
-app = typer.Typer(help="List, show, check and copy presets.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="List, show, check and copy presets.", no_args_is_help=True)
 
 
 def _names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -31,7 +31,7 @@ Kind = Annotated[
 Name = Annotated[str, typer.Argument(autocompletion=_names, help="Preset by name, or a YAML file.")]
 
 
-@app.command("list", epilog=EXIT_CODES)
+@app.command("list")
 def list_(kind: Kind = None, as_json: AsJson = False) -> None:
     """List every preset with what it is for and whose it is; yours stand before shipped ones of the same name.
 
@@ -69,7 +69,7 @@ def list_(kind: Kind = None, as_json: AsJson = False) -> None:
     console.result("presets list", {"presets": rows}, console.table(("PRESET", "KIND", "FROM", "FOR"), cells), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def show(
     name: Name,
     kind: Kind = None,
@@ -105,7 +105,7 @@ def settings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return console.table(("SETTING", "FROM", "TAKES", "VALUE"), cells)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def check(
     preset: Annotated[
         list[str] | None, typer.Argument(autocompletion=_names, help="Presets by name, or YAML files; all if none.")
@@ -135,7 +135,7 @@ def check(
     console.result("presets check", data, f"{len(wanted)} checked, nothing wrong", as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def copy(
     name: Name,
     target: Annotated[
@@ -172,7 +172,7 @@ def copy(
     console.result("presets copy", data, str(copied), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def schema(kind: Kind = None, as_json: AsJson = False) -> None:
     """Write the JSON Schema of presets to stdout, for editors that complete, explain and check YAML with it.
 

@@ -1,4 +1,4 @@
-"""Takes a job, gives what is known before any network is loaded: checked inputs, the plan, the manifest; no torch."""
+"""Check a job before any network is loaded: inputs, plan, manifest. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from avatarctl import __version__, durable, ownership
+from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.render import pngs
@@ -162,6 +162,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "version": MANIFEST_VERSION,
         "avatarctl": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "threads": threads.count(),
         "job": content,
         "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
         "weights": fingerprint(

@@ -1,4 +1,4 @@
-"""Takes a job, gives its video: checks before anything heavy, the folder around the work, clean-up after success."""
+"""Render a job inside its folder: cheap checks first, then the work, then clean-up after success."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_o
 from avatarctl.render.known import remember
 from avatarctl.render.ours import OWN_FOLDERS
 from avatarctl.settings.render import RenderJob
+from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
     from avatarctl.render.prepare import LoadedNetworks
@@ -54,7 +55,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             from avatarctl.render.engine import run
 
             try:
-                rendered = run(checked, folder, show, loaded)
+                with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
+                    rendered = run(checked, folder, show, loaded)
             except AvatarError as error:
                 # Where a hint says to resume, it says what.
                 error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")
