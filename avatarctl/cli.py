@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console
+from avatarctl import __version__, console, interrupts
 from avatarctl.commands import (
     about,
     batch,
@@ -26,6 +26,9 @@ from avatarctl.commands import (
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
 from avatarctl.errors import AvatarError
+
+# They write nothing before the render watches for signals itself: until then Ctrl-C ends them at once.
+RENDERING = ("generate", "resume", "demo")
 
 app = typer.Typer(
     name="avatarctl",
@@ -75,6 +78,8 @@ def main() -> None:
     words = sys.argv[1:]
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
+    if command not in RENDERING:
+        interrupts.raise_again()
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
         code = app(prog_name="avatarctl", standalone_mode=False)

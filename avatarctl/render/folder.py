@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from avatarctl import __version__, durable, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
+from avatarctl.interrupts import undoing
 from avatarctl.render import ours
 from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
 
@@ -40,6 +41,7 @@ class RenderFolder:
         self.path = path
         self._files: dict[str, dict[str, Any]] = {}
         self._lock = FileLock(path / LOCK)
+        self._made: list[Path] = []
 
     # -- Coming into being -------------------------------------------------------------------------------------------
 
@@ -55,7 +57,7 @@ class RenderFolder:
         """
         self.check_ours()
         with guarded(self.path):
-            made = ownership.make_folder(self.path)
+            self._made = ownership.make_folder(self.path)
             try:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
@@ -73,12 +75,17 @@ class RenderFolder:
                 self.look()
                 if self.exists() and not (self.path / DELIVERED).exists() and (why := self._index_lost()):
                     self.event("recompute", file=INDEX, why=why)
-            yield
+            with undoing(self.leave):
+                yield
         finally:
-            if not self.exists():
-                self._sweep()
-                ownership.remove_made(made)
+            self.leave()
             self._lock.release()
+
+    def leave(self) -> None:
+        """Leave a folder without a render as it was found: what is ours goes, and so do folders that were made for it."""
+        if not self.exists():
+            self._sweep()
+            ownership.remove_made(self._made)
 
     def look(self) -> None:
         """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""

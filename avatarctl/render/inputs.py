@@ -23,6 +23,8 @@ from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
+# Of inputs that changed, in words.
+OTHER = {"image": "another picture", "audio": "another recording", "vocal separator": "another vocal separator"}
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
 # Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
 PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
@@ -189,7 +191,10 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
             was, now = before.get(name, {}).get("sha256"), after.get(name, {}).get("sha256")
             if was != now:
                 path = (after.get(name) or before.get(name))["path"]
-                changes.append(f"{name} ({path}): sha256 was {_short(was)}, is {_short(now)}")
+                changes.append(
+                    f"{OTHER.get(name, 'other weights')} than last time: {name} ({path}): "
+                    f"sha256 was {_short(was)}, is {_short(now)}"
+                )
     # A setting that is younger than the render has its default there.
     was_job, now_job = (json.loads(job_of(manifest).model_dump_json()) for manifest in (old, new))
     for name in sorted({*was_job["render"], *now_job["render"]}):

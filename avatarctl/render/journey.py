@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avatarctl import console
 from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, DeviceError, Interrupted
+from avatarctl.interrupts import undoing
 from avatarctl.ownership import listed
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
@@ -52,7 +53,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             rendered = already(job, folder)
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
-            from avatarctl.render.engine import run
+            with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
+                from avatarctl.render.engine import run
 
             try:
                 with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell

@@ -41,6 +41,8 @@ FLAGS = {
 
 PREFIX = "AVATARCTL_"
 HOW = "`avatarctl presets copy square mine.yaml` writes one to begin with"
+# Variables of ours that no setting is named like.
+OWN_VARIABLES = ("HOME", "DEBUG", "WEIGHTS", "GOLDEN")
 # Settings whose variable is taken letter by letter: a prompt with a colon is no YAML mapping.
 TEXT = (str, Path | None)
 
@@ -267,6 +269,22 @@ def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | 
     return found
 
 
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return what is wrong with ``AVATARCTL_*`` variables that no setting of any kind is named like, with the nearest name."""
+    source = os.environ if environment is None else environment
+    ours = sorted(name for name in source if name.startswith(PREFIX))
+    if all(name.removeprefix(PREFIX) in OWN_VARIABLES for name in ours):
+        return []  # the usual case needs no other settings
+    known = {*OWN_VARIABLES, *(field.upper() for kind in KINDS for field in settings_class(kind).model_fields)}
+    found = []
+    for name in ours:
+        word = name.removeprefix(PREFIX)
+        if word not in known:
+            close = get_close_matches(word, sorted(known), n=1)
+            found.append(f"{name}: no setting is called so" + (f", did you mean {PREFIX}{close[0]}?" if close else ""))
+    return found
+
+
 def resolve(
     known: Mapping[str, Any], preset: str | None, flags: Mapping[str, Any], kind: str = "render"
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -282,6 +300,8 @@ def resolve(
             console.note(f"preset {preset}: yours ({loaded.path}), not the shipped one ({instead})")
         values.update(loaded.values)
         sources.update({name: loaded.places.get(name, str(loaded.path)) for name in loaded.values})
+    for text in unknown_variables():
+        console.note(f"warning: {text}")
     for name, value in from_environment(known).items():
         values[name], sources[name] = value, PREFIX + name.upper()
     for name, value in flags.items():
