@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -25,7 +27,9 @@ from avatarctl.commands import (
     train,
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
-from avatarctl.errors import AvatarError
+from avatarctl.errors import AvatarError, InputFileError
+
+SHOWN = 80  # characters of a name that is too long
 
 # They write nothing before the render watches for signals itself: until then Ctrl-C ends them at once.
 RENDERING = ("generate", "resume", "demo")
@@ -75,6 +79,7 @@ dress(app)
 
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
+    console.write_any_text()
     words = sys.argv[1:]
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
@@ -82,7 +87,8 @@ def main() -> None:
         interrupts.raise_again()
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
-        code = app(prog_name="avatarctl", standalone_mode=False)
+        with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):
+            code = app(prog_name="avatarctl", standalone_mode=False)
     except UNREADABLE as problem:
         if type(problem).__name__ == "NoArgsIsHelpError":  # the message is the help page
             console.note(problem.format_message())
@@ -99,16 +105,25 @@ def main() -> None:
         sys.exit(130)
     except Exception as bug:
         console.trace()
-        console.error(
-            AvatarError(
-                f"this is a bug of ours: {type(bug).__name__}: {bug}",
-                "run it again with AVATARCTL_DEBUG=1 and report it",
-            ),
-            command,
-            as_json,
-        )
-        sys.exit(1)
+        told = _in_words(bug)
+        console.error(told, command, as_json)
+        sys.exit(told.exit_code)
     if code == 130:  # Typer made it of a KeyboardInterrupt
         console.note("interrupted; run the same command again to continue")
     if code:
         sys.exit(code)
+
+
+def _in_words(bug: Exception) -> AvatarError:
+    """Return the error that a user is told: a name that the system can't hold is theirs, anything else a bug."""
+    if isinstance(bug, OSError) and bug.errno == errno.ENAMETOOLONG:
+        name = os.fsdecode(bug.filename) if isinstance(bug.filename, str | bytes) else "a file"
+        shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+        size = len(os.fsencode(name))
+        return InputFileError(
+            f"{shown}: got a name of {size} bytes, expected a path that this system can hold (255 bytes a name)",
+            "choose a shorter name or folder",
+        )
+    return AvatarError(
+        f"this is a bug of ours: {type(bug).__name__}: {bug}", "run it again with AVATARCTL_DEBUG=1 and report it"
+    )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 
 from avatarctl import __version__
-from avatarctl.commands import completions, options
+from avatarctl.commands import options
 from avatarctl.settings.render import AllSettings
 
 ROOT = Path(__file__).parents[1]
@@ -136,15 +136,3 @@ def words_of(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [word for part in get_args(kind) for word in words_of(part)]
-
-
-@pytest.mark.parametrize("name", completions.FILES.values())
-def test_committed_completions_are_what_the_program_makes(name: str) -> None:
-    made = completions.scripts()[name]
-    assert made == (ROOT / "completions" / name).read_text(), "run `avatarctl completions`"
-
-
-def test_completions_complete() -> None:
-    assert completions.scripts()["_avatarctl"].startswith("#compdef avatarctl\n")  # zsh reads the first line only
-    words = {"_AVATARCTL_COMPLETE": "complete_bash", "COMP_WORDS": "avatarctl presets show po", "COMP_CWORD": "3"}
-    assert run(**words).stdout.split() == ["portrait"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl.batch.history import item_state, record_path, write_record
+from avatarctl.batch.history import item_state, lock_path, write_record
 from avatarctl.batch.items import Item
 from avatarctl.batch.plan import checked_of
 from avatarctl.console import Progress
@@ -54,7 +54,7 @@ def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -
 
 def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float]:
     job = item.job
-    lock = record_path(item).with_suffix(".lock")
+    lock = lock_path(item)
     for folder in (lock.parent, job.output.parent):
         with guarded(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -56,12 +56,12 @@ def environment(variables: Mapping[str, str] = os.environ) -> Check:
     """Check ``AVATARCTL_*`` variables: is there a setting of that name, and does it take that value?"""
     ours = sorted(name for name in variables if name.startswith(presets.PREFIX))
     models = {kind: presets.settings_class(kind) for kind in presets.KINDS}
-    strange = presets.unknown_variables(variables)
+    strange = presets.strange_variables(variables)
     wrong: dict[str, list[str]] = {}
     for kind, model in models.items():
         try:
             values = presets.from_environment(model.model_fields, variables)
-            make(model, values, {name: presets.PREFIX + name.upper() for name in values})
+            make(model, values, {name: presets.variable_of(name, model.model_fields) for name in values})
         except UsageError as error:
             wrong[kind] = error.message.split("\n")
     # What only training refuses stops no render.

@@ -151,10 +151,13 @@ def batch_of(
     from avatarctl.batch.attempts import Rules
     from avatarctl.batch.items import Base, check_name
     from avatarctl.batch.run import Batch
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.render import AllSettings
 
+    image = as_spelled(image) if image is not None else None
+    source = as_spelled(source)
     mistakes = []
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
@@ -174,10 +177,11 @@ def batch_of(
     pictures = image if image is not None and image.is_dir() else None
     one = None if pictures else image
     values, sources = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": one})
-    make(AllSettings, values, sources, mistakes)
+    example = presets.example_of(preset)
+    make(AllSettings, values, sources, mistakes, example)
     return Batch(
         source,
-        Base(values, sources, output, name),
+        Base(values, sources, output, name, example),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,
@@ -188,10 +192,15 @@ def batch_of(
 
 def _dry_run(asked: Batch, as_json: bool) -> None:
     from avatarctl.batch.run import dry_run
+    from avatarctl.batch.tally import named
 
     if asked.watch:
         raise UsageError("--dry-run with --watch: got both, expected one", "leave out --watch to see what is there")
-    plan = dry_run(asked)
+    plan, problem = dry_run(asked)
+    if problem is not None:
+        problem.data = plan
+        if as_json:
+            raise problem  # its object has the plan
     rows = [
         (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], row["why"])
         for row in plan["items"]
@@ -200,7 +209,11 @@ def _dry_run(asked: Batch, as_json: bool) -> None:
     runs = sum(row["runs"] for row in plan["items"])
     last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
     text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
+    if plan["passed_over"]:
+        console.note(f"passed over {named([Path(name) for name in plan['passed_over']])}")
     console.result("batch", plan, f"{text}\n{last}", as_json, status="dry run")
+    if problem is not None:
+        raise problem
 
 
 def _time(seconds: float | None) -> str:

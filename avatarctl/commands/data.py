@@ -189,9 +189,7 @@ def _job_of(
     from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
     values, places = presets.resolve(EncodeSettings.model_fields, preset, flags, kind="data")
-    if flags["sizes"] is not None:
-        places["sizes"] = "--size"
-    settings = make(EncodeSettings, values, places)
+    settings = make(EncodeSettings, values, places, example=presets.example_of(preset, "data"))
     rest = {"source": source, "cache": cache, "weights": weights, "device": device or "auto", "force": force}
     return make(EncodeJob, {**rest, "settings": settings}, {"device": "--device"})
 

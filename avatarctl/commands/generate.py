@@ -105,7 +105,7 @@ def generate(
     if work_dir is not None:
         ownership.check_name(work_dir, "--work-dir", "a folder for the render", "--work-dir talk.render")
     if show_settings:
-        _show_settings(preset, flags, as_json)
+        _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
@@ -178,8 +178,10 @@ def _interrupted(silent: bool) -> Path:
 
 def render_folder(path: Path, command: str) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
+    from avatarctl.paths import derived
+
     ownership.check_render_name(path, command)
-    beside = path.with_name(path.name + ".render")
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 
@@ -190,6 +192,7 @@ def job_of(
 
     ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
     """
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.placement import PlacementSettings
@@ -197,39 +200,45 @@ def job_of(
     from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places)
+    settings = make(AllSettings, values, places, example=presets.example_of(preset))
     if settings.image is None:
         raise UsageError(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
     return RenderJob(
-        image=settings.image,
-        audio=audio,
+        image=as_spelled(settings.image),
+        audio=as_spelled(audio),
         output=output,
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 
 
-def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl.commands.presets import settings_table
+def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
+    from avatarctl.commands.settings_text import settings_table
     from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
-    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
+    inputs = {"audio": {"value": str(audio), "source": "--audio", "does": "Recording of the voice."}}
+    text = settings_table({**inputs, **rows})
+    console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
     from avatarctl.render.estimate import estimate
     from avatarctl.render.inputs import check
 
-    planned = estimate(check(job, force))
-    console.result("generate", planned.to_json(), _plan_text(planned), as_json, status="dry run")
+    checked = check(job, force)
+    for note in checked.notes:
+        console.note(f"warning: {note}")
+    planned = estimate(checked)
+    data = {**planned.to_json(), "notes": checked.notes}
+    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
 
 
 def _plan_text(planned: Estimate) -> str:
@@ -238,11 +247,16 @@ def _plan_text(planned: Estimate) -> str:
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _mb(planned: Estimate) -> int:
+    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
+    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:

@@ -305,23 +305,26 @@ CheckpointEvery = Annotated[
 
 # -- Output ---------------------------------------------------------------------------------------------------------
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="VIDEO", help="Video to write.", rich_help_panel=OUTPUT)
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="VIDEO", help="Video to write: .mp4, .mov, .mkv or .webm.", rich_help_panel=OUTPUT
+    ),
 ]
 Crf = Annotated[
     int | None,
     typer.Option(
         "--crf",
         help="Quality of the encoding, 0 to 51: lower is better and larger.",
-        show_default="18",
+        show_default="18; vp9, av1: 24",
         rich_help_panel=OUTPUT,
     ),
 ]
 Codec = Annotated[
-    Literal["h264", "hevc"] | None,
+    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
     typer.Option(
         "--codec",
-        help="h264 plays everywhere, hevc is smaller.",
-        show_default="h264",
+        help="Pictures: h264, hevc, prores (.mov), vp9 or av1 (.webm, .mkv).",
+        show_default="auto: vp9 in .webm, else h264",
         rich_help_panel=OUTPUT,
     ),
 ]

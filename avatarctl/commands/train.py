@@ -259,13 +259,13 @@ def _run(
 ) -> None:
     from avatarctl.data.shards import read_about
     from avatarctl.settings.check import make
-    from avatarctl.settings.presets import resolve
+    from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    settings = make(TrainSettings, values, places)
+    settings = make(TrainSettings, values, places, example=example_of(preset, kind))
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"

@@ -17,6 +17,7 @@ from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.join import Sound, join
+from avatarctl.render.ours import PREVIEW
 from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.sampling.denoise import Sampler
@@ -24,8 +25,6 @@ from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
 from avatarctl.sampling.windows import Plan
 from avatarctl.settings.render import RenderJob
-
-PREVIEW = "preview.mp4"
 
 
 def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered:
@@ -123,9 +122,10 @@ class Work:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
         self.networks, self.residency, self.team, self.show = networks, residency, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
-        self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames)
+        self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames, job.video)
+        self.preview = f"{PREVIEW}{job.video.suffix}"
         self.missing = self.frames.missing()
-        folder.valid(PREVIEW)  # a damaged one is reported and joined anew
+        folder.valid(self.preview)  # a damaged one is reported and joined anew
         saved, self.write_from = self._where_to_begin()
         self.sampler, self.predictor = begin(job, plan, networks, residency, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
@@ -213,11 +213,11 @@ class Work:
         if not self.job.render.preview or time.monotonic() - self._preview_at < max(20 * self._preview_cost_s, 10.0):
             return
         begin = time.monotonic()
-        ready = [self.folder.path / segment_file(s) for s in range(self._segments_done())]
+        ready = [self.folder.path / segment_file(s, self.job.video) for s in range(self._segments_done())]
         if ready:
-            part = self.folder.new_part(PREVIEW)
-            join(ready, part, None)
-            self.folder.adopt(part, PREVIEW)
+            part = self.folder.new_part(self.preview)
+            join(ready, part, None, self.job.video)
+            self.folder.adopt(part, self.preview)
         self._preview_at = time.monotonic()
         self._preview_cost_s = self._preview_at - begin
 
@@ -243,9 +243,9 @@ class Work:
 
 def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
     """Join the segments, put the sound beside them, and the result in its place; return the contact sheet's path, if any."""
-    names = [segment_file(segment) for segment in range(segments)]
-    part = folder.new_part("video.mp4")
-    join([folder.path / name for name in names], part, sound)
+    names = [segment_file(segment, job.video) for segment in range(segments)]
+    part = folder.new_part(f"video{job.video.suffix}")
+    join([folder.path / name for name in names], part, sound, job.video)
     folder.hand_over(part, job.output)
     if job.render.contact_sheet_every_s is None:
         return None

@@ -9,7 +9,6 @@ exist for a reader and is computed again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -21,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl import __version__, durable, ownership
+from avatarctl import __version__, durable, jsontext, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
+from avatarctl.paths import derived
 from avatarctl.render import ours
 from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
 
@@ -151,7 +151,7 @@ class RenderFolder:
             place.parent.mkdir(parents=True, exist_ok=True)
             made = (self.note_of(DELIVERING) or {}).get("files", {})
             self.note(DELIVERING, {"files": {**made, str(place.resolve()): digest(part)}})
-            near = place.with_name(f".{place.name}.avatarctl{durable.PART}")
+            near = derived(place, ".", f".avatarctl{durable.PART}")
             try:
                 shutil.move(part, near)
                 with near.open("rb+") as file:
@@ -317,7 +317,7 @@ class RenderFolder:
 
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
+        line = jsontext.dumps({"time": round(time.time(), 3), "event": kind, **data}) + "\n"
         with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
 
         run_follower(checked, folder)
         return None
+    for note in checked.notes:
+        warnings.warn(note, stacklevel=2)
     with folder.held():
         manifest = manifest_of(checked)
         if force:

@@ -10,6 +10,7 @@ from avatarctl.durable import read_json, unsealed
 
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED, DELIVERING, FRAMES = "delivered.json", "delivering.json", "frames.json"
+PREVIEW = "preview"  # with the suffix of the video
 OWN_FOLDERS = ("windows", "frontier", "segments")
 # Removed in this order, after everything else: while there is a manifest, the render is delivered; the holder's file marks
 # the folder as ours to the end.

@@ -17,7 +17,7 @@ from avatarctl.audio.decode import Blocks, probe, write_waveform
 from avatarctl.audio.levels import gain_db, loudness, trimmed_span
 from avatarctl.audio.speech import speech_states
 from avatarctl.networks import checkpoints
-from avatarctl.networks.adapters import merge_lora
+from avatarctl.networks.adapters import merge_loras
 from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
 from avatarctl.networks.images import load_image
 from avatarctl.networks.memory import PARAMETERS
@@ -123,8 +123,7 @@ def load_networks(checked: Checked, placement: Placement) -> Networks:
     transformer = checkpoints.load_transformer(
         files.transformer, dtype=placement.dtype_of("transformer"), device=device
     )
-    for path, scale in checked.job.lora:
-        merge_lora(transformer, path, scale)
+    merge_loras(transformer, checked.job.lora)
     vae = checkpoints.load_vae(files.vae, dtype=placement.dtype_of("vae"), device=device)
     speech = checkpoints.load_speech_encoder(
         files.speech_encoder, dtype=placement.dtype_of("speech encoder"), device=device
@@ -181,9 +180,7 @@ def make_conditions(
 def _encode(checked: Checked, networks: Networks, residency: DeviceResidency, plan: Plan) -> dict[str, torch.Tensor]:
     job, files, placement = checked.job, checked.weights, networks.placement
     width, height = job.render.size
-    picture, notes = load_image(job.image, width, height, job.render.fit)
-    for text in notes:
-        warnings.warn(text, stacklevel=2)
+    picture, _ = load_image(job.image, width, height, job.render.fit)  # what there is to say was said before
 
     positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], checked, networks, residency)
 

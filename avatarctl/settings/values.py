@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 # Rates that decimals only approximate (SMPTE 1001 family).
 NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
 LARGEST_VIDEO_PX = 8192  # a side that common decoders take
+KNOWN_SIZES = "512x512, 480x832 and 832x480"
 SIZE_STEP = 16  # eight pixels per latent, two latents per token
 
 
@@ -39,7 +40,10 @@ def parse_size(value: Any) -> tuple[int, int]:
     width, height = sides
     if width % SIZE_STEP or height % SIZE_STEP or not (64 <= width <= 4096 and 64 <= height <= 4096):
         near = "x".join(str(min(max(round(side / SIZE_STEP) * SIZE_STEP, 64), 4096)) for side in (width, height))
-        raise ValueError(f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}")
+        raise ValueError(
+            f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}; "
+            f"the released weights know {KNOWN_SIZES}"
+        )
     return width, height
 
 
