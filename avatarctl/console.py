@@ -184,6 +184,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def size_in_words(count: float) -> str:
+    """Return bytes as people read them: 740 kB, 8 MB, 12.3 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{-(-count // 1000):.0f} kB"
+
+
 class _Lines:
     """One line at most every so many seconds, for logs."""
 

@@ -230,33 +230,31 @@ def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_js
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
-    from avatarctl.render.estimate import estimate
-    from avatarctl.render.inputs import check
+    from avatarctl.render import room
+    from avatarctl.render.rehearse import rehearse
 
-    checked = check(job, force)
-    for note in checked.notes:
+    rehearsal = rehearse(job, force)
+    for note in rehearsal.checked.notes:
         console.note(f"warning: {note}")
-    planned = estimate(checked)
-    data = {**planned.to_json(), "notes": checked.notes}
-    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
+    disks = [
+        {"folder": str(disk.folder), "bytes": disk.bytes, "free_bytes": disk.free_bytes} for disk in rehearsal.disks
+    ]
+    data = {**rehearsal.planned.to_json(), "notes": rehearsal.checked.notes, "disks": disks}
+    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks))
+    console.result("generate", data, text, as_json, status="dry run")
 
 
-def _plan_text(planned: Estimate) -> str:
+def _plan_text(planned: Estimate, disks: str) -> str:
     time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
+        ("disk", disks),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
-
-
-def _mb(planned: Estimate) -> int:
-    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
-    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:

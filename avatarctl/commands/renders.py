@@ -12,6 +12,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands.generate import render_folder
 from avatarctl.commands.options import AsJson, Force
+from avatarctl.console import size_in_words
 from avatarctl.errors import BusyError, InputFileError, UsageError
 
 app = typer.Typer(help="List, show, verify and remove renders.", no_args_is_help=True)
@@ -22,40 +23,67 @@ Render = Annotated[Path, typer.Argument(help="Render folder, or the video it mak
 def list_(as_json: AsJson = False) -> None:
     """List the renders whose folders are there: interrupted, running, or finished and kept."""
     from avatarctl.render.known import known_renders
+    from avatarctl.render.standing import standing
 
-    rows = [
-        {
-            "path": str(known.path),
-            "state": known.state,
-            "output": known.output,
-            "changed": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.changed)),
-        }
-        for known in known_renders()
-    ]
-    cells = [(row["state"], row["changed"], row["path"]) for row in rows]
-    text = console.table(("STATE", "CHANGED", "RENDER"), cells) if rows else "no renders"
+    rows: list[dict[str, Any]] = []
+    cells: list[tuple[str, ...]] = []
+    for known in known_renders():
+        now = standing(known.path)
+        changed = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.changed))
+        facts = {"path": str(known.path), "state": known.state, "output": known.output, "changed": changed}
+        rows.append({**facts, **now.to_json()})
+        done = "?" if now.percent is None else f"{now.percent} %"
+        cells.append(
+            (known.state, done, _of(now.video_s), size_in_words(now.bytes["total"]), changed[5:16], _near(known.path))
+        )
+    text = console.table(("STATE", "DONE", "VIDEO", "ON DISK", "CHANGED", "RENDER"), cells) if rows else "no renders"
     console.result("renders list", {"renders": rows}, text, as_json)
+
+
+def _of(seconds: float | None) -> str:
+    return "?" if seconds is None else console.clock(seconds)
+
+
+def _near(path: Path) -> str:
+    """Return a path as it is named from here, where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 @app.command()
 def show(render: Render, as_json: AsJson = False) -> None:
-    """Show what a render is made of and how far it is."""
+    """Show how far a render is, what it is made of, and the settings that aren't the defaults."""
     from avatarctl.render.folder import RenderFolder
+    from avatarctl.render.inputs import changed_settings
     from avatarctl.render.known import look
+    from avatarctl.render.standing import standing
 
     path = render_folder(render, "avatarctl renders show")
     manifest = RenderFolder(path).manifest()
-    known = look(path)
+    known, now = look(path), standing(path)
     counts: dict[str, int] = {}
     for event in known.events:
         counts[event["event"]] = counts.get(event["event"], 0) + 1
-    data = {"path": str(path), "state": known.state, "events": counts, "manifest": manifest}
+    settings = changed_settings(manifest)
+    data = {
+        "path": str(path),
+        "state": known.state,
+        **now.to_json(),
+        "settings": settings,
+        "events": counts,
+        "manifest": manifest,
+    }
+    parts = ", ".join(f"{name} {size_in_words(size)}" for name, size in now.bytes.items() if size and name != "total")
     rows = [
         ("state", known.state),
+        ("done", now.words()),
+        ("video", f"{console.clock(now.video_done_s)} of {_of(now.video_s)} finished"),
+        ("on disk", f"{size_in_words(now.bytes['total'])} ({parts})"),
         ("output", known.output),
         ("image", manifest["inputs"]["image"]["path"]),
         ("audio", manifest["inputs"]["audio"]["path"]),
-        *((name, str(count)) for name, count in counts.items()),
+        *((name.replace("_", " "), str(value)) for name, value in settings.items()),
+        ("events", ", ".join(f"{count} {name}" for name, count in counts.items())),
     ]
     console.result("renders show", data, console.table(("RENDER", str(path)), rows), as_json)
 

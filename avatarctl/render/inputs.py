@@ -199,6 +199,16 @@ def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     return RenderJob.model_validate_json(json.dumps(manifest["job"]))
 
 
+def changed_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a render that aren't the defaults, as JSON holds them."""
+    job = job_of(manifest)
+    found: dict[str, Any] = {}
+    for settings in (job.render, job.placement):
+        defaults = type(settings)().model_dump(mode="json")
+        found |= {name: value for name, value in settings.model_dump(mode="json").items() if value != defaults[name]}
+    return found | ({"lora": [[str(path), scale] for path, scale in job.lora]} if job.lora else {})
+
+
 def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     """Raise ``ChangedError`` naming every input, weight and setting that is not what the render began with."""
     changes = []

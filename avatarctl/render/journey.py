@@ -12,10 +12,12 @@ from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
 from avatarctl.ownership import listed
+from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
 from avatarctl.render.known import remember
 from avatarctl.render.ours import OWN_FOLDERS
+from avatarctl.render.room import check_room, disks_of, needs_of
 from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
 
@@ -38,6 +40,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     for note in checked.notes:
         warnings.warn(note, stacklevel=2)
     with folder.held():
+        if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
+            check_room(disks_of(needs_of(checked, estimate(checked))))
         manifest = manifest_of(checked)
         if force:
             folder.check_all_ours()

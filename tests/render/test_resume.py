@@ -113,6 +113,8 @@ def test_repairing_a_window_computes_no_more_than_is_needed(new_case: NewCase, p
     (case.render / "windows" / f"{place:06d}.safetensors").unlink()
     resumed = case.command("resume", str(case.render), "--progress", "json")
     assert resumed.status == 0, resumed.log
-    assert len(resumed.steps()) == (1 if place == 0 else 4)  # of ten: three windows to the left share its frames
+    assert len(resumed.steps()) == (
+        3 if place == 0 else 6
+    )  # of ten: the windows that share its frames, and one for the edge
     assert case.bytes() == expected
     assert case.command("renders", "verify", str(case.render)).status == 0
