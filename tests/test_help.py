@@ -14,7 +14,8 @@ import typer
 from avatarctl import cli
 from avatarctl.commands import pages
 from avatarctl.settings.encode import EncodeSettings
-from avatarctl.settings.presets import FLAGS, load
+from avatarctl.settings.names import flag_of
+from avatarctl.settings.presets import load
 from avatarctl.settings.render import AllSettings
 
 ROOT = Path(__file__).parents[1]
@@ -96,21 +97,17 @@ def test_rare_options_are_on_the_whole_page_alone(monkeypatch: pytest.MonkeyPatc
     assert not any(f" {param.opts[0]}" in page for param in rare)
 
 
-def flags_of(name: str) -> str:
-    return FLAGS.get(name, f"--{name.replace('_', '-')}")
-
-
 @pytest.mark.parametrize(("words", "preset"), [(("generate",), None), (("demo",), "puppet")])
 def test_defaults_that_a_page_tells_are_those_of_the_settings(words: tuple[str, ...], preset: str | None) -> None:
     settings = AllSettings(**(load(preset).values if preset else {})).model_dump(mode="json")
     told = {opt: param for param in LEAVES[words].params for opt in param.opts}
     compared = 0
     for name, value in settings.items():
-        param = told.get(flags_of(name))
+        param = told.get(flag_of(name, list(settings)))
         if param is not None and isinstance(param.show_default, str) and value is not None and name != "image":
             words_of = {True: ("yes", "with audio"), False: ("no",)} if isinstance(value, bool) else {}
             expected = words_of.get(value, ()) or (str(value), str(value).removesuffix(".0"))
-            assert param.show_default in expected, name
+            assert param.show_default.split(":")[0] in expected, name
             compared += 1
     assert compared >= (3 if preset else 18)
 

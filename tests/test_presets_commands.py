@@ -118,7 +118,7 @@ def test_explain_tells_the_source_of_every_value(home: Path, monkeypatch: pytest
         presets.explain("render", "mine", {"crf": 99})
 
 
-@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids="-".join)
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=str)
 def test_show_can_be_read_at_80_columns(kind: str, name: str) -> None:
     shown = out("show", name, "--kind", kind).splitlines()
     assert [line for line in shown if len(line) > COLUMNS and line[0] != "/"] == []

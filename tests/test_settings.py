@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from avatarctl.settings.base import Settings
 from avatarctl.settings.check import describe, make
 from avatarctl.settings.names import keys_of
 from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.presets import read
 from avatarctl.settings.render import AllSettings, InputSettings, RenderSettings, WeightsSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import parse_lora
 
 MODELS = (RenderSettings, PlacementSettings, WeightsSettings, InputSettings)
@@ -46,6 +49,45 @@ def test_frame_rates_are_exact_and_survive_json(given: Any, exact: str) -> None:
     assert settings.fps == Fraction(exact)
     assert json.loads(settings.model_dump_json())["fps"] == exact
     assert RenderSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (90, 90),
+        (1.5, 1.5),
+        ("90", 90),
+        ("90s", 90),
+        (" 2.5 s ", 2.5),
+        (".5", 0.5),
+        ("0:01", 1),
+        ("1:30", 90),
+        ("1:02.5", 62.5),
+        ("0:00.1", 0.1),
+        ("1:02:03.5", 3723.5),
+        ("90:00", 5400),
+    ],
+)
+def test_times(given: Any, seconds: float) -> None:
+    settings = make(RenderSettings, {"start_s": given, "duration_s": given, "checkpoint_every_s": given})
+    assert settings.start_s == settings.duration_s == settings.checkpoint_every_s == seconds
+    assert make(RenderSettings, {"contact_sheet_every_s": given}).contact_sheet_every_s == seconds
+    assert make(TrainSettings, {"checkpoint_every_s": given}).checkpoint_every_s == seconds
+
+
+@pytest.mark.parametrize("written", ["1:30", "0:01", "1:02:03.5", "'1:30'", "90s", "1:02.5"])
+def test_times_in_presets_are_those_of_the_flags(tmp_path: Path, written: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"start_s: {written}\n")
+    from_file = make(RenderSettings, read(tmp_path / "mine.yaml")[0]).start_s
+    assert from_file == make(RenderSettings, {"start_s": written.strip("'")}).start_s
+
+
+@pytest.mark.parametrize("given", ["1:75", "1:60:00", "1:2:3:4", "soon", "1m", "", ":30", "1:", "nan", True, [1]])
+def test_times_that_are_none(given: Any) -> None:
+    told = complaint(RenderSettings, {"start_s": "--start"}, start_s=given)
+    assert told.startswith(
+        f"start (--start): got '{given}', expected a time such as 90, 90s, 1:30, 1:02.5 or 1:02:03.5"
+    )
 
 
 @pytest.mark.parametrize("given", ["480x832", (480, 832), [480, 832], {"width": 480, "height": 832}])

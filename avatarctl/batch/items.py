@@ -15,6 +15,7 @@ from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
 from avatarctl.render.inputs import usable_separator
 from avatarctl.settings.check import did_you_mean, make
+from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import parse_lora
@@ -139,6 +140,10 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         variant=settings.variant,
         lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
     )
+    try:
+        format_of(job.output, job.render.codec)
+    except UsageError as error:
+        return None, [f"codec ({places.get('codec', row.where)}): {error.message}"]
     return Item(index, name, job, row.where), []
 
 
@@ -163,10 +168,12 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     if given is None:
         size = "x".join(map(str, settings.size))
         name = template.format(stem=audio.stem, index=index, image=image.stem, seed=settings.seed, size=size)
-        folder, slash, last = (name[:-4] if name.lower().endswith(".mp4") else name).rpartition("/")
-        name = folder + slash + fitted(last, after=".mp4")
-    elif not isinstance(given, str) or not given.lower().endswith(".mp4"):
-        raise ValueError(f"got '{given}', expected a name that ends in .mp4")
+        # The template says which kind of video, or the codec; a recording's own name doesn't.
+        ending = PurePosixPath(template).suffix if template.lower().endswith(SUFFIXES) else home_of(settings.codec)
+        folder, slash, last = name.removesuffix(ending).rpartition("/")
+        name = folder + slash + fitted(last, after=ending)
+    elif not isinstance(given, str) or not given.lower().endswith(SUFFIXES):
+        raise ValueError(f"got '{given}', expected a name that ends in {one_of(SUFFIXES)}")
     else:
         name = given
     parts = PurePosixPath(name).parts

@@ -17,7 +17,7 @@ from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.journey import journey
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 # A worker whose driver was killed ends after its window step; whoever comes next waits for it.
 PATIENCE_S = 600.0

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 def generate(
     audio: o.Audio,
     image: o.Image = None,
-    output: o.Output = Path("avatar.mp4"),
+    output: o.NamedOutput = None,
     prompt: o.Prompt = None,
+    negative_prompt: o.NegativePrompt = None,
     preset: o.Preset = None,
     seed: o.Seed = None,
     steps: o.Steps = None,
     size: o.Size = None,
     fps: o.Fps = None,
+    window: o.Window = None,
     overlap: o.Overlap = None,
     blend: o.Blend = None,
     guidance: o.Guidance = None,
@@ -71,10 +73,12 @@ def generate(
     """
     flags = {
         "prompt": prompt,
+        "negative_prompt": negative_prompt,
         "seed": seed,
         "steps": steps,
         "size": size,
         "fps": fps,
+        "window": window,
         "overlap": overlap,
         "blend": blend,
         "guidance": guidance,
@@ -186,15 +190,17 @@ def render_folder(path: Path, command: str) -> Path:
 
 
 def job_of(
-    image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
     """Return the job that preset, environment and flags make together; all mistakes at once.
 
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
+    after the recording, in the current folder. Raises ``UsageError`` without any.
     """
     from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
+    from avatarctl.settings.formats import named_after
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
     from avatarctl.settings.values import parse_lora
@@ -209,7 +215,7 @@ def job_of(
     return RenderJob(
         image=as_spelled(settings.image),
         audio=as_spelled(audio),
-        output=output,
+        output=output or named_after(as_spelled(audio), settings.codec),
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,

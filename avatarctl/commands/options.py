@@ -45,20 +45,20 @@ Audio = Annotated[
     ),
 ]
 Start = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--start",
-        metavar="SECONDS",
-        help="Where in the recording to begin.",
+        metavar="TIME",
+        help="Where in the recording to begin: 90, 1:30 or 1:02:03.5.",
         show_default="0",
         rich_help_panel=INPUT,
     ),
 ]
 Duration = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--duration",
-        metavar="SECONDS",
+        metavar="TIME",
         help="How much of the recording to use.",
         show_default="all",
         rich_help_panel=INPUT,
@@ -84,6 +84,14 @@ PresetName = Annotated[
 Prompt = Annotated[
     str | None,
     typer.Option("--prompt", help="What happens in the video: who speaks, where, how.", rich_help_panel=LOOK),
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--negative-prompt",
+        help="What the video is led away from.",
+        rich_help_panel=LOOK + RARE,
+    ),
 ]
 Size = Annotated[
     str | None,
@@ -163,6 +171,15 @@ Overlap = Annotated[
         "--overlap",
         help="Latent frames that neighbouring windows share: more is smoother and slower.",
         show_default="5",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        help="Latent frames that are made together: 21, as trained, are 81 pictures.",
+        show_default="21",
         rich_help_panel=LOOK + RARE,
     ),
 ]
@@ -293,10 +310,10 @@ WindowBatch = Annotated[
     ),
 ]
 CheckpointEvery = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--checkpoint-every",
-        metavar="SECONDS",
+        metavar="TIME",
         help="Save so often: a kill loses at most this much work.",
         show_default="60",
         rich_help_panel=MACHINE + RARE,
@@ -308,6 +325,17 @@ Output = Annotated[
     Path,
     typer.Option(
         "--output", "-o", metavar="VIDEO", help="Video to write: .mp4, .mov, .mkv or .webm.", rich_help_panel=OUTPUT
+    ),
+]
+NamedOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="VIDEO",
+        help="Video to write: .mp4, .mov, .mkv or .webm.",
+        show_default="the recording's name, here",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Crf = Annotated[
@@ -323,17 +351,17 @@ Codec = Annotated[
     Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
     typer.Option(
         "--codec",
-        help="Pictures: h264, hevc, prores (.mov), vp9 or av1 (.webm, .mkv).",
-        show_default="auto: vp9 in .webm, else h264",
+        help="Pictures; auto: vp9 in .webm, else h264. prores is for .mov, av1 not for .mov.",
+        show_default="auto",
         rich_help_panel=OUTPUT,
     ),
 ]
 ContactSheet = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--contact-sheet",
-        metavar="SECONDS",
-        help="Also write one image with a picture of the video every so many seconds.",
+        metavar="TIME",
+        help="Also write one image with a picture of the video every so often, such as 5s.",
         rich_help_panel=OUTPUT,
     ),
 ]

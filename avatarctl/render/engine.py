@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 
 from avatarctl.console import Progress
-from avatarctl.networks.placement import DeviceResidency, decide
+from avatarctl.networks.placement import decide
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import frontier
+from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.join import Sound, join
+from avatarctl.render.networks import LoadedNetworks, Networks
 from avatarctl.render.ours import PREVIEW
-from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
+from avatarctl.render.prepare import decode_audio, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
@@ -38,12 +40,11 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
-        networks, residency = (loaded or LoadedNetworks()).load(checked, placement)
-        stop.check(folder)
-        conditions = make_conditions(checked, networks, residency, folder, plan)
+        networks = (loaded or LoadedNetworks()).of(checked, placement)
+        conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
         team.share(None)  # the others read what is in the folder now
-        work = Work(job, folder, plan, networks, residency, conditions, team, show, stop)
+        work = Work(job, folder, plan, networks, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
         sheet = deliver(job, folder, sound, work.frames.count, plan)
@@ -60,15 +61,14 @@ def run_follower(checked: Checked, folder: RenderFolder) -> None:
     with stopping(), no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        residency = DeviceResidency(placement)
-        networks = load_networks(checked, placement)
+        networks = LoadedNetworks().of(checked, placement)
         team.share(None)
         folder.look()
         torch.set_num_threads(folder.manifest().get("threads", torch.get_num_threads()))  # the bits of one process
         _, plan = decode_audio(checked, folder)
-        conditions = make_conditions(checked, networks, residency, folder, plan)
+        conditions = make_conditions(checked, networks, folder, plan)
         saved = team.share(None)
-        sampler, predictor = begin(job, plan, networks, residency, conditions, saved, team)
+        sampler, predictor = begin(job, plan, networks, conditions, saved, team)
         for finals in sampler.run():
             for final in finals:
                 predictor.forget(final.window)
@@ -83,14 +83,13 @@ def begin(
     job: RenderJob,
     plan: Plan,
     networks: Networks,
-    residency: DeviceResidency,
     conditions: Conditions,
     saved: frontier.Frontier,
     team: Team,
 ) -> tuple[Sampler, Predictor]:
     """Return the sampler as the saved frontier left it."""
     return make_sampler(
-        residency.use(networks.transformer),
+        networks.residency.use(networks.transformer),
         conditions,
         plan,
         job.render,
@@ -113,21 +112,20 @@ class Work:
         folder: RenderFolder,
         plan: Plan,
         networks: Networks,
-        residency: DeviceResidency,
         conditions: Conditions,
         team: Team,
         show: Progress,
         stop: Stop,
     ) -> None:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
-        self.networks, self.residency, self.team, self.show = networks, residency, team, show
+        self.networks, self.residency, self.team, self.show = networks, networks.residency, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
         self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames, job.video)
         self.preview = f"{PREVIEW}{job.video.suffix}"
         self.missing = self.frames.missing()
         folder.valid(self.preview)  # a damaged one is reported and joined anew
         saved, self.write_from = self._where_to_begin()
-        self.sampler, self.predictor = begin(job, plan, networks, residency, conditions, team.share(saved), team)
+        self.sampler, self.predictor = begin(job, plan, networks, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
         self._step_s: list[float] = []
         self._preview_cost_s = self._preview_at = 0.0

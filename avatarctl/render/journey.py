@@ -22,7 +22,7 @@ from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 
 def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:

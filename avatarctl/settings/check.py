@@ -16,6 +16,7 @@ from avatarctl.errors import UsageError
 from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.names import key_of, keys_of
 from avatarctl.settings.render import GuidancePass
+from avatarctl.settings.values import parse_seconds
 
 # Settings -> a preset that has them, and the flag that says so where its name doesn't.
 EXAMPLES = {"TrainSettings": "full-1.3b", "EncodeSettings": "puppet --kind data", "EncodeJob": "puppet --kind data"}
@@ -80,6 +81,8 @@ def _type_words(kind: Any, rules: Sequence[Any] = ()) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _type_words(inner[0], [*inner[1:], *rules])
+    if any(getattr(rule, "func", None) is parse_seconds for rule in rules):
+        return ", ".join(["time", *_range(rules)])
     if kind in WORDS:
         return ", ".join([WORDS[kind], *_range(rules)])
     if origin is Literal:

@@ -95,6 +95,13 @@ def with_suffix(name: str, codec: str) -> str:
     return name if name.lower().endswith(SUFFIXES) else name + home_of(codec)
 
 
+def named_after(recording: Path, codec: str) -> Path:
+    """Return the video of a recording where nobody names one: its name in the current folder, never the recording itself."""
+    video = Path(recording.stem + home_of(codec))
+    taken = video.exists() and recording.exists() and video.samefile(recording)
+    return Path(recording.stem + "-avatar" + home_of(codec)) if taken else video
+
+
 def one_of(words: tuple[str, ...]) -> str:
     """Return "a, b or c"."""
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

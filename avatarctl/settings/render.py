@@ -12,7 +12,7 @@ from avatarctl.paths import derived, picture_place, weights_place
 from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.placement import PlacementSettings
-from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Size, WindowBatch, check_lora, one_or_more
+from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Seconds, Size, WindowBatch, check_lora, one_or_more
 
 WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
@@ -125,10 +125,10 @@ class RenderSettings(Settings):
     """End of the video: a full last window, or a short one as published."""
     audio_span: Literal["exact", "reference"] = "exact"
     """Sound that a window hears: exactly that of its pictures, or as published."""
-    start_s: Annotated[float, Field(ge=0)] = 0.0
-    """Where in the recording to begin, in seconds."""
-    duration_s: Annotated[float, Field(gt=0)] | None = None
-    """How much of the recording to use, in seconds (null: to its end)."""
+    start_s: Annotated[Seconds, Field(ge=0)] = 0.0
+    """Where in the recording to begin: 90, 90s, 1:30 or 1:02:03.5."""
+    duration_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """How much of the recording to use, such as 90s or 1:30 (null: to its end)."""
     trim_silence: bool = False
     """Leave out silence at both ends of the recording."""
     separate_vocals: bool = False
@@ -140,20 +140,27 @@ class RenderSettings(Settings):
     with_audio: bool = True
     """Put the recording into the video."""
     crf: Annotated[int, Field(ge=0, le=51)] | None = None
-    """Constant rate factor of the encoder: lower is larger and better (null: 18; vp9 and av1: 24; prores has none)."""
+    """Quality of the encoding: lower is better and larger (null: by the codec).
+
+    Constant rate factor, 0 to 51. null: 18, for vp9 and av1 24; prores has a fixed rate and takes no notice of it.
+    """
     codec: Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] = "auto"
-    """Format of the pictures in the video; auto: vp9 in .webm, h264 elsewhere."""
+    """Format of the pictures; auto: vp9 in .webm, h264 elsewhere.
+
+    The container follows from the name of the video: .mp4 holds h264, hevc and av1; .mov h264, hevc and prores (422);
+    .mkv h264, hevc, vp9 and av1; .webm vp9 and av1.
+    """
     segment_latent_frames: Annotated[int, Field(ge=1)] = 25
     """Length of the pieces in which the video is written: 25 are four seconds.
 
     Latent frames, of four frames of video each. Longer pieces are fewer files, and each is finished later.
     """
-    checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
-    """Save so often, in seconds: a kill loses at most this much work."""
+    checkpoint_every_s: Annotated[Seconds, Field(ge=0)] = 60.0
+    """Save so often, such as 60s: a kill loses at most this much work."""
     preview: bool = True
     """Keep a playable file of what is finished while rendering."""
-    contact_sheet_every_s: Annotated[float, Field(gt=0)] | None = None
-    """Also write one image with a picture every so many seconds (null: none)."""
+    contact_sheet_every_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """Also write one image with a picture every so often, such as 5s (null: none)."""
     enlarge: Annotated[int, Field(ge=1, le=16)] = 1
     """Enlarge the finished pictures by a whole factor, for viewing; no new detail."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from avatarctl.settings.base import Settings
-from avatarctl.settings.values import check_device
+from avatarctl.settings.values import Seconds, check_device
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
@@ -162,7 +162,7 @@ class TrainSettings(Settings):
     """Steps between two lines on screen; metrics.jsonl has every step."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Save every so many steps."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 1200.0
+    checkpoint_every_s: Annotated[Seconds, Field(gt=0)] = 1200.0
     """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """How many checkpoints are kept on disk."""

@@ -121,7 +121,7 @@ def test_what_clearly_does_not_fit_is_refused_at_the_start(case: Case, monkeypat
         weights=case.studio / "weights",
         render=RenderSettings(size=(64, 64), steps=2),
     )
-    with pytest.raises(DeviceError, match="the disk is full or too small: got 5 kB free, expected at least .* kB"):
+    with pytest.raises(DeviceError, match=r"the disk is full or too small: got 5 kB free, expected at least .* kB"):
         render(job)
     assert not job.folder.exists()
 

@@ -18,7 +18,7 @@ from avatarctl.errors import UsageError
 from avatarctl.render.join import join
 from avatarctl.render.segment import SegmentWriter
 from avatarctl.render.video import inspect
-from avatarctl.settings.formats import CONTAINERS, format_of, home_of, with_suffix
+from avatarctl.settings.formats import CONTAINERS, format_of, home_of, named_after, with_suffix
 
 NewCase = Callable[..., Case]
 # suffix, codec asked for -> codec and pixel format that a reader finds, codec of the sound
@@ -168,4 +168,24 @@ def test_made_up_names_have_the_suffix_that_the_codec_is_at_home_in() -> None:
         ".webm",
         ".webm",
     ]
+    assert str(named_after(Path("voices/talk.mp3"), "auto")) == "talk.mp4"
+    assert str(named_after(Path("voices/talk.v2.mp3"), "prores")) == "talk.v2.mov"
     assert with_suffix("talk", "av1") == "talk.webm" and with_suffix("talk.MKV", "av1") == "talk.MKV"
+
+
+def test_a_video_without_a_name_is_named_after_the_recording_in_the_current_folder(case: Case) -> None:
+    argv = case.argv()
+    place = argv.index("-o")
+    done = case.command(*argv[:place], *argv[place + 2 :], "--quiet")
+    assert done.status == 0 and done.log.splitlines()[-1] == "voice.mp4", done.log
+    assert inspect(case.folder / "voice.mp4").pictures == 17
+
+
+def test_a_video_named_after_its_recording_is_never_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talk.mp4").write_bytes(b"mine")
+    for recording in (Path("talk.mp4"), tmp_path / "talk.mp4"):
+        assert str(named_after(recording, "auto")) == "talk-avatar.mp4"
+    assert str(named_after(Path("talk.mp4"), "vp9")) == "talk.webm"
