@@ -105,7 +105,8 @@ def generate(
         "codec": codec,
     }
     console.quiet(quiet)
-    ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
+    if output is not None:
+        ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if work_dir is not None:
         ownership.check_name(work_dir, "--work-dir", "a folder for the render", "--work-dir talk.render")
     if show_settings:
