@@ -149,8 +149,7 @@ class RenderFolder:
         place = durable.through(target)
         with guarded(place.parent):
             place.parent.mkdir(parents=True, exist_ok=True)
-            made = (self.note_of(DELIVERING) or {}).get("files", {})
-            self.note(DELIVERING, {"files": {**made, str(place.resolve()): digest(part)}})
+            self.note(DELIVERING, {"files": {**self._handed_over(), str(place.resolve()): digest(part)}})
             near = derived(place, ".", f".avatarctl{durable.PART}")
             try:
                 shutil.move(part, near)
@@ -163,13 +162,18 @@ class RenderFolder:
 
     def wrote(self, target: Path) -> bool:
         """Return whether a file outside of the folder is there as this render put it there."""
-        made = (self.note_of(DELIVERING) or {}).get("files", {})
-        known = made.get(str(target.resolve()))
-        return known is not None and known == digest(target)
+        made = self._handed_over().get(str(target.resolve()))
+        return made is not None and made == digest(target)
+
+    def _handed_over(self) -> dict[str, str]:
+        """Return the checksums of the files that left the folder, by their place; while there is a manifest, they are noted."""
+        notes = (self.note_of(DELIVERED) or {}, self.note_of(DELIVERING) or {})
+        return {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
 
     def mark_delivered(self, output: Path, facts: Mapping[str, Any]) -> None:
         """Note that the video is in its place, whole: from here on there is nothing left to compute."""
-        self._replace(DELIVERED, sealed({"output": str(output.resolve()), "sha256": digest(output), **facts}))
+        files = self._handed_over()
+        self.note(DELIVERED, {"output": str(output.resolve()), "sha256": digest(output), "files": files, **facts})
 
     def delivered(self, output: Path) -> dict[str, Any] | None:
         """Return the facts noted on delivery, if the video is still in its place as it was made."""

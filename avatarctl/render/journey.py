@@ -39,12 +39,13 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         return None
     for note in checked.notes:
         warnings.warn(note, stacklevel=2)
+    if force:
+        folder.check_all_ours()
     with folder.held():
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
             check_room(disks_of(needs_of(checked, estimate(checked))))
         manifest = manifest_of(checked)
         if force:
-            folder.check_all_ours()
             manifest["replaces"] = replaced_by(job)
             folder.clear()
         elif folder.exists() and (names := folder.foreign()):
