@@ -92,7 +92,7 @@ def test_show_names_inputs_and_progress(case: Case) -> None:
     assert data["manifest"]["job"]["render"]["steps"] == 2
     assert 3 <= data["passes_done"] < data["passes_total"] == 6 and data["percent"] == 100 * data["passes_done"] // 6
     assert data["video_s"] == 0.68 and 0 <= data["video_done_s"] <= 0.68
-    assert data["bytes"]["total"] > data["bytes"]["windows"] > 0
+    assert data["bytes"]["total"] > data["bytes"]["frontier"] > 0
     assert data["settings"]["steps"] == 2 and "crf" not in data["settings"]
     assert f"{data['percent']} %, {data['passes_done']} of 6 passes" in shown.log
     assert "of 0:01 finished" in shown.log and "kB" in shown.log
