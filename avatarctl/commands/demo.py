@@ -128,9 +128,9 @@ def _speak(text: str, voice: str, target: Path, force: bool, output: Path) -> No
     """Write the recording of a text; it is the same for the same text, so that a render is resumed."""
     if not text.strip():
         raise UsageError("--say: got no text", 'give some: --say "Good morning"')
-    from avatarctl.puppet.voice import espeak
+    from avatarctl.audio.speak import library
 
-    espeak()  # before anything heavy
+    library()  # before anything heavy
     from avatarctl import durable
     from avatarctl.puppet.pack import wave_bytes
     from avatarctl.puppet.voice import say
