@@ -235,6 +235,15 @@ def remove_made(made: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file, the same by every link to it, or None when it isn't there."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 def identity(path: Path) -> list[int] | None:
     """Return what tells a file from any other and from itself after a change, or None when it isn't there."""
     try:

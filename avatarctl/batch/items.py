@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+from avatarctl import ownership
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
@@ -187,7 +188,8 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
 def collisions(items: Sequence[Item]) -> list[str]:
     """Return what is wrong with the places of videos: two in one place, or one in the place of an input."""
     found = []
-    inputs = {path.resolve(): path for item in items for path in (item.job.audio, item.job.image)}
+    read = [path for item in items for path in (item.job.audio, item.job.image, *(path for path, _ in item.job.lora))]
+    inputs = {ownership.place_of(path) for path in read} - {None}
     makers: dict[str, Item] = {}
     for item in items:
         # Many file systems take no notice of case, some none of how an accent is written.
@@ -198,7 +200,9 @@ def collisions(items: Sequence[Item]) -> list[str]:
         written = [item.job.output]
         if item.job.render.contact_sheet_every_s is not None:
             written.append(item.job.output.with_suffix(".jpg"))
-        found += [f"output ({item.where}): {path} {OVERWRITES}" for path in written if path.resolve() in inputs]
+        found += [
+            f"output ({item.where}): {path} {OVERWRITES}" for path in written if ownership.place_of(path) in inputs
+        ]
     return found
 
 

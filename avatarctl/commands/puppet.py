@@ -104,7 +104,7 @@ def train(
             "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
         )
     console.quiet(quiet)
-    _check_networks(what, output, force)
+    _check_networks(what, output, force, start)
     import torch
 
     torch.set_num_threads(threads)
@@ -243,7 +243,7 @@ def evaluate(
     console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
 
 
-def _check_networks(what: str, output: Path, force: bool) -> None:
+def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:
     """Refuse to replace networks of another training; a decoder is taught in its VAE's own file."""
     ownership.check_name(output, "--output", "a folder for the networks", "--output nets")
     ownership.check_can_make(output, "--output")
@@ -251,7 +251,9 @@ def _check_networks(what: str, output: Path, force: bool) -> None:
     begun = (output / "vae").is_dir()
     for name in written.get(what, ()):
         path = output / f"{name}.safetensors"
-        ownership.check_target(path, "--output", [], force, named=output, ours=what == "vae" and begun)
+        files = [start / path.name if start.is_dir() else start] if start is not None else []
+        inputs = [("the weights to begin with", file) for file in files]
+        ownership.check_target(path, "--output", inputs, force, named=output, ours=what == "vae" and begun)
 
 
 def _check_report(output: Path, force: bool) -> None:

@@ -43,7 +43,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         folder.check_all_ours()
     with folder.held():
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
-            check_room(disks_of(needs_of(checked, estimate(checked))))
+            check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
         manifest = manifest_of(checked)
         if force:
             manifest["replaces"] = replaced_by(job)

@@ -38,7 +38,7 @@ def rehearse(job: RenderJob, force: bool = False) -> Rehearsal:
 def rehearse_checked(checked: Checked) -> Rehearsal:
     """Check what a render meets after its start: the sound to its end, LoRAs, the device, room on the disks."""
     planned = estimate(checked, samples_of(checked))
-    disks = disks_of(needs_of(checked, planned))
+    disks = disks_of(needs_of(checked.job, planned, checked.audio))
     check_room(disks)
     check_device(checked.job.placement)
     check_loras(checked)

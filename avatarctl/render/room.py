@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatarctl import durable
+from avatarctl.audio.decode import AudioInfo
 from avatarctl.console import size_in_words
 from avatarctl.errors import DeviceError
 from avatarctl.render.estimate import Estimate
-from avatarctl.render.inputs import Checked
+from avatarctl.settings.render import RenderJob
 
 # Beside the encoded segments: the preview, and the joined video before it moves to its place.
 COPIES_IN_FOLDER = 3
@@ -49,11 +50,13 @@ class Disk:
         return sum(need.least_bytes for need in self.needs)
 
 
-def needs_of(checked: Checked, planned: Estimate) -> list[Need]:
-    """Return what a render writes; less what it has written already, if it is resumed."""
-    job = checked.job
+def needs_of(job: RenderJob, planned: Estimate, audio: AudioInfo | None = None) -> list[Need]:
+    """Return what a render writes, its folder first; less what it has written already, if it is resumed.
+
+    ``audio``: the recording, whose decoded sound is kept too.
+    """
     least_video = int(planned.video_bytes * LEAST_SHARE)
-    track = int(planned.video_s * checked.audio.rate_hz * checked.audio.channels * 4) if job.render.with_audio else 0
+    track = int(planned.video_s * audio.rate_hz * audio.channels * 4) if audio and job.render.with_audio else 0
     there = sum(file.stat().st_size for file in job.folder.rglob("*") if file.is_file()) if job.folder.is_dir() else 0
     found = [
         Need(
