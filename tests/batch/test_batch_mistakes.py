@@ -316,7 +316,7 @@ def test_a_link_to_an_input_is_no_place_for_a_video(studio: Path, tmp_path: Path
 
 def test_a_summary_of_the_user_is_no_batchs(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"chapters": []}')
-    with pytest.raises(UsageError, match="summary.json: exists already, and no batch wrote it"):
+    with pytest.raises(UsageError, match=r"summary\.json: exists already, and no batch wrote it"):
         check_folder(tmp_path)
     (tmp_path / "summary.json").write_text('{"counts": {}, "items": [], "workers": 1}')
     check_folder(tmp_path)
