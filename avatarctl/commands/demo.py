@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from avatarctl.interrupts import undoing
 from avatarctl.paths import embedded_avatar
 
 PRESET = "puppet"
+VOICE = "en-us+f3"
 
 
 def demo(
@@ -44,15 +46,16 @@ def demo(
         ),
     ] = None,
     voice: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--voice",
             metavar="VOICE",
             autocompletion=complete.voices,
             help="Voice of --say, as `espeak-ng --voices` lists them.",
+            show_default=VOICE,
             rich_help_panel=INPUT,
         ),
-    ] = "en-us+f3",
+    ] = None,
     sing: Annotated[
         bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.", rich_help_panel=INPUT)
     ] = False,
@@ -89,6 +92,11 @@ def demo(
     ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
+    if voice is not None and say is None:
+        raise UsageError(
+            f"--voice: got {voice} without --say, expected a text that this voice speaks",
+            f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
+        )
     spoken = output.with_suffix(".wav") if say is not None else None
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
@@ -117,7 +125,7 @@ def demo(
 
     with undoing(forget):
         try:
-            _speak(say or "", voice, spoken, force, output)
+            _speak(say or "", voice or VOICE, spoken, force, output)
             run_job(job, force, "demo", as_json, quiet, progress)
         except AvatarError:
             forget()

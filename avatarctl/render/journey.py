@@ -16,7 +16,7 @@ from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
 from avatarctl.render.known import remember
-from avatarctl.render.ours import OWN_FOLDERS
+from avatarctl.render.ours import COMPUTED
 from avatarctl.render.room import check_room, disks_of, needs_of
 from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
@@ -88,7 +88,7 @@ def failed_to_start(folder: RenderFolder, error: AvatarError) -> bool:
     Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk and an
     interruption are none: what is decoded by then is kept.
     """
-    if any(folder.listed(name) for name in OWN_FOLDERS):
+    if any(folder.listed(name) for name in COMPUTED):
         return False
     full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError)
     return not full and not isinstance(error, Interrupted)

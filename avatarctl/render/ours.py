@@ -11,7 +11,9 @@ from avatarctl.durable import read_json, unsealed
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED, DELIVERING, FRAMES = "delivered.json", "delivering.json", "frames.json"
 PREVIEW = "preview"  # with the suffix of the video
-OWN_FOLDERS = ("windows", "frontier", "segments")
+SUBTITLES = "subtitles"
+COMPUTED = ("windows", "frontier", "segments")
+OWN_FOLDERS = (*COMPUTED, SUBTITLES)
 # Removed in this order, after everything else: while there is a manifest, the render is delivered; the holder's file marks
 # the folder as ours to the end.
 LAST = (INDEX, MANIFEST, DELIVERED, HOLDER, LOCK)
@@ -19,7 +21,8 @@ OWN_NAME = re.compile(
     "|".join(
         (
             *(re.escape(name) for name in (*LAST, EVENTS, DELIVERING, FRAMES, "conditions.safetensors")),
-            r"(windows|frontier|segments)/",
+            r"(windows|frontier|segments|subtitles)/",
+            r"subtitles/\d+\.\w+",
             r"windows/\d{6,}\.safetensors",
             r"frontier/(\d{6,}-\d{4,}\.safetensors|generation-\d{8,}\.json)",
             r"segments/\d{6,}\.\w+",
