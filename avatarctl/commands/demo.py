@@ -11,7 +11,7 @@ import typer
 from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.generate import job_of, run_job
+from avatarctl.commands.generate import run_job
 from avatarctl.commands.pages import INPUT, LOOK
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
@@ -98,9 +98,11 @@ def demo(
             f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
         )
     spoken = output.with_suffix(".wav") if say is not None else None
+    from avatarctl.settings.jobs import render_job
+
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
-    job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    job = render_job(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
     width, height = job.render.size
     if job.render.enlarge > 1:
         console.note(

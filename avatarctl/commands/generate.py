@@ -118,7 +118,9 @@ def generate(
     if show_settings:
         _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
-    job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
+    from avatarctl.settings.jobs import render_job
+
+    job = render_job(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
         _dry_run(job, force, as_json)
         return
@@ -194,47 +196,6 @@ def render_folder(path: Path, command: str) -> Path:
     ownership.check_render_name(path, command)
     beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
-
-
-def job_of(
-    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
-) -> RenderJob:
-    """Return the job that preset, environment and flags make together; all mistakes at once.
-
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
-    after the recording, in the current folder. Raises ``UsageError`` without any.
-    """
-    from avatarctl.paths import as_spelled
-    from avatarctl.settings import presets
-    from avatarctl.settings.check import make
-    from avatarctl.settings.formats import named_after
-    from avatarctl.settings.languages import parse_subtitles
-    from avatarctl.settings.placement import PlacementSettings
-    from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import lora_file, parse_lora
-
-    values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places, example=presets.example_of(preset))
-    if settings.image is None:
-        raise UsageError(
-            "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
-            "name one: --image PICTURE; or try --preset puppet, which has its own",
-        )
-    return RenderJob(
-        image=as_spelled(settings.image),
-        audio=as_spelled(audio),
-        output=output or named_after(as_spelled(audio), settings.codec),
-        render=settings.part(RenderSettings),
-        placement=settings.part(PlacementSettings),
-        weights=settings.weights,
-        variant=settings.variant,
-        subtitles=tuple(
-            (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
-        ),
-        preset=presets.title_of(preset),
-        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
-        **files,
-    )
 
 
 def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
