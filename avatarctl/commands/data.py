@@ -222,7 +222,7 @@ def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
         raise PartialFailure(
             f"{len(done.failed)} of {done.clips} clips can't be used:\n  "
             + "\n  ".join(f"{name}: {reason}" for name, reason in done.failed),
-            f"mend or remove them; try again what was read badly: avatarctl data check {done.cache} --repair",
+            f"fix or remove them; to read them once more: avatarctl data check {done.cache} --repair",
         )
     for what, name, reason in unused[:SHOWN]:
         console.note(f"{what}: {name}: {reason}")
@@ -289,7 +289,7 @@ def check(
             f"avatarctl data check {cache} --repair, then encode again",
         )
     if repair:
-        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` makes them again")
+        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` encodes them again")
     data = {**asdict(report), "cache": str(cache), "dropped": dropped}
     console.result("data check", data, _report_text(report), as_json)
 

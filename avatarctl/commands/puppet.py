@@ -13,7 +13,7 @@ from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 
 app = typer.Typer(
-    help="Make the embedded avatar anew: its world of drawn clips, and its networks.",
+    help="Rebuild the embedded avatar: draw its clips, train and measure its networks.",
     no_args_is_help=True,
 )
 Seed = Annotated[
@@ -27,7 +27,7 @@ World = Annotated[
 
 @app.command()
 def data(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; continued if it is there.")],
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=100_000, help="Clips of 81 pictures, each another face and voice.")
     ] = 600,

@@ -199,7 +199,7 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
     if changes:
         raise ChangedError(
             f"{folder}: this render began with other inputs:\n  " + "\n  ".join(changes),
-            f"go on with the old ones: avatarctl resume {shlex.quote(str(folder))}; or begin anew with --force",
+            f"resume with the old ones: avatarctl resume {shlex.quote(str(folder))}; or start over with --force",
         )
 
 
