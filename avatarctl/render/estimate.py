@@ -80,14 +80,14 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
     """Return the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
     heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
     dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
-    others = memory.PARAMETERS["vae"] + memory.PARAMETERS["speech encoder"]
+    vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
     basis = "calculated for the 1.3B network (README, Memory)"
     if heads[0] is not None:
         dims = TransformerDims.parse(heads[0].dims)
         basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights (README, Memory)"
     if heads[1] is not None and heads[2] is not None:
         width = VaeDims.parse(heads[1].dims).base_dim
-        others = heads[1].parameters + heads[2].parameters
+        vae, speech = heads[1].parameters, heads[2].parameters
     placement = job.placement
     peak = memory.estimate(
         dims,
@@ -95,10 +95,11 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
         window,
         placement.memory,
         value_bytes=4 if placement.dtype == "float32" or placement.device == "cpu" else 2,
-        weight_bytes=1 if placement.weights_dtype == "float8" else None,
+        float8=placement.weights_dtype == "float8",
         on_gpu=placement.device != "cpu",
         tile_px=256 if placement.vae_tiling else None,
-        others=others,
+        vae=vae,
+        speech=speech,
         decoder_width=width,
     ).peak
     return peak, basis
