@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -202,6 +203,13 @@ def _way_out(lora: Lora, other_shapes: bool, transformer: StableAvatarTransforme
         return LORA_HINT
     more = f"avatarctl lora info {shlex.quote(lora.source)}"
     return f"see what it holds with `{more}`; what has no place in this transformer has to be left out by its trainer"
+
+
+def check_lora_fits(path: Path, base: Path) -> None:
+    """Raise what merging a LoRA file into the transformer in ``base`` would raise; loads neither."""
+    with init_empty_weights():
+        transformer = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
+    read_lora(path, transformer)
 
 
 def merge_lora(
