@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl.networks import checkpoints
-from avatarctl.networks.adapters import merge_loras
+from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.placement import Placement
 from avatarctl.networks.residency import residency_of
 from avatarctl.render.inputs import Checked
@@ -36,9 +36,11 @@ class Networks:
     def transformer(self) -> Any:
         """The transformer with its LoRAs."""
         dtype = self.placement.dtype_of("transformer")
-        model = checkpoints.load_transformer(self.files.transformer, dtype=dtype, device=self.residency.load_device)
+        file, device = self.files.transformer, self.residency.load_device
         if self._loras:
-            merge_loras(model, self._loras)
+            model, _ = load_merged(file, self._loras, dtype, device)
+        else:
+            model = checkpoints.load_transformer(file, dtype=dtype, device=device)
         return self.residency.place(model)
 
     @cached_property
