@@ -223,13 +223,15 @@ def test_convert_needs_the_file_alone(folder: Path, to: str, tmp_path: Path) -> 
 
 
 def test_convert_replaces_when_told_to(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "own.safetensors"
-    path.write_bytes((folder / "kohya.safetensors").read_bytes())
-    words = ("convert", path, "--to", "comfy", "--output", path)
+    source, path = folder / "kohya.safetensors", tmp_path / "own.safetensors"
+    path.write_bytes(source.read_bytes())
+    words = ("convert", source, "--to", "comfy", "--output", path)
     assert "there already" in refusal(*words).message
     assert parse_lora(path).form == "kohya"
     out(*words, "--force")
     assert parse_lora(path).form == "comfy"
+    words = ("convert", path, "--to", "kohya", "--output", path, "--force")
+    assert "an input is never replaced" in refusal(*words).message and parse_lora(path).form == "comfy"
 
 
 def test_convert_of_the_released_layout(tmp_path: Path) -> None:
