@@ -178,7 +178,7 @@ def batch_of(
     make(AllSettings, values, sources, mistakes, example, hint)
     return Batch(
         source,
-        Base(values, sources, output, name, example),
+        Base(values, sources, output, name, example, presets.title_of(preset)),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,

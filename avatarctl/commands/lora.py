@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, durable, ownership
 from avatarctl.commands.options import AsJson, Force
 from avatarctl.errors import InputFileError, UsageError
+from avatarctl.ownership import Inputs
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -64,15 +65,13 @@ def merge(
         raise UsageError(f"FILE: {error}", "avatarctl lora merge FILE:0.8 …") from error
     for file, _ in parsed:
         _check_there(file)
-    _check_free(output, force)
     base = weights if weights is not None and weights.is_file() else find_transformer(weights, variant)
-    for what, taken in (("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)):
-        if output.exists() and output.samefile(taken):
-            raise UsageError(f"{output}: got {what}, expected another file to write", "name another --output")
-
+    _check_free(
+        output, force, [("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)]
+    )
     from avatarctl.networks.adapters import merge_into
 
-    layers = merge_into(base, parsed, output, dtype)
+    layers = merge_into(base, parsed, durable.through(output), dtype)
     data = {
         "path": str(output),
         "weights": str(base),
@@ -102,10 +101,10 @@ def convert(
 
     file = lora_file(file)
     _check_there(file)
-    _check_free(output, force)
+    _check_free(output, force, [("the LoRA to convert", file)])
     from avatarctl.networks.lora_formats import convert_lora
 
-    form, low_rank, whole = convert_lora(file, to, output)
+    form, low_rank, whole = convert_lora(file, to, durable.through(output))
     data = {"path": str(output), "from": form, "to": to, "low_rank": low_rank, "whole": whole}
     console.note(f"{low_rank + whole} changes, from {form} to {to}")
     if whole and to != "comfy":
@@ -125,7 +124,8 @@ def _check_there(file: Path) -> None:
         )
 
 
-def _check_free(output: Path, force: bool) -> None:
+def _check_free(output: Path, force: bool, inputs: Inputs) -> None:
+    ownership.check_name(output, "--output", "the name of a file", "--output lora.safetensors")
     if output.suffix != ".safetensors":
         raise UsageError(
             f"--output: got {output}, expected a file that ends in .safetensors",
@@ -135,8 +135,10 @@ def _check_free(output: Path, force: bool) -> None:
         raise UsageError(
             f"--output: got the folder {output}, expected a file", f"such as --output {output / 'lora.safetensors'}"
         )
-    if output.exists() and not force:
-        raise UsageError(f"{output}: the file is there already", "add --force to replace it, or name another --output")
+    # A folder of weights in pieces is an input with all its files.
+    files = [(what, each) for what, path in inputs for each in (path.rglob("*") if path.is_dir() else [path])]
+    ownership.check_target(output, "--output", files, force)
+    ownership.check_can_make(durable.through(output).parent, "--output")
 
 
 def _text(facts: dict[str, Any]) -> str:

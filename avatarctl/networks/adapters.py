@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str
         found = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise WeightsError(
             f"trained weights: got others than this transformer trains ({found})",
-            "go on with the groups and the rank that the run began with",
+            "resume with the groups and the rank that the run began with",
         )
     for name, parameter in trained.items():
         parameter.copy_(state[name])
@@ -185,6 +186,13 @@ def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransf
             "use a LoRA made for StableAvatar or Wan2.1 of the same size",
         )
     return lora
+
+
+def check_lora_fits(path: Path, base: Path) -> None:
+    """Raise what merging a LoRA file into the transformer in ``base`` would raise; loads neither."""
+    with init_empty_weights():
+        transformer = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
+    read_lora(path, transformer)
 
 
 def merge_lora(
