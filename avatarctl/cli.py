@@ -92,9 +92,11 @@ def main() -> None:
 
 def _progress(words: Sequence[str]) -> str:
     """Return what --progress asks for, the last one where there are several, before the command line is parsed."""
-    asked = [word.removeprefix("--progress=") for word in words if word.startswith("--progress=")]
-    asked += [word for before, word in pairwise(words) if before == "--progress"]
-    return asked[-1] if asked else ""
+    asked = ""
+    for before, word in pairwise(["", *words]):
+        if before == "--progress" or word.startswith("--progress="):
+            asked = word.removeprefix("--progress=")
+    return asked
 
 
 def _run(words: Sequence[str]) -> int:

@@ -50,7 +50,7 @@ def test_a_dry_run_ends_with_the_code_that_the_run_would_have(bench: Bench) -> N
     assert [row["output"] for row in some.data()["bad"]] == ["bad.mp4"]
     none = bench.run(source, "--dry-run", "--image", str(source / "bad.wav"))
     real = bench.run(source, "--image", str(source / "bad.wav"))
-    assert (none.status, real.status) == (12, 12) and "none of 2 videos can be made" in real.err
+    assert (none.status, real.status) == (4, 4) and "none of 2 videos can be made" in real.err
     assert not bench.output.exists()
     (source / "bad.wav").unlink()
     assert bench.run(source).status == 0
@@ -76,3 +76,12 @@ def test_one_slow_render_spoils_no_estimate(tmp_path: Path, monkeypatch: pytest.
         estimate.remember_speed(job, None, step_s)  # type: ignore[arg-type]
     assert estimate._read_speeds()["one"]["step_s"] == pytest.approx(0.1)
     assert estimate._read_speeds()["one"]["renders"] == 4
+
+
+def test_a_dry_run_meets_what_the_run_would_meet(bench: Bench) -> None:
+    source = bench.voices(0.68, 1.8)
+    some = bench.run(source, "--dry-run", "--start", "1", "--json")
+    assert some.status == 3 and [row["output"] for row in some.data()["bad"]] == ["v00.mp4"]
+    every = bench.run(source, "--dry-run", "--start", "2", "--json")
+    assert every.status == 4 and every.data()["items"] == []
+    assert bench.run(source, "--start", "2").status == 4
