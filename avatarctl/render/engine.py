@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from avatarctl.console import Progress
 from avatarctl.networks.placement import decide
@@ -15,6 +16,7 @@ from avatarctl.render import frontier, marks
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
+from avatarctl.render.finite import require_finite_latents
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
@@ -166,6 +168,7 @@ class Work:
             self._step_s = [*self._step_s[-19:], (time.monotonic() - began) / together]
             for final in finals:
                 self.predictor.forget(final.window)
+                self._require_finite(final.window, final.latents)
                 if final.window >= self.write_from:
                     save_final(self.folder, final)
                     self.folder.event("window done", window=final.window)
@@ -190,9 +193,14 @@ class Work:
         return sum(self._step_s) / max(len(self._step_s), 1)
 
     def checkpoint(self) -> None:
-        """Save the windows in flight."""
+        """Save the windows in flight: only finite ones, since all that follows from others is lost."""
+        for index, window in self.sampler.windows.items():
+            self._require_finite(index, window.latents)
         frontier.save(self.folder, frontier.Frontier(self.sampler.windows, self.sampler.progress.first))
         self.folder.event("checkpoint", window_steps=self.sampler.progress.steps_done())
+
+    def _require_finite(self, window: int, latents: Tensor) -> None:
+        require_finite_latents(latents, window, self.job, self.plan, self.networks.files)
 
     def finish_segments(self) -> None:
         """Decode and encode what is still missing."""
