@@ -461,7 +461,7 @@ def test_the_table_ends_with_what_mends_it() -> None:
         "CHECK  TO FIX IT",
         "GPU    buy one",
     ]
-    assert "TO MEND" not in _text([Check("Python", "ok", "3.11")])
+    assert "TO FIX" not in _text([Check("Python", "ok", "3.11")])
 
 
 def test_the_exit_code_is_that_of_the_first_failure() -> None:
