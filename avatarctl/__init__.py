@@ -1,3 +1,3 @@
-"""Takes one picture and a voice, gives a video of that person speaking or singing."""
+"""avatarctl: make a video of a person speaking or singing from one picture and a recording."""
 
 __version__ = "0.1.0"

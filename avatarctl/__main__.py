@@ -1,4 +1,4 @@
-"""Takes the arguments of ``python -m avatarctl``, gives what the command gives."""
+"""Run the command line for ``python -m avatarctl``."""
 
 from avatarctl.cli import main
 

@@ -1,4 +1,4 @@
-"""Takes the command line, gives the commands: assembles them, and turns errors into message, hint and exit code."""
+"""Assemble the commands, and turn errors into a message, a hint and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes results, progress and errors, gives what people and scripts read; the only file that knows rich."""
+"""Print results, progress and errors for people and scripts; the only file that imports rich."""
 
 from __future__ import annotations
 

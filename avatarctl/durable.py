@@ -1,4 +1,4 @@
-"""Takes bytes and paths, gives files that are whole or absent after a kill, and errors that say what a full disk means."""
+"""Write files that are whole or absent after a kill, and turn a full disk into a clear error."""
 
 from __future__ import annotations
 

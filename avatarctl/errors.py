@@ -1,4 +1,4 @@
-"""Takes what went wrong, gives an exception with a message, the command that fixes it and an exit code."""
+"""Exceptions with a message, the command that fixes the problem, and an exit code."""
 
 from __future__ import annotations
 

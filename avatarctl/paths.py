@@ -1,4 +1,4 @@
-"""Takes the environment, gives the folders: settings and presets of the user, weights, caches, and what is shipped."""
+"""The folders: presets and settings of the user, weights, caches, and what is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of weights, gives the file of every network in it, and the checksums of files; opens no weights."""
+"""Find the file of every network in a weights folder, and the checksums of files; opens no weights."""
 
 from __future__ import annotations
 

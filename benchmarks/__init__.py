@@ -1,1 +1,1 @@
-"""Takes the project's code, gives measurements; run the files from the project's root."""
+"""Measurements; run the files from the project's root."""

@@ -1,4 +1,4 @@
-"""Takes a number of recordings, gives the time of a batch with one and with two workers on the CPU, as a ratio in one run.
+"""Measure the time of a batch with one and with two workers on the CPU, as a ratio in one run.
 
 The embedded avatar, on the cores that this process may use; run from the project's root:
 

@@ -1,4 +1,4 @@
-"""Takes the sizes of the transformer and of its inputs, gives the operations of one pass: a count, nothing is run."""
+"""Count the operations of one pass from the sizes of the transformer and of its inputs; nothing is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes whatever device is there, gives its figures for the full-size network: speed, memory, equality; as a table and JSON.
+"""Measure a device with the full-size network: speed, memory, equality; as a table and JSON.
 
 Random weights made on the device; run from the project's root:
 

@@ -1,4 +1,4 @@
-"""Takes two lengths of a recording, gives the peak memory of a whole render of each: it should not grow with length.
+"""Measure the peak memory of whole renders of two lengths: it should not grow with length.
 
 Every stage of a real render from the sound file to the MP4 file, at 64x64 pixels: tiny random networks with one pass per step,
 or, with --embedded, the weights in the package as the preset `puppet` uses them:

@@ -1,4 +1,4 @@
-"""Takes the embedded avatar, gives the README's picture: every tenth picture of the demo above the opening of the mouth.
+"""Draw the README's picture: every tenth picture of the demo above the opening of the mouth.
 
 python benchmarks/readme_picture.py avatarctl/puppet/samples/demo.png
 """

@@ -1,4 +1,4 @@
-"""Takes a training preset, gives seconds and peak memory of a step of the full-size network beside the calculated memory.
+"""Measure seconds and peak memory of a training step of the full-size network beside the calculated memory.
 
 Random weights made on the device; run from the project's root:
 

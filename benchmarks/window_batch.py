@@ -1,4 +1,4 @@
-"""Takes a size, gives the time of a sampling with 1, 2, 4 … windows per pass as ratios to one, and how far results differ.
+"""Measure sampling with 1, 2, 4 … windows per pass as ratios to one, and how far results differ.
 
 Random weights made on the device; run from the project's root:
 

@@ -1,4 +1,4 @@
-"""Takes sizes and a device, gives the seconds of one window step (three guidance passes) and which part they go to.
+"""Measure the seconds of one window step (three guidance passes) and which part they go to.
 
 Random weights, full width by default. Run from the project's root:
 

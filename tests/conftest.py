@@ -1,4 +1,4 @@
-"""Takes a suite that may have been started in the background, gives processes that hear Ctrl-C."""
+"""Let processes hear Ctrl-C although the suite may have been started in the background."""
 
 from __future__ import annotations
 

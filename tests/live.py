@@ -1,4 +1,4 @@
-"""Takes operations on tensors, gives the peak of the bytes that were alive at once."""
+"""Test helper: count the peak of the bytes that are alive at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what a network should do with a spectrum, gives ONNX files of the separator's shape."""
+"""Test helper: ONNX files of the separator's shape (from what a network should do with a spectrum)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes command lines, gives how they ended: run in forked copies of one process that has imported everything, killed or not."""
+"""Test helper: run command lines in forked copies of one process that has imported everything, killed or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes command lines on stdin, runs each in a forked copy of a process that has imported everything, gives pid and status.
+"""Test helper: run command lines from stdin, each in a forked copy of a process that has imported everything.
 
 A render of a second would spend three more on imports; a fork has them done. A request is a JSON object: ``argv``,
 ``folder`` (where to run), ``environment`` (variables to add), ``log`` (both streams), ``fault`` (none, kill, full) and

@@ -1,4 +1,4 @@
-"""Takes what users get wrong, shows the right exit code, a message that names the thing, a hint, and nothing half-written."""
+"""Tests with what users get wrong: the right exit code, a message that names the thing, a hint, and nothing half-written."""
 
 from __future__ import annotations
 

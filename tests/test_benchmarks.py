@@ -1,4 +1,4 @@
-"""Takes the device benchmark at tiny size, shows that every section runs, counts rightly and survives full memory."""
+"""Tests with the device benchmark at tiny size: every section runs, counts rightly and survives full memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the command line as users type it, shows quick help, a working program without torch, and true completions."""
+"""Tests with the command line as users type it: quick help, a working program without torch, and true completions."""
 
 from __future__ import annotations
 

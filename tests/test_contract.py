@@ -1,4 +1,4 @@
-"""Takes every command that the program has, shows what holds for all: quick help without torch, exit codes, --json."""
+"""Tests with every command that the program has: what holds for all: quick help without torch, exit codes, --json."""
 
 from __future__ import annotations
 

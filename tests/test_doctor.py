@@ -1,4 +1,4 @@
-"""Takes machines with something wrong (torch, driver, memory, ffmpeg, weights, settings), shows the row that says so."""
+"""Tests with machines with something wrong (torch, driver, memory, ffmpeg, weights, settings): the row that says so."""
 
 from __future__ import annotations
 

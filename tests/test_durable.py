@@ -1,4 +1,4 @@
-"""Takes the writer of whole files, gives what a library's own temporary file must not change, and what an error leaves."""
+"""Test helper: what a library's own temporary file must not change, and what an error leaves (from the writer of whole files)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes mistakes on every command line, shows exit code, a message that names the thing, the fix, and nothing half-written."""
+"""Tests with mistakes on every command line: exit code, a message that names the thing, the fix, and nothing half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes LoRA files on the command line, shows what they are, merges and converts them; every mistake has its message."""
+"""Tests with LoRA files on the command line: what they are, merges and converts them; every mistake has its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the source tree, shows that its wheel and its source archive install, with everything that users need, and run."""
+"""Tests with the source tree: its wheel and its source archive install, with everything that users need, and run."""
 
 from __future__ import annotations
 

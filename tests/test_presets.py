@@ -1,4 +1,4 @@
-"""Takes preset files, the environment and flags, shows which value wins, where it came from, and what is refused."""
+"""Tests with preset files, the environment and flags: which value wins, where it came from, and what is refused."""
 
 from __future__ import annotations
 

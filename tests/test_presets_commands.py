@@ -1,4 +1,4 @@
-"""Takes presets of every kind, shows that they are listed, shown, copied and checked, and that editors get their schema."""
+"""Tests with presets of every kind: they are listed, shown, copied and checked and editors get their schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the README, shows that its commands, flags, help pages, links and presets are those of the program."""
+"""Tests with the README: its commands, flags, help pages, links and presets are those of the program."""
 
 from __future__ import annotations
 

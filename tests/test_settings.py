@@ -1,4 +1,4 @@
-"""Takes plain values, shows what settings make of them, and that every mistake is named at once and in place."""
+"""Tests with plain values: what settings make of them and every mistake is named at once and in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a seed, gives tiny networks of the real classes with random weights, and inputs for them."""
+"""Test helper: tiny networks of the real classes with random weights, and inputs for them (from a seed)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Takes any audio file, gives waveforms and wav2vec 2.0 states."""
+"""Read recordings: waveforms, wav2vec 2.0 states, levels, vocals."""

@@ -1,4 +1,4 @@
-"""Takes a recording, gives where its sound begins and ends, how loud it is, and the gain to a wanted level."""
+"""Measure a recording: where its sound begins and ends, its loudness, and the gain to a wanted level."""
 
 from __future__ import annotations
 

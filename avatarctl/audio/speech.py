@@ -1,4 +1,4 @@
-"""Takes the waveform of a window, gives its wav2vec 2.0 states; and the sample at which a video frame begins."""
+"""Compute the wav2vec 2.0 states of a window's waveform, and the sample at which a video frame begins."""
 
 from __future__ import annotations
 

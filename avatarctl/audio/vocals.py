@@ -1,4 +1,4 @@
-"""Takes blocks of a recording and an MDX-Net separator (ONNX), gives the voice alone in blocks, in flat memory."""
+"""Separate the voice from the music with an MDX-Net separator (ONNX), block by block, in flat memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes an item that failed, gives the next attempt at it or none; and a stop by Ctrl-C: what all drivers of workers share."""
+"""Decide on the next attempt at a failed item, and handle Ctrl-C for every driver of workers."""
 
 from __future__ import annotations
 

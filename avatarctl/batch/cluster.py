@@ -1,4 +1,4 @@
-"""Takes items, gives their videos by workers in a Ray cluster: Ray finds the places, the items' folders are on shared storage.
+"""Render items with workers in a Ray cluster whose nodes share the storage of the items' folders.
 
 Each worker is an actor that loads weights once. A node whose storage is its own gets the inputs with the item, and the video
 comes back; one that dies costs its items one attempt, and what was saved on shared storage goes on elsewhere.

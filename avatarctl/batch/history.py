@@ -1,4 +1,4 @@
-"""Takes an item, gives how far it is: new, begun, finished, changed or foreign, from its sealed record and render folder.
+"""Tell how far an item is: new, begun, finished, changed or foreign, from its sealed record and its render folder.
 
 The record of a finished video holds its checksum and the manifest it was made by. It is written while the render folder is
 still there, and the folder is removed after it: at any instant a finished video has a record, or a folder that says that it

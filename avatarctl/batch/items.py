@@ -1,4 +1,4 @@
-"""Takes rows, gives the videos to make: checked jobs with their places, and every mistake of them all at once; no torch."""
+"""Check rows and turn them into the videos to render; all mistakes are reported at once. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes items, gives their videos by worker processes of this machine: one per GPU, or several on the CPU."""
+"""Render items with worker processes of this machine: one per GPU, or several on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes an item, gives its inputs as bytes for a machine with storage of its own, and puts the video that comes back in place."""
+"""Pack an item's inputs as bytes for a machine with its own storage, and store the video that comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes checked items, gives what is to be done, longest first, and what it will take; reads, changes nothing."""
+"""Plan a batch: what has to be rendered, longest first, and how long it takes. Reads only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a manifest or a folder of recordings, gives one row per video: plain values, each with the line it stands in."""
+"""Read a manifest or a folder of recordings into one row per video, each with the line it comes from."""
 
 from __future__ import annotations
 

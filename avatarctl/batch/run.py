@@ -1,4 +1,4 @@
-"""Takes a source of items and where their videos go, gives them all: the whole journey of a batch. READ THIS FILE FIRST."""
+"""Run a batch from its source of items to the summary. READ FIRST in this folder."""
 
 from __future__ import annotations
 

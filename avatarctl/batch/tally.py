@@ -1,4 +1,4 @@
-"""Takes progress and outcomes of items as they come, gives the progress of the whole, the table and the summary."""
+"""Collect progress and outcomes of items: progress of the whole batch, the table, the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one item, gives its finished video and record, or what went wrong: the same on this machine and in a cluster."""
+"""Render one item and write its record; the same code on this machine and in a cluster."""
 
 from __future__ import annotations
 

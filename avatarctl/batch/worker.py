@@ -1,4 +1,4 @@
-"""Takes items as lines on a pipe, gives progress and outcomes as lines on another: loads weights once, ends with its driver."""
+"""A worker process: read items as lines on a pipe, report progress and outcomes, load the weights once."""
 
 from __future__ import annotations
 

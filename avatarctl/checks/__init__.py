@@ -1,1 +1,1 @@
-"""Takes this machine, gives what a render needs of it, found or missing; torch is looked at in a process of its own."""
+"""Check what this machine has for rendering; torch is examined in a separate process."""

@@ -1,4 +1,4 @@
-"""Takes what one check found, gives a row of the doctor's table."""
+"""One row of the doctor's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of weights, gives every check of this machine, in the order in which they build on each other."""
+"""Run every check of this machine, in the order in which they depend on each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of weights and the environment, gives rows about weights, AVATARCTL_* variables and presets."""
+"""Check weights, AVATARCTL_* variables and presets."""
 
 from __future__ import annotations
 

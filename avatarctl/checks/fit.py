@@ -1,4 +1,4 @@
-"""Takes free memory, gives which preset fits it in which memory mode: a calculation, nothing is loaded."""
+"""Calculate which presets fit in free memory, and in which memory mode; nothing is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what nvidia-smi and a process with torch say, gives rows about torch, driver, GPUs, number formats, attention."""
+"""Check torch, driver, GPUs, number formats and attention from nvidia-smi and a process with torch."""
 
 from __future__ import annotations
 

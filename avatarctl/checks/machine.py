@@ -1,4 +1,4 @@
-"""Takes nothing, gives rows about Python, packages, ffmpeg, main memory, shared memory, disks and folders."""
+"""Check Python, packages, ffmpeg, main memory, shared memory, disks and folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the torch that is installed, gives JSON lines about it: a program of its own, since a broken torch may kill it.
+"""Report on the installed torch as JSON lines, in a process of its own, since a broken torch may kill it.
 
 A line is written as soon as a stage is done, so that what came before a crash is known, and where it was.
 """

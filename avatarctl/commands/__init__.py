@@ -1,1 +1,1 @@
-"""Takes the words of the command line, gives settings to the engine and its results to the console: one file per verb."""
+"""The commands: one thin file per verb, between the words of the command line and the engine."""

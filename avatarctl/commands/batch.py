@@ -1,4 +1,4 @@
-"""Takes the flags of `batch`, gives what shall be done to the journey of batches and its summary to the console."""
+"""`avatarctl batch`: render every recording of a folder or every item of a manifest."""
 
 from __future__ import annotations
 

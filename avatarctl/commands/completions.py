@@ -1,4 +1,4 @@
-"""Takes a folder, gives it the completion scripts of four shells."""
+"""Write the completion scripts of four shells into a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes clips or a cache and flags, gives encoded samples, or what is in the cache, to the console."""
+"""`avatarctl data`: encode clips into a cache, and check a cache."""
 
 from __future__ import annotations
 

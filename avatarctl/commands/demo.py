@@ -1,4 +1,4 @@
-"""Takes a voice, a text or nothing, gives a video by the embedded avatar: no download, no GPU."""
+"""`avatarctl demo`: make a video with the embedded avatar, without a download or a GPU."""
 
 from __future__ import annotations
 

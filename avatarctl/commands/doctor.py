@@ -1,4 +1,4 @@
-"""Takes nothing, gives a table of what this machine has for rendering, what is missing, and the commands that mend it."""
+"""`avatarctl doctor`: report what this machine has for rendering, what is missing, and how to fix it."""
 
 from __future__ import annotations
 

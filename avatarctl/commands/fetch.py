@@ -1,4 +1,4 @@
-"""Takes names of sets of weights, gives them in the weights folder: downloaded or linked, checked, converted, or removed."""
+"""`avatarctl fetch`: download or link sets of weights, verify, convert or remove them."""
 
 from __future__ import annotations
 

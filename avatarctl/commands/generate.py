@@ -1,4 +1,4 @@
-"""Takes the flags of `generate` and `resume`, gives a job to the engine and its result to the console."""
+"""`avatarctl generate` and `avatarctl resume`: render a video, or continue an interrupted render."""
 
 from __future__ import annotations
 

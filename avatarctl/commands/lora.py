@@ -1,4 +1,4 @@
-"""Takes LoRA files, gives what they are, weights with them merged in, or the same LoRA under another program's names."""
+"""`avatarctl lora`: describe, merge and convert LoRA files."""
 
 from __future__ import annotations
 

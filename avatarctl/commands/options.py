@@ -1,4 +1,4 @@
-"""Takes nothing, gives the options that commands share: one spelling, one help text, ``None`` where nothing was given.
+"""Options that several commands share: one spelling, one help text, ``None`` where nothing was given.
 
 A command's parameters are named like the fields of the settings, so that the flags given are a mapping of settings::
 

@@ -1,4 +1,4 @@
-"""Takes names of presets, gives their list, resolved values with sources, mistakes, a copy, or their JSON Schema."""
+"""`avatarctl presets`: list, show, check and copy presets, and write their JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the arguments of `avatarctl puppet`, gives drawn clips and the small networks that are trained on them."""
+"""`avatarctl puppet`: make the embedded avatar's clips and train its small networks (for developers)."""
 
 from __future__ import annotations
 

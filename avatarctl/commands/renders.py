@@ -1,4 +1,4 @@
-"""Takes render folders, gives their list, their state, whether their files are whole, or removes them."""
+"""`avatarctl renders`: list, show, verify and remove render folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the arguments of `avatarctl train` and `avatarctl lora train`, gives a trained transformer or LoRA."""
+"""`avatarctl train` and `avatarctl lora train`: train a transformer or a LoRA."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Takes videos of people speaking, gives a cache of encoded samples to train on."""
+"""Encode videos of people speaking into a cache of samples to train on."""

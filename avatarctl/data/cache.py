@@ -1,4 +1,4 @@
-"""Takes settings and weights, gives the cache that was encoded with them: begun, gone on with, or refused; and its locks."""
+"""Open the cache for given settings and weights: create, continue or refuse it; and its locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a cache, gives what is in it: counts, lengths, sizes, damaged samples, and a sheet with a picture of each."""
+"""Describe a cache: counts, lengths, sizes, damaged samples, and a sheet with a picture of each sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a clip and a size, gives its pictures one by one, scaled and cropped, and windows of them; never a whole video."""
+"""Read a clip's pictures one by one, scaled and cropped to a size, and group them into windows; never a whole video."""
 
 from __future__ import annotations
 

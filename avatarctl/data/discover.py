@@ -1,4 +1,4 @@
-"""Takes a folder, a list or a video, gives its clips: where pictures, sound, masks and caption of each lie; decodes nothing.
+"""Find clips in a folder, a list or a video: where pictures, sound, masks and caption lie. Decodes nothing.
 
 Two forms of clips, which may lie side by side at any depth:
 

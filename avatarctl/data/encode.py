@@ -1,4 +1,4 @@
-"""Takes clips, gives their samples in a cache: what is new or changed, shared by any number of processes. READ THIS FIRST."""
+"""Encode clips that are new or changed into a cache, shared by any number of processes. READ FIRST in this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the weights of the frozen networks, gives the tensors of a sample; loads each network when it is first needed."""
+"""Compute the tensors of a sample with the frozen networks; each network is loaded when first needed."""
 
 from __future__ import annotations
 

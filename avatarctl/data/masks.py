@@ -1,4 +1,4 @@
-"""Takes masks of a window's pictures, gives them at latent size: how much of each latent lies inside."""
+"""Scale the masks of a window's pictures to latent size: how much of each latent lies inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the encoded samples of clips, gives them back by index: WebDataset tar shards, durable clip by clip.
+"""Store encoded samples in WebDataset tar shards with an index, durable clip by clip.
 
 A cache is a folder::
 

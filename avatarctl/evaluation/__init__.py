@@ -1,1 +1,1 @@
-"""Takes curves and pictures of a video, gives how well lips follow the voice, a face is kept, and windows join."""
+"""Measure a video: how lips follow the voice, whether the face stays the same, whether windows join smoothly."""

@@ -1,4 +1,4 @@
-"""Takes pictures of a video and its reference, gives how far they are from each other, and how far they drift."""
+"""Measure how far pictures of a video are from its reference, and how far they drift."""
 
 from __future__ import annotations
 

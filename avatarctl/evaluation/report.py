@@ -1,4 +1,4 @@
-"""Takes measurements, gives them as files: JSON for programs, tables in Markdown, curves in one picture."""
+"""Write measurements as JSON, as Markdown tables and as curves in one picture."""
 
 from __future__ import annotations
 

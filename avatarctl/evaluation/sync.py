@@ -1,4 +1,4 @@
-"""Takes what a mouth did and what its voice asked for, frame by frame, gives how well one follows the other."""
+"""Measure how well a mouth follows its voice, frame by frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes pictures and the plan of windows, gives whether a video jumps where one window takes over from another."""
+"""Measure whether a video jumps where one window takes over from another."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Takes the name of a set of weights, gives its files in the weights folder: downloaded or linked, checked, recorded."""
+"""Bring sets of weights into the weights folder: downloaded or linked, checked, recorded."""

@@ -1,4 +1,4 @@
-"""Takes pickled weights of a set, gives the same networks as safetensors beside them: mapped at start, read once."""
+"""Convert pickled weights of a set to safetensors beside them, which are mapped at start."""
 
 from __future__ import annotations
 

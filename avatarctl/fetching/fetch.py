@@ -1,4 +1,4 @@
-"""Takes a set of weights and a folder, gives the set in it: what is missing is found out, received, compared and recorded."""
+"""Bring a set of weights into a folder: find what is missing, download, compare and record it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a repository and a revision, gives its files with sizes and hashes; says what went wrong with the hub and what helps."""
+"""List the files of a repository with sizes and hashes, and explain what went wrong with the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a file that is on this machine, gives it another name in the weights folder, without copying its bytes."""
+"""Link a file of this machine into the weights folder, without copying its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder with weights that came another way, gives links to the files of a set that it holds; copies nothing."""
+"""Link the files of a set that a local folder holds; copies nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of weights, gives what of it is damaged, or removes a set from it; touches only what was fetched."""
+"""Verify fetched weights, or remove a set; touches only what was fetched."""
 
 from __future__ import annotations
 

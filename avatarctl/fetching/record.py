@@ -1,4 +1,4 @@
-"""Takes a folder of weights, gives what was fetched into it: repository, revision, every file's size and SHA-256."""
+"""Record what was fetched into a folder: repository, revision, every file's size and SHA-256."""
 
 from __future__ import annotations
 

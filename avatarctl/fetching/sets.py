@@ -1,4 +1,4 @@
-"""Takes the name of a set of weights, gives what belongs to it: where it is released, which files are needed, how large."""
+"""The sets of weights: where each is released, which files are needed, how large they are."""
 
 from __future__ import annotations
 

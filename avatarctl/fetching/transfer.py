@@ -1,4 +1,4 @@
-"""Takes a file of the hub and a path, gives it there: received piece by piece over cut connections, compared with its hash."""
+"""Download one file of the hub piece by piece over cut connections, and compare its hash."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Takes released weights and conditions, gives the networks of StableAvatar."""
+"""The networks of StableAvatar: their classes, weights, conditions and placement."""

@@ -1,4 +1,4 @@
-"""Takes a transformer, gives it with its groups of weights set to train or not, with LoRA attached, or with LoRA merged in."""
+"""Set groups of a transformer's weights to train or not, attach a LoRA, or merge LoRA files into it."""
 
 from __future__ import annotations
 

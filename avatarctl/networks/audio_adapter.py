@@ -1,4 +1,4 @@
-"""Takes wav2vec 2.0 states of a window and its noisy latent tokens, gives audio tokens per latent frame (time-step-aware)."""
+"""Time-step-aware audio adapter: wav2vec 2.0 states and noisy latent tokens to audio tokens per latent frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes weights under released names or ours, gives networks; strict both ways: nothing missing, left over or filled in."""
+"""Load and save networks under released names or ours, strictly: nothing missing, left over or filled in."""
 
 from __future__ import annotations
 

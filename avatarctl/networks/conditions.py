@@ -1,4 +1,4 @@
-"""Takes a prompt and a picture, gives what the transformer is conditioned on: text states, image tokens, reference latents."""
+"""Compute the transformer's conditions: text states, image tokens and reference latents."""
 
 from __future__ import annotations
 

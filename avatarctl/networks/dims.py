@@ -1,4 +1,4 @@
-"""Takes the recorded or released sizes of a network, gives one frozen dataclass per network that its classes are built from."""
+"""Sizes of each network, as one frozen dataclass that its classes are built from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a transformer whose weights are partly frozen, gives it with the frozen linear layers in one byte per weight."""
+"""Store the frozen linear layers of a transformer in one byte per weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a file of weights, gives the sizes that `save_weights` recorded in it, and whether it is whole: no torch needed."""
+"""Read the sizes recorded in a file of weights, and whether the file is whole, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a picture file, gives its pixels at the size of the video: upright, on white, cropped or padded."""
+"""Read a picture file at the size of the video: upright, on white, cropped or padded."""
 
 from __future__ import annotations
 

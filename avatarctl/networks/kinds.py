@@ -1,4 +1,4 @@
-"""Takes dimensions or the shapes of stored weights, gives the five kinds of networks: how each is built and recognised."""
+"""The five kinds of networks: how each is built from dimensions and recognised by the shapes of stored weights."""
 
 from __future__ import annotations
 

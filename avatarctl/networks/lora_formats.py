@@ -1,4 +1,4 @@
-"""Takes LoRA files under the names of several trainers, gives changes under our names; and the way back.
+"""Read LoRA files under the names of several trainers as changes under our names, and write them back.
 
 Two kinds of changes: low rank (two factors and alpha), and whole (a weight minus the base's, for layers that were trained in
 full). Whole changes stand in every form as Comfy and Kohya know them: ``LAYER.diff`` for a weight, ``LAYER.diff_b`` for a

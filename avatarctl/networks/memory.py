@@ -1,4 +1,4 @@
-"""Takes sizes, placement and picture size, gives the bytes that a render needs on the device: a calculation, no torch."""
+"""Calculate the bytes that a render needs on the device from sizes and placement; no torch."""
 
 from __future__ import annotations
 

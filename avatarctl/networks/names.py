@@ -1,4 +1,4 @@
-"""Takes our parameter names of a network, gives the names of the released checkpoints, one substitution at a time."""
+"""Translate our parameter names into those of the released checkpoints, one substitution at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a network and placement settings, gives the network where and how it shall compute; refuses what can't work."""
+"""Place a network where and how the settings want it to compute; refuse what can't work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes noisy latents of a window with its conditions, gives the predicted velocity: the StableAvatar transformer."""
+"""The StableAvatar transformer: predict the velocity of a window's noisy latents under its conditions."""
 
 from __future__ import annotations
 

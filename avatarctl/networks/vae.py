@@ -1,4 +1,4 @@
-"""Takes pictures or latents, gives latents or pictures by the Wan VAE: streamed, so that memory doesn't depend on length.
+"""Encode pictures and decode latents with the Wan VAE as streams, so that memory doesn't depend on length.
 
 The causal cache belongs to the stream, not to the network: any number of streams may run interleaved on one VAE.
 """

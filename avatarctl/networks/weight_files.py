@@ -1,4 +1,4 @@
-"""Takes a path to weights of any stored kind, gives their tensors by name without reading them all; and writes them."""
+"""Read tensors by name from weights in any stored form, lazily, and write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes packed weights and the report of their evaluation, gives the model card and its curves, which lie beside them."""
+"""Write the model card and its curves beside the packed weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a number of clips and a seed, gives a folder of them in the layout that `avatarctl data encode` reads."""
+"""Make a folder of drawn clips from a seed, in the layout that `avatarctl data encode` reads."""
 
 from __future__ import annotations
 

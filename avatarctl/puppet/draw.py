@@ -1,4 +1,4 @@
-"""Takes an identity and a pose, gives its picture: a drawn face, anti-aliased, whose mouth is known exactly."""
+"""Draw a face from an identity and a pose, anti-aliased, with an exactly known mouth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a seed, gives the puppet's fixed text and image encoders, of the full model's classes, and a tokenizer."""
+"""Make the puppet's fixed text and image encoders and its tokenizer, of the full model's classes, from a seed."""
 
 from __future__ import annotations
 

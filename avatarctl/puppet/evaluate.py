@@ -1,4 +1,4 @@
-"""Takes weights of the puppet, gives how good they are: on held-out pairs, over minutes, and by settings. READ FIRST."""
+"""Evaluate weights of the puppet on held-out pairs, over minutes, and by settings. READ FIRST in this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes pictures of drawn faces, gives their shape, told by the eyes; and where to look for colour."""
+"""Measure the shape of drawn faces by their eyes, and where to look for colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one voice and one face that no training set has, gives a rendered video's measurements, kept in a file."""
+"""Measure one rendered video of a held-out voice and face; results are cached in a file."""
 
 from __future__ import annotations
 

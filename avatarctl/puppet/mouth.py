@@ -1,4 +1,4 @@
-"""Takes a voice, gives the mouth that it drives, frame by frame; takes pictures, gives the mouth that they show.
+"""Compute the mouth that a voice drives, frame by frame, and measure the mouth that pictures show.
 
 The drive is what the network can hear. Speech states are normalised window by window (81 frames), so absolute loudness is
 gone: opening follows the energy of the voice relative to the level of the seconds around it, in decibels.

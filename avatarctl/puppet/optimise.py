@@ -1,4 +1,4 @@
-"""Takes a small network, gives Muon on its matrices and AdamW on the rest, with one learning-rate curve and a plain state."""
+"""Muon for the matrices of a small network and AdamW for the rest, with one learning-rate curve and a plain state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes trained networks of the puppet, gives what the package ships: half-precision weights, a picture, voices."""
+"""Pack trained networks of the puppet for the package: half-precision weights, a picture, voices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a folder of drawn clips, gives a small wav2vec 2.0 that tells bands of loudness and voicing from raw sound."""
+"""Train a small wav2vec 2.0 that tells bands of loudness and voicing from raw sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes folders of drawn clips, gives a small Wan VAE trained on their pictures: resumable, reproducible from a seed."""
+"""Train a small Wan VAE on drawn clips: resumable, reproducible from a seed."""
 
 from __future__ import annotations
 

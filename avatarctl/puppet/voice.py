@@ -1,4 +1,4 @@
-"""Takes a seed, gives a voice at 16 kHz: speech by espeak-ng in many languages, or sung vowels; with pauses, noise, levels."""
+"""Make a voice at 16 kHz from a seed: speech by espeak-ng in many languages, or sung vowels."""
 
 from __future__ import annotations
 

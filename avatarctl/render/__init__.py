@@ -1,4 +1,4 @@
-"""Takes files and settings, gives a video: durable, resumable, of any length."""
+"""Render a video from files and settings: durable, resumable, of any length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a job, gives the finished video: the whole journey, top to bottom, one call per stage. READ THIS FILE FIRST."""
+"""The whole render of a job, top to bottom, one call per stage. READ THIS FILE FIRST."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from avatarctl.console import Progress
 from avatarctl.networks.placement import DeviceResidency, decide
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import frontier
+from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
+from avatarctl.render.join import Sound, join
 from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
-from avatarctl.render.video import Sound, contact_sheet, join
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team

@@ -1,4 +1,4 @@
-"""Takes settings and the length of a recording, gives what the render will take, before anything is loaded; no torch."""
+"""Estimate what a render will need from settings and the recording's length; loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the path of a render folder, gives its manifest, checked files, events and lock; every write is whole or absent.
+"""A render folder: its manifest, checked files, events and lock; every write is whole or absent.
 
 Layout (render.json, index.json, windows/, frontier/, segments/, events.jsonl, lock): see README, "The render folder".
 Order matters for a kill at any instant: a file is written under a temporary name, flushed, renamed, its folder flushed, and

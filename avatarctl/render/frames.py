@@ -1,4 +1,4 @@
-"""Takes final latents from the render folder, gives encoded segments (and PNG files): decoding that resumes exactly.
+"""Decode final latents into encoded segments (and PNG files) so that a decode resumes exactly.
 
 Segment ``s`` holds the pictures of latent frames ``s * K`` … ``(s + 1) * K - 1``. A decode begun anew is fed the latent
 frames before the segment that the decoder's causal convolutions remember (``decoder_warmup``), so pictures don't change.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
 from avatarctl.render.folder import RenderFolder, guarded
-from avatarctl.render.video import SegmentWriter
+from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of
 from avatarctl.settings.render import RenderSettings

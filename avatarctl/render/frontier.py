@@ -1,4 +1,4 @@
-"""Takes the windows in flight, gives them back after a kill: generations of files, of which the newest whole one counts.
+"""Save and restore the windows in flight as generations of files, of which the newest whole one counts.
 
 A window after a step never changes, so its file (``frontier/WINDOW-STEPS.safetensors``) is written once and shared by the
 generations that need it; a generation is a list of such files. It is written after the files it lists; what the last two

@@ -1,4 +1,4 @@
-"""Takes a job, gives what is known before any network is loaded: checked inputs, the plan, the manifest; no torch."""
+"""Check a job before any network is loaded: inputs, plan, manifest. No torch."""
 
 from __future__ import annotations
 

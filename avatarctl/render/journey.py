@@ -1,4 +1,4 @@
-"""Takes a job, gives its video: checks before anything heavy, the folder around the work, clean-up after success."""
+"""Render a job inside its folder: cheap checks first, then the work, then clean-up after success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the folders of renders as they begin, gives those that are still there: finished, interrupted or running."""
+"""Remember where renders began, and list those that are still there: finished, interrupted or running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a checked job, gives what window steps need: the sound heard once, the networks in their places, the conditions."""
+"""Prepare what window steps need: the decoded sound, the networks in their places, the conditions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from avatarctl.networks.vae import Tiling
 from avatarctl.render import texts
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.inputs import Checked, exact, plan_of
-from avatarctl.render.video import Sound
+from avatarctl.render.join import Sound
 from avatarctl.sampling.predict import Conditions
 from avatarctl.sampling.team import launched
 from avatarctl.sampling.windows import Plan, Window

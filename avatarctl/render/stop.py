@@ -1,4 +1,4 @@
-"""Takes signals and device errors while a render runs, gives a stop that loses nothing and errors that say what to do."""
+"""Turn signals into a stop that loses nothing, and device errors into errors with a hint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes prompts and what encodes them, gives their text states from the cache of earlier renders, and keeps new ones.
+"""Cache the text states of prompts between renders.
 
 The text encoder is the largest network by far and is used once per prompt: most renders of a batch never load it. A file
 is named by all that decides its bits, and begins with the checksum of the rest; one that doesn't match is made again.

@@ -1,1 +1,1 @@
-"""Takes plans and tensors, gives latents: windows, their order, noise, guidance, blending; no files, no weights."""
+"""Sampling on plans and tensors: windows, their order, noise, guidance, blending; no files, no weights."""

@@ -1,4 +1,4 @@
-"""Takes two windows' latents where they overlap, gives their blend: the new window's share grows from 0 to 1."""
+"""Blend two windows' latents where they overlap: the later window's share grows from 0 to 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a plan, noise and a predictor, gives final latents stride by stride: the sampler, one window step at a time.
+"""The sampler: run one window step at a time and yield final latents stride by stride.
 
 The state of a render between two window steps is one tensor per window in flight, as its latest step left it: of all windows
 that cover a latent frame, the last one holds the frame's value of a step, and no neighbour is ever further than a window's

@@ -1,4 +1,4 @@
-"""Takes scales, gives the table of passes of a guidance scheme and the weighted sum of their predictions."""
+"""Tables of passes of the guidance schemes, and the weighted sum of their predictions."""
 
 from __future__ import annotations
 

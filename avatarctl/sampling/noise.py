@@ -1,4 +1,4 @@
-"""Takes a seed and the number of a latent frame, gives its noise: always the same, whatever the length of the video."""
+"""Noise of a latent frame from a seed and the frame's number alone, whatever the length of the video."""
 
 from __future__ import annotations
 

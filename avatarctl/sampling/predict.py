@@ -1,4 +1,4 @@
-"""Takes the transformer and what it is conditioned on, gives the guided velocity of any window at any step."""
+"""Predict the guided velocity of any window at any step with the transformer and its conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the processes of `torchrun` or `accelerate launch`, gives a sampler whose windows they share: same bits as one alone.
+"""Share a sampler's windows among the processes of `torchrun` or `accelerate launch`, with the bits of one.
 
 Every process knows the whole plan and the progress, so nobody has to be told what to do next: in each round every process
 runs the leftmost ready window that is its own, and then all pass on the latent frames that neighbouring windows read

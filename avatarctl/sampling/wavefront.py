@@ -1,4 +1,4 @@
-"""Takes a plan and the number of steps, gives the order of window steps and who needs whom.
+"""The order of window steps, and which steps need which.
 
 After a window's step, its frames hold its own prediction, blended at its left edge with what the windows to its left hold
 after the same step; the windows to its right then blend with it and own the frames they cover. So of all windows that

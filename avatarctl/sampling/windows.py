@@ -1,4 +1,4 @@
-"""Takes the length of a recording, gives the plan of windows: which latent frames and which samples each one covers.
+"""Plan the windows of a recording: which latent frames and which samples each one covers.
 
 Words: latent frame 0 is video frame 0, latent frame k > 0 is video frames 4k - 3 … 4k; a window is ``F`` latent frames
 denoised together; neighbours share ``V`` of them (overlap) and start ``S = F - V`` apart (stride). Plain arithmetic on

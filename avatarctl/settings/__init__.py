@@ -1,4 +1,4 @@
-"""Takes plain values, presets and flags, gives frozen, validated settings; no torch, no files of a user's."""
+"""Settings: frozen, validated values from presets, environment and flags; no torch."""
 
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import RenderJob, RenderSettings

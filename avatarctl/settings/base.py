@@ -1,4 +1,4 @@
-"""Takes nothing, gives the base class of all settings."""
+"""The base class of all settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain values and a settings class, gives settings or one error that lists every mistake; settings in words."""
+"""Build settings from plain values with one error that lists every mistake, and describe settings in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain values, gives frozen, validated settings of how clips become samples; no torch, no files."""
+"""Settings of how clips are encoded into samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain values, gives validated settings of where and how the networks compute; no torch."""
+"""Settings of where and how the networks compute."""
 
 from __future__ import annotations
 

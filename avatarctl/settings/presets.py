@@ -1,4 +1,4 @@
-"""Takes YAML presets, environment and flags, gives values for settings, each with the source it came from."""
+"""Resolve settings from YAML presets, environment and flags, each value with its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain values, gives frozen, validated settings of a render, its inputs and its weights; no torch, no files."""
+"""Settings of a render, its inputs and its weights."""
 
 from __future__ import annotations
 

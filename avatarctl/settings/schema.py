@@ -1,4 +1,4 @@
-"""Takes a kind of preset, gives the JSON Schema with which editors complete, explain and check its files."""
+"""The JSON Schema of a kind of preset, for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes plain values, gives frozen, validated settings of a training run; no torch, no files."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 

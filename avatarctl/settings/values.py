@@ -1,4 +1,4 @@
-"""Takes values as people write them (25, 512x512, style.safetensors:0.8), gives them parsed and checked."""
+"""Parse values as people write them: 25, 512x512, style.safetensors:0.8."""
 
 from __future__ import annotations
 

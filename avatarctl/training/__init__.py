@@ -1,4 +1,4 @@
-"""Takes a cache of encoded samples, gives trained weights: one loop for full training and LoRA, resumable to the bit."""
+"""Train on a cache of encoded samples: one loop for full training and LoRA, resumable to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes everything a run has to remember, gives it back after a kill: step folders that are whole or don't count.
+"""Save and restore everything a run has to remember, in step folders that are whole or ignored.
 
 ``checkpoints/step-00000500/`` holds ``trained.safetensors`` (what trains), ``optimizer.safetensors``, ``ema.safetensors``, and
 ``state.json``, sealed, with the checksum of every file. A folder is written under a hidden name, flushed, and renamed; one

@@ -1,4 +1,4 @@
-"""Takes (seed, step, place in the step), gives every random draw of a sample: the same on any device and after any resume."""
+"""Every random draw of a sample from (seed, step, place in the step): the same on any device and after any resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a trained transformer, gives the file that `generate` and other tools load: a transformer, or a LoRA."""
+"""Export a trained transformer or LoRA as the file that `generate` and other tools load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a training job, gives its run folder: held by one run, with what it began with, and errors that say what to do."""
+"""A run folder: held by one run, with what it began with, and errors that say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes what each step measured, gives metrics.jsonl, TensorBoard events and the loss curve of a run."""
+"""Write what each step measured: metrics.jsonl, TensorBoard events and the loss curve."""
 
 from __future__ import annotations
 

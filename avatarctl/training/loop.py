@@ -1,4 +1,4 @@
-"""Takes a training job, gives trained weights: the whole run, top to bottom, one loop. READ THIS FILE FIRST."""
+"""The whole training run, top to bottom, one loop. READ FIRST in this folder."""
 
 from __future__ import annotations
 

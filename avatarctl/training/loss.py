@@ -1,4 +1,4 @@
-"""Takes a batch of encoded samples and its draws, gives the flow-matching loss, weighted by face and lips."""
+"""The flow-matching loss of a batch, weighted by face and lips."""
 
 from __future__ import annotations
 

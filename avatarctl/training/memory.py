@@ -1,4 +1,4 @@
-"""Takes sizes and settings of a run, gives the bytes that it needs on the device: a calculation, no torch."""
+"""Calculate the bytes that a training run needs on the device; no torch."""
 
 from __future__ import annotations
 

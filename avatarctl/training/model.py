@@ -1,4 +1,4 @@
-"""Takes settings and the sizes of the samples, gives the transformer to train: loaded or new, groups set, LoRA attached."""
+"""Build the transformer to train: loaded or new, groups set, LoRA attached."""
 
 from __future__ import annotations
 

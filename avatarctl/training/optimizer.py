@@ -1,4 +1,4 @@
-"""Takes trained weights and settings, gives the optimizer, its learning rate at a step, and its state as plain tensors."""
+"""The optimizer, its learning rate at a step, and its state as plain tensors."""
 
 from __future__ import annotations
 

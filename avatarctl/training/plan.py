@@ -1,4 +1,4 @@
-"""Takes a training job, gives what it would do: samples, steps, weights that train, memory; loads no weights."""
+"""Tell what a training job would do: samples, steps, weights that train, memory. Loads no weights."""
 
 from __future__ import annotations
 

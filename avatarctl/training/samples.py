@@ -1,4 +1,4 @@
-"""Takes a cache of encoded samples, gives the batches of every step: by size, in an order that (seed, epoch) alone decide."""
+"""The batches of every step: by size, in an order that depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the transformer as it stands, gives validation videos of a run, made by the render engine."""
+"""Render validation videos of a run with the transformer as it stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes samples and ffmpeg options, gives recordings in every format the tests read."""
+"""Test helper: recordings in every format the tests read (from samples and ffmpeg options)."""
 
 import subprocess
 from pathlib import Path

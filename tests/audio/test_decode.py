@@ -1,4 +1,4 @@
-"""Takes recordings in every format, shows that samples, lengths and positions come out exactly and in flat memory."""
+"""Tests with recordings in every format: samples, lengths and positions come out exactly and in flat memory."""
 
 import os
 import subprocess

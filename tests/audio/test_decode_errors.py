@@ -1,4 +1,4 @@
-"""Takes files that are no complete recordings, shows that each is refused with its path, what it is and what to do."""
+"""Tests with files that are no complete recordings: each is refused with its path, what it is and what to do."""
 
 import http.server
 import os

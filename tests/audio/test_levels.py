@@ -1,4 +1,4 @@
-"""Takes recordings with silence and of known level, shows the span without silence, the loudness and the gain."""
+"""Tests with recordings with silence and of known level: the span without silence, the loudness and the gain."""
 
 import math
 

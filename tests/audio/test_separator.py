@@ -1,4 +1,4 @@
-"""Takes separators that do what is known to tones and noise, shows that a voice comes out whole, in place, of any length."""
+"""Tests with separators that do what is known to tones and noise: a voice comes out whole, in place, of any length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes tiny wav2vec 2.0 models, shows that windows are normalised, placed and encoded as the released ones expect."""
+"""Tests with tiny wav2vec 2.0 models: windows are normalised, placed and encoded as the released ones expect."""
 
 from fractions import Fraction
 

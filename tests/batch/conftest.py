@@ -1,4 +1,4 @@
-"""Takes nothing, gives a folder of tiny weights, voices and pictures, and a fresh desk for batches over it."""
+"""Fixtures: a folder of tiny weights, voices and pictures, and a fresh desk for batches over it."""
 
 from __future__ import annotations
 

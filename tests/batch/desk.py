@@ -1,4 +1,4 @@
-"""Takes a folder of tiny weights and voices, gives batches over it: run, stopped, killed, and what they left behind."""
+"""Test helper: batches over it: run, stopped, killed, and what they left behind (from a folder of tiny weights and voices)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a real cluster of two nodes on this machine, shows batches in it: a node killed in the middle costs no video."""
+"""Tests with a real cluster of two nodes on this machine: batches in it: a node killed in the middle costs no video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes batches whose driver and workers are killed at random instants, shows the same videos, none made twice."""
+"""Tests with batches whose driver and workers are killed at random instants: the same videos, none made twice."""
 
 from __future__ import annotations
 

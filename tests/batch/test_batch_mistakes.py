@@ -1,4 +1,4 @@
-"""Takes manifests with mistakes, shows that all are listed at once, with their lines, before anything starts."""
+"""Tests with manifests with mistakes: all are listed at once, with their lines, before anything starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes folders of voices, shows batches: what is finished is skipped, what changed is left alone, one bad item stops nothing."""
+"""Tests with folders of voices: batches: what is finished is skipped, what changed is left alone, one bad item stops nothing."""
 
 from __future__ import annotations
 

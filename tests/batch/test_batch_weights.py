@@ -1,4 +1,4 @@
-"""Takes several renders in one process, shows that weights are loaded once, and that text states come from the cache."""
+"""Tests with several renders in one process: weights are loaded once and text states come from the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, gives tiny weights, and a way to encode with them."""
+"""Fixtures: tiny weights, and a way to encode with them."""
 
 from __future__ import annotations
 

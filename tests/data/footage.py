@@ -1,4 +1,4 @@
-"""Takes a folder, gives small clips in it: videos with sound and masks, released clip folders; and runs command lines."""
+"""Test helper: small clips in it: videos with sound and masks, released clip folders; and runs command lines (from a folder)."""
 
 from __future__ import annotations
 

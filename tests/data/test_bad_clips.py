@@ -1,4 +1,4 @@
-"""Takes clips, caches and settings that can't be used, shows that each is named with its reason and the rest is encoded."""
+"""Tests with clips, caches and settings that can't be used: each is named with its reason and the rest is encoded."""
 
 from __future__ import annotations
 

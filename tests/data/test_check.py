@@ -1,4 +1,4 @@
-"""Takes caches, whole and damaged, shows what `data check` tells of them, mends, and draws."""
+"""Tests with caches, whole and damaged: what `data check` tells of them, mends, and draws."""
 
 from __future__ import annotations
 

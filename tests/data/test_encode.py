@@ -1,4 +1,4 @@
-"""Takes small clips, shows what their samples hold, and that only what is new or changed is encoded."""
+"""Tests with small clips: what their samples hold and only what is new or changed is encoded."""
 
 from __future__ import annotations
 

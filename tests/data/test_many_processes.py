@@ -1,4 +1,4 @@
-"""Takes processes that encode at once, are killed or meet a full disk, shows one whole set of samples, none twice."""
+"""Tests with processes that encode at once, are killed or meet a full disk: one whole set of samples, none twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes samples, shows that a cache gives them back, is a WebDataset, and loses nothing to kills, full disks or other writers."""
+"""Tests with samples: a cache gives them back, is a WebDataset, and loses nothing to kills, full disks or other writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes curves and pictures whose truth is known, shows that the measurements find it."""
+"""Tests with curves and pictures whose truth is known: the measurements find it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, gives a fake hub with files named as the released ones, and a way to run `avatarctl fetch` against it."""
+"""Fixtures: a fake hub with files named as the released ones, and a way to run `avatarctl fetch` against it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes files and faults, gives a hub on loopback that speaks the protocol of model hubs as far as downloads need it."""
+"""Test helper: a hub on loopback that speaks the protocol of model hubs as far as downloads need it (from files and faults)."""
 
 from __future__ import annotations
 

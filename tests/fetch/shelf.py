@@ -1,4 +1,4 @@
-"""Takes nothing, gives the names and bytes of files as they are released, and what a command that fetched them left."""
+"""Fixtures: the names and bytes of files as they are released, and what a command that fetched them left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes pickles of small networks, shows that --convert gives the same networks as safetensors, found and loaded as such."""
+"""Tests with pickles of small networks: --convert gives the same networks as safetensors, found and loaded as such."""
 
 from __future__ import annotations
 

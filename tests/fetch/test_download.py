@@ -1,4 +1,4 @@
-"""Takes a fake hub with and without faults, shows that exactly the needed files arrive whole, or why none does."""
+"""Tests with a fake hub with and without faults: exactly the needed files arrive whole, or why none does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes folders of weights, shows --from, --verify and --remove: links, damage found and mended, nothing of others touched."""
+"""Tests with folders of weights: --from, --verify and --remove: links, damage found and mended, nothing of others touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a recorded golden file, gives its tensors, its config and the seeded weights that the recording was made with."""
+"""Test helper: its tensors, its config and the seeded weights that the recording was made with (from a recorded golden file)."""
 
 from __future__ import annotations
 

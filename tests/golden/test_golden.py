@@ -1,4 +1,4 @@
-"""Takes the recorded numbers of the published code, shows that our networks reproduce them."""
+"""Tests with the recorded numbers of the published code: our networks reproduce them."""
 
 from __future__ import annotations
 

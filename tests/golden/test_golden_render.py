@@ -1,4 +1,4 @@
-"""Takes recorded renders of the published code, shows that our sampler reproduces their latents and pictures."""
+"""Tests with recorded renders of the published code: our sampler reproduces their latents and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes tiny transformers and LoRA, shows what trains, that merged equals unmerged, and that misfits are refused."""
+"""Tests with tiny transformers and LoRA: what trains, that merged equals unmerged and misfits are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes weights in every stored form, shows that they load name by name, save back, and that wrong ones are refused."""
+"""Tests with weights in every stored form: they load name by name, save back and wrong ones are refused."""
 
 from __future__ import annotations
 

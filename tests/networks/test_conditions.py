@@ -1,4 +1,4 @@
-"""Takes prompts and pictures, shows what the encoders are fed with and that unusable pictures are named."""
+"""Tests with prompts and pictures: what the encoders are fed with and unusable pictures are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tiny transformer, shows that float8 base weights are near the real ones, small, and give exact gradients."""
+"""Tests with a tiny transformer: float8 base weights are near the real ones, small, and give exact gradients."""
 
 from __future__ import annotations
 

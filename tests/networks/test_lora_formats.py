@@ -1,4 +1,4 @@
-"""Takes changes of layers, shows that every form of file carries them exactly, also to diffusers; other kinds are refused."""
+"""Tests with changes of layers: every form of file carries them exactly, also to diffusers; other kinds are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes sizes, shows that the memory calculation counts what the networks really have and allocate."""
+"""Tests with sizes: the memory calculation counts what the networks really have and allocate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes placement settings, shows that networks compute the same in every mode and that impossible settings are refused."""
+"""Tests with placement settings: networks compute the same in every mode and impossible settings are refused."""
 
 from __future__ import annotations
 

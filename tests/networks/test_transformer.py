@@ -1,4 +1,4 @@
-"""Takes tiny transformers, shows that every way diffusers offers to run them gives the same numbers."""
+"""Tests with tiny transformers: every way diffusers offers to run them gives the same numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes tiny Wan VAEs, shows that streams equal whole decodes, restart exactly, and need no more memory for longer videos."""
+"""Tests with tiny Wan VAEs: streams equal whole decodes, restart exactly, and need no more memory for longer videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the shipped avatar and a spoilt one, shows that the evaluation tells them apart, keeps what it measured, and reports."""
+"""Tests with the shipped avatar and a spoilt one: the evaluation tells them apart, keeps what it measured, and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes drawn clips, shows that the puppet's networks are those of the full model, learn, and resume to the bit."""
+"""Tests with drawn clips: the puppet's networks are those of the full model, learn, and resume to the bit."""
 
 from __future__ import annotations
 

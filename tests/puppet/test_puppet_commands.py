@@ -1,4 +1,4 @@
-"""Takes mistakes on the command line of `avatarctl puppet`, shows that each is told at once, with what mends it."""
+"""Tests with mistakes on the command line of `avatarctl puppet`: each is told at once, with what mends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes the embedded avatar as the package ships it, shows that its lips follow voices, and that it renders like any weights."""
+"""Tests with the embedded avatar as the package ships it: its lips follow voices and it renders like any weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes seeds, shows that faces and voices depend on them alone, and that the mouth is measured as it was drawn."""
+"""Tests with seeds: faces and voices depend on them alone and the mouth is measured as it was drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes nothing, gives a studio of tiny weights and inputs, a server to run renders with, and fresh cases."""
+"""Fixtures: a studio of tiny weights and inputs, a server to run renders with, and fresh cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes an interrupted render whose inputs changed, shows what is refused, what goes on, and what begins anew."""
+"""Tests with an interrupted render whose inputs changed: what is refused, what goes on, and what begins anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes an interrupted render with a flipped, cut or missing file, shows that it is found, told, and made again."""
+"""Tests with an interrupted render with a flipped, cut or missing file: it is found, told, and made again."""
 
 from __future__ import annotations
 

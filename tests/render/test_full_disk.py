@@ -1,4 +1,4 @@
-"""Takes renders whose disk is full at some write, shows the error, a valid folder, and the same video once there is room."""
+"""Tests with renders whose disk is full at some write: the error, a valid folder, and the same video once there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a GPU, shows that renders run on it in every memory mode and go on after a stop with the same bytes."""
+"""Tests with a GPU: renders run on it in every memory mode and go on after a stop with the same bytes."""
 
 from __future__ import annotations
 

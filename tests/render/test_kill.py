@@ -1,4 +1,4 @@
-"""Takes renders killed at random instants and at every single write, shows that they go on to the same video, to the byte."""
+"""Tests with renders killed at random instants and at every single write: they go on to the same video, to the byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes finished, interrupted and harmed renders, shows what `renders` and `resume` say of them and do to them."""
+"""Tests with finished, interrupted and harmed renders: what `renders` and `resume` say of them and do to them."""
 
 from __future__ import annotations
 

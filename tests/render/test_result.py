@@ -1,4 +1,4 @@
-"""Takes finished videos, shows that format, rate, number of pictures, sound and the files beside them are as asked for."""
+"""Tests with finished videos: format, rate, number of pictures, sound and the files beside them are as asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes renders that are asked to stop, or met by a second process, shows exit codes, messages and what is kept."""
+"""Tests with renders that are asked to stop, or met by a second process: exit codes, messages and what is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes one render in one, two and three processes, shows that they give the same bits, interrupted or not."""
+"""Tests with one render in one, two and three processes: they give the same bits, interrupted or not."""
 
 from __future__ import annotations
 

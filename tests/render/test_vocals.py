@@ -1,4 +1,4 @@
-"""Takes a song and a separator, shows that lips follow the voice alone while the video sounds as before, killed or not."""
+"""Tests with a song and a separator: lips follow the voice alone while the video sounds as before, killed or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes settings, gives tiny renders in folders of their own: run, killed, resumed, and what they left behind."""
+"""Test helper: tiny renders in folders of their own: run, killed, resumed, and what they left behind (from settings)."""
 
 from __future__ import annotations
 

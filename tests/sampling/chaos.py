@@ -1,4 +1,4 @@
-"""Takes a plan, gives a predictor whose every number depends on all it reads, and two ways to run a sampler with it."""
+"""Test helper: a predictor whose every number depends on all it reads, and two ways to run a sampler with it (from a plan)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes overlaps, shows that edge weights grow from 0 to 1 as described and that nothing but the edge is touched."""
+"""Tests with overlaps: edge weights grow from 0 to 1 as described and nothing but the edge is touched."""
 
 from __future__ import annotations
 

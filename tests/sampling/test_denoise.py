@@ -1,4 +1,4 @@
-"""Takes samplers, shows what a step computes, that any saved state goes on to the same bits, and what a lost state costs."""
+"""Tests with samplers: what a step computes, that any saved state goes on to the same bits, and what a lost state costs."""
 
 from __future__ import annotations
 

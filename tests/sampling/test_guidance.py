@@ -1,4 +1,4 @@
-"""Takes scales, shows that tables of passes hold the formulas of their schemes, without a pass too many."""
+"""Tests with scales: tables of passes hold the formulas of their schemes, without a pass too many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes seeds and latent frames, shows that noise is normal, independent, and a matter of seed and frame alone."""
+"""Tests with seeds and latent frames: noise is normal, independent, and a matter of seed and frame alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes a tiny transformer, shows which passes a window step runs, with what, how often, and what they add up to."""
+"""Tests with a tiny transformer: which passes a window step runs, with what, how often, and what they add up to."""
 
 from __future__ import annotations
 

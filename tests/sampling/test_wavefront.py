@@ -1,4 +1,4 @@
-"""Takes plans and a predictor that betrays every wrong read, shows that all orders of window steps give the same bits."""
+"""Tests with plans and a predictor that betrays every wrong read: all orders of window steps give the same bits."""
 
 from __future__ import annotations
 

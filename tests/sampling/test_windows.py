@@ -1,4 +1,4 @@
-"""Takes lengths of sound, shows that windows cover them without gap or drift, and that the published layout is matched."""
+"""Tests with lengths of sound: windows cover them without gap or drift and the published layout is matched."""
 
 from __future__ import annotations
 

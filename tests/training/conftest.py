@@ -1,4 +1,4 @@
-"""Takes a seed, gives a cache of random samples that fit the tiny transformer, and runs of the trainer on it."""
+"""Test helper: a cache of random samples that fit the tiny transformer, and runs of the trainer on it (from a seed)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes command lines of `train` and `lora train`, shows their results, plans and mistakes, and the videos of a run."""
+"""Tests with command lines of `train` and `lora train`: their results, plans and mistakes, and the videos of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes seeds, shows that draws depend on them alone and have the probabilities that the settings say."""
+"""Tests with seeds: draws depend on them alone and have the probabilities that the settings say."""
 
 from __future__ import annotations
 

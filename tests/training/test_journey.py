@@ -1,4 +1,4 @@
-"""Takes videos in a folder, shows the whole way by command lines: encode, check, train a LoRA, make a video with it."""
+"""Tests with videos in a folder: the whole way by command lines: encode, check, train a LoRA, make a video with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes small runs, shows that they learn, that their first steps are pinned, and that a resumed run is the straight one."""
+"""Tests with small runs: they learn, that their first steps are pinned and a resumed run is the straight one."""
 
 from __future__ import annotations
 

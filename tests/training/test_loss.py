@@ -1,4 +1,4 @@
-"""Takes small batches, shows that the loss is the flow-matching error with the weights of the masks, against plain sums."""
+"""Tests with small batches: the loss is the flow-matching error with the weights of the masks, against plain sums."""
 
 from __future__ import annotations
 

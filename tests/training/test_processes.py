@@ -1,4 +1,4 @@
-"""Takes runs in several processes and runs that are killed, shows that they go on to the weights of an uninterrupted one."""
+"""Tests with runs in several processes and runs that are killed: they go on to the weights of an uninterrupted one."""
 
 from __future__ import annotations
 

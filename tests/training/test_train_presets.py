@@ -1,4 +1,4 @@
-"""Takes the presets for training, shows that they are settings, that one of them explains all, and that launchers read theirs."""
+"""Tests with the presets for training: they are settings, that one of them explains all and launchers read theirs."""
 
 from __future__ import annotations
 

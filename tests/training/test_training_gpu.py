@@ -1,4 +1,4 @@
-"""Takes a GPU, shows that training runs there as on the CPU: close losses, resumed runs, a float8 base, sharded weights."""
+"""Tests with a GPU: training runs there as on the CPU: close losses, resumed runs, a float8 base, sharded weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes sizes, shows that the calculation of training memory counts what small models really keep."""
+"""Tests with sizes: the calculation of training memory counts what small models really keep."""
 
 from __future__ import annotations
 

@@ -1,0 +1,93 @@
+"""Place the crop of a picture around a face, in whole pixels, and say what is wrong with a picture for an avatar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from avatarctl.faces.find import Face
+from avatarctl.faces.landmarks import EYES, PRESENT
+
+EYE_LINE = 0.42  # where the eyes stand, as a share of the crop's height
+AIR_ABOVE = 0.1  # free share of the crop's height above the head
+SMALL_FACE_PX = 96  # height in the video under which lips are a few pixels
+TURNED_DEGREES = 35.0
+SMALL_PICTURE = 0.5  # share of the video's side under which a picture is blown up
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a picture: corner and size in whole pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def box(self) -> tuple[int, int, int, int]:
+        """Return (left, top, right, bottom)."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+
+def crop_around(picture: tuple[int, int], face: Face | None, video: tuple[int, int]) -> Crop:
+    """Return the largest crop of a picture (width, height) with the video's aspect, placed around a face.
+
+    The head is inside, with ``AIR_ABOVE`` over it and the eyes near ``EYE_LINE``, as far as the picture's own edges allow.
+    Without a face it is the middle.
+    """
+    (width, height), (video_width, video_height) = picture, video
+    if width * video_height >= height * video_width:
+        size = (max(round(height * video_width / video_height), 1), height)
+    else:
+        size = (width, max(round(width * video_height / video_width), 1))
+    if face is None:
+        return Crop((width - size[0]) // 2, (height - size[1]) // 2, *size)
+    left, top, right, bottom = face.head
+    eyes_y = face.points_N2[list(EYES), 1].mean()
+    x = _placed((left + right) / 2 - size[0] / 2, right - size[0], left, width - size[0])
+    air = AIR_ABOVE * size[1]
+    y = _placed(eyes_y - EYE_LINE * size[1], bottom - size[1], top - air, height - size[1])
+    return Crop(x, y, *size)
+
+
+def _placed(wanted: float, least: float, most: float, end: int) -> int:
+    """Return a place near the wanted one, between ``least`` and ``most`` (the head's bounds), inside the picture.
+
+    A head that is larger than the crop keeps its upper (left) edge by half of what is too much.
+    """
+    place = (least + most) / 2 if least > most else min(max(wanted, least), most)
+    return int(np.clip(round(place), 0, max(end, 0)))
+
+
+def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Crop, video: tuple[int, int]) -> list[str]:
+    """Return what may spoil a video made from this picture, in words; an empty list when nothing is wrong."""
+    found = []
+    scale = video[1] / crop.height
+    if scale > 1 / SMALL_PICTURE:
+        found.append(f"the picture is small: {crop.width}x{crop.height} pixels are enlarged to {video[0]}x{video[1]}")
+    if not faces:
+        return [*found, "no face was found: the middle of the picture is used"]
+    face = faces[chosen]
+    if face.height * scale < SMALL_FACE_PX:
+        found.append(
+            f"the face is small: {face.height * scale:.0f} pixels high in the video, {SMALL_FACE_PX} or more look better"
+        )
+    left, top, right, bottom = face.box
+    if left < 0 or top < 0 or right > picture[0] or bottom > picture[1]:
+        found.append("the face is cut off by the picture's edge")
+    elif not _inside(face.head, crop):
+        found.append("the head is cut off: it is larger than the crop, or reaches the picture's edge")
+    if abs(face.yaw_degrees) > TURNED_DEGREES:
+        found.append(f"the face is turned aside by {abs(face.yaw_degrees):.0f} degrees: it should look at the camera")
+    if face.presence < 2 * PRESENT - 0.05:
+        found.append("the face is partly hidden, blurred or turned away")
+    return found
+
+
+def _inside(head: np.ndarray, crop: Crop) -> bool:
+    slack = 0.02 * crop.height
+    left, top, right, bottom = crop.box()
+    return bool(
+        head[0] >= left - slack and head[1] >= top - slack and head[2] <= right + slack and head[3] <= bottom + slack
+    )
