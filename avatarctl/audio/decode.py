@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
 
 import imageio_ffmpeg
 import numpy as np
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 from avatarctl.audio.clock import Clock
 from avatarctl.audio.frames import Frame, Frames, decoding, no_ffmpeg
 from avatarctl.audio.pieces import Piece, ending, pieces
+from avatarctl.audio.track import SAMPLE_RATE_HZ, Blocks, SoundTrack, Through, write_heard, write_samples
 from avatarctl.audio.tracks import Listing, Track, choose, lead_s, listing
 from avatarctl.errors import InputFileError, UsageError
-
-Blocks: TypeAlias = Generator[NDArray[np.float32], None, None]
 
 _DURATION_SLACK_S = 0.25  # containers round, and count a codec's padding or don't
 _LEAST_LEAD_S = Fraction(2, 1000)  # Matroska and FLV round time stamps to milliseconds
 _LONGEST_HOLE_S = 3600
+_ERROR = re.compile(r"\[(?:error|fatal)\] (.*)")
 # What ffmpeg says when it leaves out something that was there, or finds that something is missing.
+# Without its level: another thread may have begun the line.
 _LOSS = re.compile(
-    r"\[(?:error|fatal)\] (Error submitting .*packet to .*decoder.*|Error during demuxing.*|File ended prematurely.*|"
-    r".*partial file.*|.*[Dd]ecode error.*|Invalid data found.*|.*truncated.*)"
+    r"(Error submitting .*packet.*|Decoding error.*|Error during demuxing.*|File ended prematurely.*|.*partial file.*)"
 )
 
 
@@ -39,7 +40,8 @@ class AudioInfo:
 
     ``rate_hz``, ``channels`` and ``layout`` (ffmpeg's word, such as "5.1(side)") are those of the decoded samples.
     ``duration_s`` is what the container tells, to 0.01 s: None where it tells nothing (raw AAC, MP3 without a Xing header,
-    live WebM) or nothing of this track (several sound tracks, joined files). ``track`` counts sound tracks from 1.
+    live WebM) or nothing of this track (several sound tracks, joined files). ``track`` counts sound tracks
+    from 1, of which there are ``tracks``.
     """
 
     rate_hz: int
@@ -48,6 +50,7 @@ class AudioInfo:
     duration_s: float | None
     layout: str = ""
     track: int = 1
+    tracks: int = 1
 
 
 def probe(path: Path, track: int | None = None) -> AudioInfo:
@@ -99,6 +102,67 @@ def read_blocks(
     return rate_hz, found.info.channels, _span(found, first, first + count)
 
 
+# -- What lips hear --------------------------------------------------------------------------------------------------
+
+
+def write_track(
+    path: Path,
+    target: Path,
+    start_s: float | Fraction = 0,
+    duration_s: float | Fraction | None = None,
+    track: int | None = None,
+) -> SoundTrack:
+    """Write the samples of ``read_blocks`` to ``target`` in flat memory, and measure them.
+
+    ``target`` is written in place and left incomplete by an error: pass a temporary name and rename. Raises what
+    ``read_blocks`` raises, InputFileError for samples that are no sound, and OSError if ``target`` can't be written.
+    """
+    info = probe(path, track)
+    rate_hz, channels, blocks = read_blocks(path, start_s, duration_s, track)
+    return write_samples(path, target, rate_hz, channels, info.layout, blocks)
+
+
+def write_waveform(
+    path: Path,
+    target: Path,
+    start_s: float | Fraction = 0,
+    duration_s: float | Fraction | None = None,
+    through: Through | None = None,
+    track: int | None = None,
+) -> int:
+    """Write what lips hear of a recording of any length to ``target`` in flat memory; return its number of samples.
+
+    ``through`` makes other blocks out of the recording's (rate in Hz, blocks), such as the voice alone. The recording's own
+    samples lie in a temporary file beside ``target`` meanwhile. Raises what ``write_track`` raises, and InputFileError
+    for a recording too short to make one sample at 16 kHz.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        samples = write_track(path, Path(folder) / "track.f32", start_s, duration_s, track)
+        return long_enough(path, write_heard(samples, target, through=through))
+
+
+def long_enough(path: Path, samples: int) -> int:
+    """Return ``samples``; raise InputFileError for none."""
+    if samples == 0:
+        raise InputFileError(
+            f"{path}: got less than one sample at {SAMPLE_RATE_HZ} Hz, expected a longer recording", "record it again"
+        )
+    return samples
+
+
+def waveform_16k(
+    path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None, track: int | None = None
+) -> NDArray[np.float32]:
+    """Return ``waveform_T``, what lips hear of a recording at 16 kHz, all in memory (3.7 MiB a minute).
+
+    Raises what ``write_waveform`` raises.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "waveform.f32"
+        write_waveform(path, target, start_s, duration_s, track=track)
+        return np.fromfile(target, "<f4")
+
+
 # -- What a file is --------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +173,7 @@ class _Found:
     path: Path
     info: AudioInfo
     track: Track
+    picture: Track | None
     pieces: list[Piece]
     container: str
 
@@ -120,6 +185,8 @@ def _look(path: Path, number: int | None) -> _Found:
     track = choose(path, found, number) if found.tracks else None
     if track is not None and track is not found.sounds[0]:
         found, first = _begin(path, whole, "", f"0:{track.index}")
+    if track is not None and first is None and _ERROR.search(found.log) is None:
+        raise _no_sample(path)
     if first is None or track is None:
         raise InputFileError(
             f"{path}: got a file that can't be decoded ({_reason(found.log)}), expected a recording",
@@ -133,9 +200,10 @@ def _look(path: Path, number: int | None) -> _Found:
         track.codec,
         found.duration_s if alone else None,
         first.layout,
-        found.sounds.index(track) + 1 if track in found.sounds else number or 1,
+        found.sounds.index(track) + 1,
+        len(found.sounds),
     )
-    return _Found(path, info, track, parts, found.container)
+    return _Found(path, info, track, found.picture, parts, found.container)
 
 
 class _Listed(Listing):
@@ -168,7 +236,7 @@ def _source(path: Path, piece: Piece, container: str) -> list[str]:
 def _span(found: _Found, first: int, end: int) -> Blocks:
     """Return the samples ``first`` to ``end`` of the clock."""
     path, rate_hz, done = found.path, found.info.rate_hz, 0
-    for block_TC in _clocked(found):
+    for block_TC in _seconds(_clocked(found), rate_hz):
         wanted_TC = block_TC[max(first - done, 0) : end - done]
         bad = np.flatnonzero(~np.isfinite(wanted_TC).all(axis=1))
         if len(bad):
@@ -183,12 +251,33 @@ def _span(found: _Found, first: int, end: int) -> Blocks:
         if done >= end:
             return  # all that was asked for; the file may be longer
     if done == 0:
-        raise InputFileError(f"{path}: got a file without a single sample, expected a recording", "record it again")
+        raise _no_sample(path)
     if done <= first:
         raise InputFileError(
             f"{path}: got a start at {first / rate_hz:.3f} s, expected one before the end at {done / rate_hz:.3f} s",
             "choose an earlier start",
         )
+
+
+def _seconds(blocks: Blocks, rate_hz: int) -> Blocks:
+    """Return the same samples in blocks of exactly a second: what comes out doesn't depend on how fast they came in."""
+    held: list[NDArray[np.float32]] = []
+    count = 0
+    with closing(blocks):
+        for block_TC in blocks:
+            held.append(block_TC)
+            count += len(block_TC)
+            while count >= rate_hz:
+                whole_TC = np.concatenate(held) if len(held) > 1 else held[0]
+                yield whole_TC[:rate_hz]
+                held = [whole_TC[rate_hz:]]
+                count -= rate_hz
+    if count:
+        yield np.concatenate(held)
+
+
+def _no_sample(path: Path) -> InputFileError:
+    return InputFileError(f"{path}: got a file without a single sample, expected a recording", "record it again")
 
 
 def _clocked(found: _Found) -> Blocks:
@@ -199,9 +288,9 @@ def _clocked(found: _Found) -> Blocks:
         position = yield from _decode(found, piece, container, number, position)
 
 
-def _decode(found: _Found, piece: Piece, container: str, number: int, begin: int) -> Generator[
-    NDArray[np.float32], None, int
-]:
+def _decode(
+    found: _Found, piece: Piece, container: str, number: int, begin: int
+) -> Generator[NDArray[np.float32], None, int]:
     """Decode a piece that begins at sample ``begin``; return where it ends."""
     info, path = found.info, found.path
     end = ending(path, piece)
@@ -211,8 +300,9 @@ def _decode(found: _Found, piece: Piece, container: str, number: int, begin: int
     if number:
         output += ["-ac", str(info.channels)]
     output += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
-    # The first picture is read too: the tracks of some formats have their zero where what is read begins.
-    output += ["-map", "0:V:0?", "-frames:v", "1", "-c:v", "copy", "-f", "null", "-"]
+    if found.picture is not None and number == 0:
+        # The first picture is read too: the tracks of some formats have their zero where what is read begins.
+        output += ["-map", f"0:{found.picture.index}", "-frames:v", "1", "-c:v", "copy", "-f", "null", "-"]
     with decoding(ffmpeg(), [*options, *_source(path, piece, container), *output]) as frames:
         clock: Clock | None = None
         for batch in frames:
@@ -225,7 +315,7 @@ def _decode(found: _Found, piece: Piece, container: str, number: int, begin: int
         status = frames.process.wait()
         log = frames.log()
     position = begin if clock is None else clock.position
-    _check_whole(found, piece, listing(log), log, status == 0 and end != "cut", position - begin, position)
+    _check_whole(found, listing(log), log, status == 0 and end != "cut", position - begin, position)
     return position
 
 
@@ -280,9 +370,7 @@ def _silence(count: int, info: AudioInfo) -> Blocks:
 # -- Damage ----------------------------------------------------------------------------------------------------------
 
 
-def _check_whole(
-    found: _Found, piece: Piece, head: Listing, log: str, complete: bool, count: int, position: int
-) -> None:
+def _check_whole(found: _Found, head: Listing, log: str, complete: bool, count: int, position: int) -> None:
     """Raise InputFileError for a piece that isn't complete, of which ``count`` samples could be read."""
     rate_hz = found.info.rate_hz
     promised_s = 0.0
@@ -305,7 +393,7 @@ def _repair(found: _Found) -> str:
 
 
 def _reason(log: str) -> str:
-    error = re.search(r"\[(?:error|fatal)\] (.*)", log)
+    error = _ERROR.search(log)
     return f"ffmpeg: {error[1]}" if error else "ffmpeg finds no sound in it"
 
 

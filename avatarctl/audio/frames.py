@@ -13,7 +13,10 @@ from typing import IO
 
 from avatarctl.errors import AvatarError
 
-_FRAME = re.compile(rb" n:\d+ pts:(\S+) .*? channels:(\d+) chlayout:(.*?) rate:(\d+) nb_samples:(\d+) ")
+_FRAME = re.compile(
+    rb"n: *\d+ pts:(\S+) +pts_time:\S+ +fmt:\S+ channels:(\d+) chlayout:(.*?) rate:(\d+) nb_samples:(\d+) "
+    rb"(?:checksum:\w+ plane_checksums: \[[ \w]*\]\s*($))?"
+)
 _LOG_BYTES = 200_000
 
 
@@ -62,12 +65,15 @@ class Frames:
             rest = lines.pop()
             batch = []
             for line in lines:
-                match = _FRAME.search(line) if b"ashowinfo" in line else None
+                match = _FRAME.search(line)
                 if match is not None:
-                    stamp, channels, layout, rate_hz, samples = match.groups()
+                    stamp, channels, layout, rate_hz, samples, end = match.groups()
                     known = None if stamp == b"NOPTS" else int(stamp)
                     batch.append(Frame(known, int(samples), int(rate_hz), int(channels), layout.decode()))
-                elif b"ashowinfo" not in line and len(self._log) < _LOG_BYTES:
+                    if end is not None:
+                        continue
+                # Threads of ffmpeg write into each other's lines: what isn't a frame alone is kept as well.
+                if len(self._log) < _LOG_BYTES:
                     self._log += line + b"\n"
             if batch:
                 self._found.put(batch)

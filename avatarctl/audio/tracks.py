@@ -14,7 +14,6 @@ _STREAM = re.compile(r"^\[info\] +Stream #0:(\d+)(?:\[0x[0-9a-fA-F]+\])?(?:\((\w
 _DURATION = re.compile(r"^\[info\]   Duration: (?:(\d+):(\d+):(\d+\.\d+)|N/A)(?:, start: (-?\d+\.\d+))?", re.MULTILINE)
 # Their time stamps of each track begin anew: ffmpeg counts from the first of those that are read.
 _RELATIVE = ("mpegts", "mpeg", "ogg")
-FILM_LIKE = ("Video",)
 
 
 @dataclass
@@ -55,7 +54,7 @@ def listing(log: str) -> Listing:
     """Parse ffmpeg's log (``-v level+info``) up to its first output."""
     found = Listing()
     for line in log.split("\n"):
-        if line.startswith("[info] Output #0") or line.startswith("[info] Stream mapping"):
+        if line.startswith(("[info] Output #0", "[info] Stream mapping")):
             break
         if match := re.match(r"\[info\] Input #0, (.*?), from ", line):
             found.container = match[1]

@@ -75,6 +75,10 @@ Duration = Annotated[
 WithAudio = Annotated[
     bool | None, typer.Option("--with-audio/--no-audio", help="Put the recording into the video, or not.")
 ]
+AudioTrack = Annotated[
+    int | None,
+    typer.Option("--audio-track", help="Sound track of a recording with several, from 1 (else the default one)."),
+]
 TrimSilence = Annotated[
     bool | None,
     typer.Option("--trim-silence/--no-trim-silence", help="Leave out silence at both ends of the recording."),

@@ -16,8 +16,9 @@ from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.join import Sound, join
-from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
+from avatarctl.render.join import join
+from avatarctl.render.prepare import LoadedNetworks, Networks, load_networks, make_conditions, own_device
+from avatarctl.render.sound import Sound, decode_audio
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from avatarctl.audio.decode import AudioInfo
 from avatarctl.networks import memory
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
 from avatarctl.networks.header import read_header
@@ -60,7 +61,7 @@ def estimate(checked: Checked) -> Estimate:
         window_steps=window_steps,
         passes=window_steps * guided,
         steps_to_first_window=first_window_steps(plan, settings.steps),
-        cache_bytes=_cache_bytes(plan, settings, reach),
+        cache_bytes=_cache_bytes(plan, settings, reach) + _track_bytes(checked.audio, samples),
         memory_bytes=peak,
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
@@ -118,7 +119,7 @@ def _samples(checked: Checked) -> int:
     if whole_s is None:
         from avatarctl.audio.decode import read_blocks
 
-        rate, _, blocks = read_blocks(checked.job.audio)
+        rate, _, blocks = read_blocks(checked.job.audio, track=settings.audio_track)
         whole_s = sum(len(block) for block in blocks) / rate
     left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), Fraction(0))
     used_s = left_s if settings.duration_s is None else min(left_s, exact(settings.duration_s))
@@ -126,10 +127,15 @@ def _samples(checked: Checked) -> int:
 
 
 def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
-    """Waveform, final latents, and two generations of the windows in flight; the encoded video comes on top."""
+    """Track, waveform, final latents, two generations of the windows in flight; the encoded video comes on top."""
     frame = 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
     in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
     return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame
+
+
+def _track_bytes(audio: AudioInfo, samples: int) -> int:
+    """Return the bytes of the recording's own samples, in all their channels."""
+    return samples * audio.rate_hz * audio.channels * 4 // SAMPLE_RATE_HZ
 
 
 def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: WeightFiles) -> str:

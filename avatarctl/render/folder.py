@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED = "delivered.json"
 OWN_FOLDERS = ("windows", "frontier", "segments")
-OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", "preview.mp4")
+OWN_FILES = (INDEX, EVENTS, "audio.f32", "track.f32", "track.json", "conditions.safetensors", "preview.mp4")
 
 
 class RenderFolder:

@@ -58,7 +58,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     from avatarctl.networks.images import read_image  # Pillow alone, no network
 
     read_image(job.image)
-    audio = probe(job.audio)
+    audio = probe(job.audio, job.render.audio_track)
     check_output(job.output, force or RenderFolder(job.folder).exists())
     if job.frames is not None:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)

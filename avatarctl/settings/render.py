@@ -88,6 +88,8 @@ class RenderSettings(Settings):
     """Where in the recording to begin, in seconds."""
     duration_s: Annotated[float, Field(gt=0)] | None = None
     """How much of the recording to use, in seconds (null: to its end)."""
+    audio_track: Annotated[int, Field(ge=1)] | None = None
+    """Which sound track of a recording with several, from 1 (null: the one that it marks as default)."""
     trim_silence: bool = False
     """Leave out silence at both ends of the recording."""
     separate_vocals: bool = False
