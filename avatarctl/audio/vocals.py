@@ -35,6 +35,8 @@ class Separator:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        for pool in ("intra", "inter"):  # threads that wait sleep, as OpenMP's do (avatarctl/threads.py)
+            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         hint = "fetch it anew: avatarctl fetch vocal-separator --force"

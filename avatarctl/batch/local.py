@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from avatarctl import threads
 from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, watching
 from avatarctl.batch.items import Item
 from avatarctl.batch.plan import Planned
@@ -127,7 +128,7 @@ def _hear(
     place.current = None
     assert attempt is not None
     if closing and (answer is None or outcome.state == "stopped"):
-        tally.ended(attempt.item, Outcome("stopped", message="goes on when this is run again"))
+        tally.ended(attempt.item, Outcome("stopped", message="continues when this is run again"))
         return None
     if outcome.state == "stopped":  # somebody stopped this worker alone
         outcome = replace(outcome, state="failed", message="its worker was stopped", exit_code=1)
@@ -198,14 +199,14 @@ def places_for(planned: Sequence[Planned], jobs: int | None, watched: str | None
     """
     devices = {each.item.job.placement.device for each in planned} | ({watched} if watched else set())
     gpus = gpus_here() if devices - {"cpu"} else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = threads.usable_cores()
     if jobs is None and watched:
         jobs = len(gpus) or 1
     elif jobs is None:
         jobs = min(len(gpus) or cores_and_memory(planned, cores), max(len(planned), 1))
-    threads = {"OMP_NUM_THREADS": str(max(cores // jobs, 1))} if "OMP_NUM_THREADS" not in os.environ else {}
+    share = {} if threads.by_user() else {"OMP_NUM_THREADS": str(max(cores // jobs, 1))}
     return [
-        Place(number, {**threads, **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})})
+        Place(number, {**share, **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})})
         for number in range(jobs)
     ]
 

@@ -43,7 +43,7 @@ def main() -> None:
     busy, ended = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(orders, waiting, busy, ended), daemon=True).start()
     from avatarctl.batch.work import make_video
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
     loaded = LoadedNetworks()
     while (line := waiting.get()) is not None:

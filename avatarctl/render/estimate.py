@@ -34,6 +34,7 @@ class Estimate:
     passes: int
     steps_to_first_window: int
     cache_bytes: int
+    video_bytes: int
     memory_bytes: int
     memory_basis: str
     time_s: float | None
@@ -54,6 +55,7 @@ def estimate(checked: Checked) -> Estimate:
     known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
     peak, basis = _memory(job, checked.weights, plan.window)
     reach = plan.reach
+    width, height = settings.size
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
@@ -61,6 +63,7 @@ def estimate(checked: Checked) -> Estimate:
         window_steps=window_steps,
         passes=window_steps * guided,
         steps_to_first_window=first_window_steps(plan, settings.steps),
+        video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
         cache_bytes=_cache_bytes(plan, settings, reach) + _track_bytes(checked.audio, samples),
         memory_bytes=peak,
         memory_basis=basis,
@@ -127,7 +130,7 @@ def _samples(checked: Checked) -> int:
 
 
 def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
-    """Track, waveform, final latents, two generations of the windows in flight; the encoded video comes on top."""
+    """Waveform, final latents, and two generations of the windows in flight; the encoded video comes on top."""
     frame = 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
     in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
     return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame

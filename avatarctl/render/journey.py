@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
@@ -11,9 +12,10 @@ from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
 from avatarctl.settings.render import RenderJob
+from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 
 def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:
@@ -28,6 +30,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
 
         run_follower(checked, folder)
         return None
+    for note in checked.notes:
+        warnings.warn(note, stacklevel=2)
     if strangers := folder.strangers():
         raise UsageError(
             f"{folder.path}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a render",
@@ -51,7 +55,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             from avatarctl.render.engine import run
 
             try:
-                rendered = run(checked, folder, show, loaded)
+                with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
+                    rendered = run(checked, folder, show, loaded)
             except (UsageError, InputFileError, WeightsError):
                 # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
                 if fresh and not folder.listed("windows") and not folder.listed("frontier"):

@@ -191,21 +191,17 @@ def _tell(checked: Checked, track: SoundTrack, facts: dict[str, Any], too_loud: 
         )
     if facts.get("mix"):
         warnings.warn(
-            f"{audio}: {track.layout} has no place in {encoder_of(checked)}: mixed to stereo in the video", stacklevel=2
+            f"{audio}: {track.layout} has no place in {checked.job.video.sound}: mixed to stereo in the video",
+            stacklevel=2,
         )
 
 
 # -- Channels --------------------------------------------------------------------------------------------------------
 
 
-def encoder_of(checked: Checked) -> str:
-    """Return ffmpeg's encoder of the sound in the video."""
-    return "aac"
-
-
 def _layout(checked: Checked, track: SoundTrack) -> tuple[str, str]:
     """Return what the channels are called for the encoder, and the filter that mixes them to stereo ("" if none need be)."""
-    encoder, named = encoder_of(checked), track.layout
+    encoder, named = checked.job.video.sound, track.layout
     if re.match(r"\d+ channels", named):
         named = USUAL_LAYOUTS.get(track.channels, "")
     for layout in (named, named.replace("(side)", "")):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from avatarctl import __version__, durable
+from avatarctl import __version__, durable, threads
 from avatarctl.errors import BusyError, ChangedError, DeviceError, InputFileError, UsageError
 from avatarctl.settings.train import FREE, TrainJob
 from avatarctl.training import checkpoints, log, validate
@@ -76,8 +76,9 @@ def begin_run(job: TrainJob, force: bool) -> None:
         for name in ("save", "stop"):  # words to a run that is over
             (run / name).unlink(missing_ok=True)
         # Rewritten when a run goes on: what is free to change is then as it is now.
-        began_at = (begun or {}).get("began", time.strftime("%Y-%m-%d %H:%M:%S"))
-        durable.replace(run / MANIFEST, durable.sealed({**manifest, "began": began_at}))
+        began = {"began": time.strftime("%Y-%m-%d %H:%M:%S"), "threads": threads.count(), **(begun or {})}
+        began = {name: began[name] for name in ("began", "threads")}
+        durable.replace(run / MANIFEST, durable.sealed({**manifest, **began}))
 
 
 def _strangers(run: Path) -> list[str]:
@@ -132,3 +133,8 @@ def explained(job: TrainJob) -> Iterator[None]:
             f"device: out of memory ({str(error).splitlines()[0]})",
             f"set {' or '.join(way for way in ways if way)}; the run goes on from its last checkpoint",
         ) from error
+
+
+def threads_of(run: Path) -> int | None:
+    """Return how many threads a run began with; None where its manifest is older and doesn't tell."""
+    return (durable.unsealed(run / MANIFEST) or {}).get("threads")

@@ -26,10 +26,11 @@ from avatarctl.networks.adapters import load_trained, trained_state
 from avatarctl.render import render
 from avatarctl.render.stop import Stop, stopping
 from avatarctl.settings.train import TrainJob, TrainSettings
+from avatarctl.threads import computing_with
 from avatarctl.training import checkpoints, validate
 from avatarctl.training.draws import BRANCHES, Draws, draw, seed_of
 from avatarctl.training.export import export
-from avatarctl.training.folder import begin_run, explained, guarded, held
+from avatarctl.training.folder import begin_run, explained, guarded, held, threads_of
 from avatarctl.training.log import Log, check_installed
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.model import check_world, full_weights, make_model, place_model
@@ -63,6 +64,7 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
             stack.enter_context(held(job.output))
             begin_run(job, force)
         accelerator.wait_for_everyone()
+        stack.enter_context(computing_with(threads_of(job.output)))
         with explained(job):
             trainer = Trainer(job, accelerator, stop, show)
             log = stack.enter_context(Log(job.output, trainer.step)) if accelerator.is_main_process else None
