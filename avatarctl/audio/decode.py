@@ -193,6 +193,8 @@ def _look(path: Path, number: int | None) -> _Found:
             "use a complete WAV, MP3, M4A, FLAC, OGG or WebM file, or a video with sound",
         )
     parts = pieces(path, found.container)
+    if len(parts) > 1:  # ffmpeg's guess at the form of a joined file may be that of a later piece
+        first = _begin(path, parts[0], _format(found.container), f"0:{track.index}")[1] or first
     alone = len(found.sounds) == 1 and len(parts) == 1
     info = AudioInfo(
         first.rate_hz,
@@ -220,6 +222,11 @@ def _begin(path: Path, piece: Piece, container: str, stream: str) -> tuple[_List
     found = _Listed(**vars(listing(log)))
     found.log = log
     return found, batch[0] if batch else None
+
+
+def _format(container: str) -> str:
+    """Return a name of a format as ffmpeg's ``-f`` has it."""
+    return container.split(",")[0]
 
 
 def _source(path: Path, piece: Piece, container: str) -> list[str]:
@@ -284,7 +291,7 @@ def _clocked(found: _Found) -> Blocks:
     """Return all samples of a file, piece after piece, on its clock."""
     position = 0
     for number, piece in enumerate(found.pieces):
-        container = found.container.split(",")[0] if len(found.pieces) > 1 else ""
+        container = _format(found.container) if len(found.pieces) > 1 else ""
         position = yield from _decode(found, piece, container, number, position)
 
 

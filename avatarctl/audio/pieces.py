@@ -38,7 +38,8 @@ def pieces(path: Path, container: str) -> list[Piece]:
     found, begin = [], 0
     with path.open("rb") as file:
         for end, following in finder(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)):
-            found.append(Piece(begin, end))
+            if end > begin:
+                found.append(Piece(begin, end))
             begin = following
     return [*found, Piece(begin, size)]
 
