@@ -152,7 +152,7 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
         return data, None
     hint = "correct what is bad" if bad else ""
     if plan.changed:
-        hint += ("; " if hint else "") + "--redo makes again what changed since it was made"
+        hint += ("; " if hint else "") + "--redo renders again what changed since it was made"
     total = len(bad) + len(plan.everything())
     return data, PartialFailure(f"{undone} of {total} videos can't be made as things stand", hint)
 
@@ -301,7 +301,7 @@ def judge(batch: Batch, summary: dict[str, Any], tally: Tally, stopped_by: int) 
         counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
         hint = f"see {batch.base.output / 'summary.json'}; the same command tries again what failed"
         if any(row["state"] == "changed" for row in undone):
-            hint += "; --redo makes again what changed since it was made"
+            hint += "; --redo renders again what changed since it was made"
         problem = PartialFailure(f"{len(undone)} of {len(tally.rows)} videos are not done ({counts})", hint)
     if problem is not None:
         problem.data = summary

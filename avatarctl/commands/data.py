@@ -197,11 +197,20 @@ def _dry_run(job: EncodeJob, as_json: bool) -> None:
     from avatarctl.data.encode import plan
 
     found = plan(job)
+    _tell_passed_over(found["passed_over"])
     text = f"{found['clips']} clips: {found['to_encode']} to encode, {found['known']} known already"
     console.result("data encode", found, text, as_json, status="dry run")
 
 
+def _tell_passed_over(names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        count = f"{len(names)} file{'s' if len(names) != 1 else ''}"
+        console.note(f"passed over {count}, no clips: {', '.join(names[:SHOWN])}{more}")
+
+
 def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
+    _tell_passed_over(done.passed_over)
     if not done.samples:
         reasons = [f"{name}: {reason}" for name, reason in [*done.failed, *done.skipped]]
         raise InputFileError(
@@ -213,7 +222,7 @@ def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
         raise PartialFailure(
             f"{len(done.failed)} of {done.clips} clips can't be used:\n  "
             + "\n  ".join(f"{name}: {reason}" for name, reason in done.failed),
-            f"mend or remove them; try again what was read badly: avatarctl data check {done.cache} --repair",
+            f"fix or remove them; to read them once more: avatarctl data check {done.cache} --repair",
         )
     for what, name, reason in unused[:SHOWN]:
         console.note(f"{what}: {name}: {reason}")
@@ -280,7 +289,7 @@ def check(
             f"avatarctl data check {cache} --repair, then encode again",
         )
     if repair:
-        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` makes them again")
+        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` encodes them again")
     data = {**asdict(report), "cache": str(cache), "dropped": dropped}
     console.result("data check", data, _report_text(report), as_json)
 

@@ -11,12 +11,13 @@ import typer
 from avatarctl import console
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.generate import job_of, run_job
+from avatarctl.commands.generate import run_job
 from avatarctl.commands.pages import INPUT, LOOK
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.paths import embedded_avatar
 
 PRESET = "puppet"
+VOICE = "en-us+f3"
 
 
 def demo(
@@ -44,15 +45,16 @@ def demo(
         ),
     ] = None,
     voice: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--voice",
             metavar="VOICE",
             autocompletion=complete.voices,
             help="Voice of --say, as `espeak-ng --voices` lists them.",
+            show_default=VOICE,
             rich_help_panel=INPUT,
         ),
-    ] = "en-us+f3",
+    ] = None,
     sing: Annotated[
         bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.", rich_help_panel=INPUT)
     ] = False,
@@ -88,13 +90,20 @@ def demo(
     console.quiet(quiet)
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
+    if voice is not None and say is None:
+        raise UsageError(
+            f"--voice: got {voice} without --say, expected a text that this voice speaks",
+            f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
+        )
     spoken = output.with_suffix(".wav") if say is not None else None
     fresh = spoken is not None and not spoken.exists()
     if spoken is not None:
-        _speak(say or "", voice, spoken, force)
+        _speak(say or "", voice or VOICE, spoken, force)
+    from avatarctl.settings.jobs import render_job
+
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
-    job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    job = render_job(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
     width, height = job.render.size
     if job.render.enlarge > 1:
         console.note(
@@ -116,9 +125,9 @@ def _speak(text: str, voice: str, target: Path, force: bool) -> None:
     if not target.parent.is_dir():
         folder = target.parent
         raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
-    from avatarctl.puppet.voice import espeak
+    from avatarctl.audio.speak import library
 
-    espeak()  # before anything heavy
+    library()  # before anything heavy
     from avatarctl import durable
     from avatarctl.puppet.pack import wave_bytes
     from avatarctl.puppet.voice import say

@@ -52,6 +52,9 @@ def generate(
     contact_sheet: o.ContactSheet = None,
     with_audio: o.WithAudio = None,
     enlarge: o.Enlarge = None,
+    subtitles: o.Subtitles = None,
+    metadata: o.Metadata = None,
+    mark_synthetic: o.MarkSynthetic = None,
     crf: o.Crf = None,
     codec: o.Codec = None,
     work_dir: o.WorkDir = None,
@@ -102,6 +105,9 @@ def generate(
         "contact_sheet_every_s": contact_sheet,
         "with_audio": with_audio,
         "enlarge": enlarge,
+        "subtitles": tuple(subtitles) if subtitles else None,
+        "metadata": metadata,
+        "mark_synthetic": mark_synthetic,
         "crf": crf,
         "codec": codec,
     }
@@ -109,7 +115,9 @@ def generate(
     if show_settings:
         _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
-    job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
+    from avatarctl.settings.jobs import render_job
+
+    job = render_job(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
         _dry_run(job, force, as_json)
         return
@@ -160,42 +168,6 @@ def render_folder(path: Path) -> Path:
 
     beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
-
-
-def job_of(
-    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
-) -> RenderJob:
-    """Return the job that preset, environment and flags make together; all mistakes at once.
-
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
-    after the recording, in the current folder. Raises ``UsageError`` without any.
-    """
-    from avatarctl.paths import as_spelled
-    from avatarctl.settings import presets
-    from avatarctl.settings.check import make
-    from avatarctl.settings.formats import named_after
-    from avatarctl.settings.placement import PlacementSettings
-    from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import parse_lora
-
-    values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places, example=presets.example_of(preset))
-    if settings.image is None:
-        raise UsageError(
-            "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
-            "name one: --image PICTURE; or try --preset puppet, which has its own",
-        )
-    return RenderJob(
-        image=as_spelled(settings.image),
-        audio=as_spelled(audio),
-        output=output or named_after(as_spelled(audio), settings.codec),
-        render=settings.part(RenderSettings),
-        placement=settings.part(PlacementSettings),
-        weights=settings.weights,
-        variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
-        **files,
-    )
 
 
 def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:

@@ -19,7 +19,7 @@ Render = Annotated[Path, typer.Argument(help="Render folder, or the video it mak
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the renders whose folders are there: interrupted, running, or finished and kept."""
+    """List the renders whose folders are there: interrupted, running, or finished (with --keep)."""
     from avatarctl.render.known import known_renders
 
     rows = [
@@ -61,7 +61,7 @@ def show(render: Render, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(render: Render, as_json: AsJson = False) -> None:
-    """Read every file of a render and compare it with its checksum. Damaged ones are named; resuming makes them again."""
+    """Read every file of a render and compare it with its checksum. Damaged ones are named; resuming computes them again."""
     from avatarctl.render.folder import RenderFolder
 
     folder = RenderFolder(render_folder(render))

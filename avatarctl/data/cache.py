@@ -27,7 +27,9 @@ OURS = (ABOUT, NULL, SHARDS, INDEX, LOCKS, BEGINNING)
 def encoder_files(job: EncodeJob) -> dict[str, Path]:
     """Find the weights of the frozen networks, role by role; raises ``WeightsError``."""
     # The transformer is the one network that samples don't depend on: any path will do for it.
-    files = find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path()).by_role()
+    files = find_weights(
+        job.weights, job.settings.sizes[0], "auto", Path(), "--preset puppet --weights puppet"
+    ).by_role()
     del files["transformer"]
     return files
 
@@ -50,7 +52,7 @@ def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
         return False
     old = durable.unsealed(cache / ABOUT)
     if old is None:
-        raise InputFileError(f"{cache / ABOUT}: got a damaged file", "begin anew with --force")
+        raise InputFileError(f"{cache / ABOUT}: got a damaged file", "start over with --force")
     changes = []
     if old["version"] != new["version"]:
         changes.append(f"version: was {old['version']}, is {new['version']}")
@@ -67,7 +69,7 @@ def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
     if changes:
         raise ChangedError(
             f"{cache}: this cache was encoded with other settings or weights:\n  " + "\n  ".join(changes),
-            "use the old ones, choose another --output, or begin anew with --force",
+            "use the old ones, choose another --output, or start over with --force",
         )
     return True
 
@@ -129,7 +131,7 @@ def guarded(cache: Path) -> AbstractContextManager[None]:
 
 def _check_idle(cache: Path) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("--force: got several processes, expected one", "begin anew with one process, then start all")
+        raise UsageError("--force: got several processes, expected one", "start over with one process, then start all")
     for path in sorted((cache / INDEX).glob("*.lock")):
         try:
             with FileLock(path, timeout=0):

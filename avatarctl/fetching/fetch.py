@@ -156,7 +156,7 @@ def _install(part: Path, target: Path, remote: hub.Remote) -> str:
         part.unlink()
         raise WeightsError(
             f"{remote.path}: got {remote.size} bytes with another hash than the hub tells ({remote.content[:12]}…), "
-            "thrown away",
+            "discarded",
             "run the same command again; if it happens again, something between here and the hub changes files",
         )
     with part.open("rb+") as file:

@@ -116,7 +116,7 @@ def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str
         found = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise WeightsError(
             f"trained weights: got others than this transformer trains ({found})",
-            "go on with the groups and the rank that the run began with",
+            "resume with the groups and the rank that the run began with",
         )
     for name, parameter in trained.items():
         parameter.copy_(state[name])

@@ -95,6 +95,12 @@ def decode_audio(
     return sound, plan
 
 
+def start_of(checked: Checked, folder: RenderFolder) -> Fraction:
+    """Return where in the recording the video begins, in seconds: where it was asked for, and after trimmed silence."""
+    facts = json.loads(folder.read(FACTS) or b"{}")
+    return exact(checked.job.render.start_s) + Fraction(facts["first"], facts["track"]["rate_hz"])
+
+
 def _write(checked: Checked, folder: RenderFolder, after_each: Callable[[], None]) -> None:
     """Write track, waveform and what was measured into the folder."""
     job, settings = checked.job, checked.job.render

@@ -31,7 +31,7 @@ class Stop:
         """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
         if self.asked:
             folder.event("interrupted", signal=self.signal)
-            hint = f"go on with: avatarctl resume {shlex.quote(str(folder.path))}"
+            hint = f"resume with: avatarctl resume {shlex.quote(str(folder.path))}"
             raise Interrupted(f"stopped; {saved}", hint, self.signal)
 
 

@@ -59,7 +59,7 @@ def begin_run(job: TrainJob, force: bool) -> None:
     with guarded(run):
         begun = durable.unsealed(run / MANIFEST)
         if (run / MANIFEST).exists() and begun is None and not force:
-            raise InputFileError(f"{run}: {MANIFEST} is damaged", "begin anew: the same command with --force")
+            raise InputFileError(f"{run}: {MANIFEST} is damaged", "start over: the same command with --force")
         if begun is None and not force and (strangers := _strangers(run)):
             raise UsageError(
                 f"{run}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a run",
@@ -112,7 +112,7 @@ def guarded(run: Path) -> AbstractContextManager[None]:
     """Turn a full disk, a read-only folder and the like into errors that say what to do about a run."""
     return durable.guarded(
         run,
-        full="free some space and run the same command again: it goes on from the last checkpoint",
+        full="free some space and run the same command again: it resumes from the last checkpoint",
         elsewhere="choose another --output",
     )
 
@@ -131,7 +131,7 @@ def explained(job: TrainJob) -> Iterator[None]:
         ]
         raise DeviceError(
             f"device: out of memory ({str(error).splitlines()[0]})",
-            f"set {' or '.join(way for way in ways if way)}; the run goes on from its last checkpoint",
+            f"set {' or '.join(way for way in ways if way)}; the run is resumed from its last checkpoint",
         ) from error
 
 
