@@ -276,12 +276,12 @@ def merge_loras(
 
 @torch.no_grad()
 def load_merged(
-    base: Path, loras: Sequence[tuple[Path, float]], dtype: torch.dtype, device: str | torch.device = "cpu"
+    base: Path, loras: Sequence[tuple[Path, float]], dtype: torch.dtype | None, device: str | torch.device = "cpu"
 ) -> tuple[StableAvatarTransformer3DModel, int]:
     """Load a transformer with LoRAs merged in, and return it with the number of layers changed.
 
-    They are added to the weights as they are stored, and the sum is rounded to ``dtype`` once: a render with LoRAs and one
-    with weights that they were merged into have the same bits.
+    They are added to the weights as they are stored, and the sum is rounded to ``dtype`` once (None: to what is stored). A
+    render with LoRAs and one with weights that they were merged into have the same bits.
     """
     with init_empty_weights():
         names = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
