@@ -24,6 +24,7 @@ from avatarctl.commands import (
 )
 from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import AvatarError, UsageError
+from avatarctl.networks import lean
 
 app = typer.Typer(
     name="avatarctl",
@@ -68,6 +69,7 @@ app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)
 
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
+    lean.allow()
     as_json = "--json" in sys.argv
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:

@@ -10,6 +10,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands.options import EXIT_CODES, AsJson, Force
 from avatarctl.errors import InputFileError, UsageError
+from avatarctl.networks import lean
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", epilog=EXIT_CODES, no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -23,6 +24,7 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
     Example: avatarctl lora info style.safetensors
     """
     _check_there(file)
+    lean.import_networks()
     from avatarctl.networks.adapters import describe_lora
 
     facts = describe_lora(file)
@@ -67,6 +69,7 @@ def merge(
         if output.exists() and output.samefile(taken):
             raise UsageError(f"{output}: got {what}, expected another file to write", "name another --output")
 
+    lean.import_networks()
     from avatarctl.networks.adapters import merge_into
 
     layers = merge_into(base, parsed, output, dtype)
@@ -97,6 +100,7 @@ def convert(
     """
     _check_there(file)
     _check_free(output, force)
+    lean.import_networks()
     from avatarctl.networks.lora_formats import convert_lora
 
     form, low_rank, whole = convert_lora(file, to, output)

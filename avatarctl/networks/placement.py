@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from torch import nn
 from transformers import CLIPVisionModel, Wav2Vec2Model
 
 from avatarctl.errors import DeviceError, UsageError
+from avatarctl.networks import lean
 from avatarctl.networks.audio_adapter import AudioAdapter
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings.placement import PlacementSettings
@@ -105,6 +105,8 @@ def place(model: Model, placement: Placement) -> Model:
         if placement.attention:
             _set_attention(model, placement.attention)
         if placement.float8:
+            from diffusers.hooks import apply_layerwise_casting
+
             apply_layerwise_casting(
                 model, FLOAT8, placement.dtype, skip_modules_pattern=model._skip_layerwise_casting_patterns
             )
@@ -113,6 +115,8 @@ def place(model: Model, placement: Placement) -> Model:
     elif placement.memory in ("group", "sequential") and not isinstance(model, SMALL_ENCODERS):
         on_gpu = placement.device.type == "cuda"
         blocks = isinstance(model, StableAvatarTransformer3DModel) and placement.memory == "group"
+        from diffusers.hooks import apply_group_offloading
+
         apply_group_offloading(
             model,
             onload_device=placement.device,
@@ -122,6 +126,7 @@ def place(model: Model, placement: Placement) -> Model:
             non_blocking=on_gpu,
         )
     if placement.compile and isinstance(model, StableAvatarTransformer3DModel):
+        lean.load_compiler()
         model.compile_repeated_blocks(fullgraph=True)
     return model
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
 from avatarctl.errors import InputFileError, UsageError, WeightsError
+from avatarctl.networks import lean
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
 from avatarctl.render.known import remember
@@ -49,6 +50,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             rendered = None
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
+            if not job.placement.compile:
+                lean.import_networks()
             from avatarctl.render.engine import run
 
             try:
