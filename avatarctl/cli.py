@@ -1,7 +1,9 @@
-"""Assemble the commands, and turn errors into a message, a hint and an exit code."""
+"""The command line: assemble the commands, run one, and turn errors into message, hint and exit code."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from avatarctl import __version__, console
 from avatarctl.commands import (
+    about,
     batch,
     completions,
     data,
@@ -17,19 +20,21 @@ from avatarctl.commands import (
     fetch,
     generate,
     lora,
+    mistyped,
     presets,
     puppet,
     renders,
     train,
 )
-from avatarctl.commands.options import EXIT_CODES
-from avatarctl.errors import AvatarError, UsageError
+from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
+from avatarctl.errors import AvatarError, InputFileError
 from avatarctl.networks import lean
+
+SHOWN = 80  # characters of a name that is too long
 
 app = typer.Typer(
     name="avatarctl",
     help="Make a video of a person speaking or singing from one picture and a voice recording of any length.",
-    epilog=EXIT_CODES,
     add_completion=True,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -45,41 +50,49 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Make a video of a person speaking or singing from one picture and a voice recording of any length."""
 
 
-app.command(epilog=EXIT_CODES)(generate.generate)
-app.command(epilog=EXIT_CODES)(generate.resume)
-app.command(epilog=EXIT_CODES)(batch.batch)
-app.command(epilog=EXIT_CODES)(demo.demo)
-app.add_typer(renders.app, name="renders")
-app.add_typer(data.app, name="data")
-app.command(epilog=EXIT_CODES)(train.train)
-lora.app.command("train", epilog=EXIT_CODES)(train.lora_train)
-app.add_typer(lora.app, name="lora")
-app.command(epilog=EXIT_CODES)(doctor.doctor)
-app.command(epilog=EXIT_CODES)(fetch.fetch)
-app.add_typer(puppet.app, name="puppet")
-app.add_typer(presets.app, name="presets")
-app.command(hidden=True, epilog=EXIT_CODES)(completions.completions)
+app.command(rich_help_panel=VIDEOS)(generate.generate)
+app.command(rich_help_panel=VIDEOS)(batch.batch)
+app.command(rich_help_panel=VIDEOS)(demo.demo)
+app.command(rich_help_panel=CARE)(generate.resume)
+app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
+app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
+app.command(rich_help_panel=TRAIN)(train.train)
+lora.app.command("train")(train.lora_train)
+app.add_typer(lora.app, name="lora", rich_help_panel=TRAIN)
+app.command(rich_help_panel=SET_UP)(fetch.fetch)
+app.command(rich_help_panel=SET_UP)(doctor.doctor)
+app.add_typer(presets.app, name="presets", rich_help_panel=SET_UP)
+app.command("help", rich_help_panel=SET_UP)(about.help_)
+app.command(rich_help_panel=SET_UP)(about.version)
+app.add_typer(puppet.app, name="puppet", rich_help_panel=DEVELOPERS)
+app.command(hidden=True)(completions.completions)
+dress(app)
 
 
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     lean.allow()
-    as_json = "--json" in sys.argv
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    console.write_any_text()
+    words = sys.argv[1:]
+    as_json = "--json" in words
+    command = next((word for word in words if not word.startswith("-")), "")
     try:
-        app(prog_name="avatarctl")  # also under `python -m`, whose name no completion script could hold
-    except SystemExit as end:
-        if end.code == UsageError.exit_code and as_json:  # Typer said on stderr what is wrong
-            console.error_object(UsageError("the command line can't be read", "see --help"), command)
-        if end.code == 130:  # Typer made it of a KeyboardInterrupt
-            console.note("interrupted; the same command goes on")
-        raise
+        # The name is the same under `python -m`, whose own no completion script could hold.
+        with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):
+            code = app(prog_name="avatarctl", standalone_mode=False)
+    except UNREADABLE as problem:
+        if type(problem).__name__ == "NoArgsIsHelpError":  # the message is the help page
+            console.note(problem.format_message())
+            sys.exit(problem.exit_code)
+        found = mistyped.explain(problem, words)
+        console.error(found, command, as_json)
+        sys.exit(found.exit_code)
     except AvatarError as problem:
         console.trace()
         console.error(problem, command, as_json)
@@ -89,12 +102,25 @@ def main() -> None:
         sys.exit(130)
     except Exception as bug:
         console.trace()
-        console.error(
-            AvatarError(
-                f"this is a bug of ours: {type(bug).__name__}: {bug}",
-                "run it again with AVATARCTL_DEBUG=1 and report it",
-            ),
-            command,
-            as_json,
+        told = _in_words(bug)
+        console.error(told, command, as_json)
+        sys.exit(told.exit_code)
+    if code == 130:  # Typer made it of a KeyboardInterrupt
+        console.note("interrupted; run the same command again to continue")
+    if code:
+        sys.exit(code)
+
+
+def _in_words(bug: Exception) -> AvatarError:
+    """Return the error that a user is told: a name that the system can't hold is theirs, anything else a bug."""
+    if isinstance(bug, OSError) and bug.errno == errno.ENAMETOOLONG:
+        name = os.fsdecode(bug.filename) if isinstance(bug.filename, str | bytes) else "a file"
+        shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+        size = len(os.fsencode(name))
+        return InputFileError(
+            f"{shown}: got a name of {size} bytes, expected a path that this system can hold (255 bytes a name)",
+            "choose a shorter name or folder",
         )
-        sys.exit(1)
+    return AvatarError(
+        f"this is a bug of ours: {type(bug).__name__}: {bug}", "run it again with AVATARCTL_DEBUG=1 and report it"
+    )

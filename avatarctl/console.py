@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -13,10 +15,32 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from avatarctl import jsontext
 from avatarctl.errors import AvatarError
 
 RESULT_VERSION = 1
 _quiet = False
+# What terminals without these characters show in their place.
+PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->"}
+ANY_TEXT = "avatarctl-any-text"
+
+
+def write_any_text() -> None:
+    """Let stdout and stderr write every text: what their encoding lacks has a plain form, a byte of a file name is itself."""
+    codecs.register_error(ANY_TEXT, _in_place_of)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ANY_TEXT)
+
+
+def _in_place_of(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a name that is not text (PEP 383)
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    plain = PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
+    return plain, error.start + 1
 
 
 def result(command: str, data: Mapping[str, Any], text: str, as_json: bool, status: str = "done") -> None:
@@ -95,7 +119,12 @@ def _object(command: str, status: str, code: int, data: Mapping[str, Any], error
         "data": data,
         "errors": errors,
     }
-    return json.dumps(content, ensure_ascii=False, indent=1, default=str)
+    text = jsontext.dumps(content, indent=1, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:  # JSON can say everything in ASCII
+        text = json.dumps(content, indent=1, default=str)
+    return text
 
 
 class Progress(Protocol):

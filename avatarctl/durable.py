@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from avatarctl import jsontext
 from avatarctl.errors import DeviceError, InputFileError
+from avatarctl.paths import derived
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 PART = ".part"
@@ -55,7 +57,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 def part_of(path: Path) -> Path:
     """Return the temporary path beside ``path``; the process's number keeps two writers apart."""
-    return path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    return derived(path, ".", f".{os.getpid()}{PART}")
 
 
 def flush_folder(folder: Path) -> None:
@@ -87,7 +89,7 @@ def guarded(path: Path, full: str, elsewhere: str) -> Iterator[None]:
 
 def to_json(content: Mapping[str, Any]) -> bytes:
     """Return readable JSON whose bytes depend on the content alone."""
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    return (jsontext.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

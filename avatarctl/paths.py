@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 APP = "avatarctl"
@@ -66,3 +69,56 @@ def picture_place(given: Path | None) -> Path | None:
 def embedded_avatar() -> Path:
     """Return the folder of the avatar that is shipped in the package: ``weights/`` and ``samples/``."""
     return Path(__file__).parent / "puppet"
+
+
+# -- Names of files -------------------------------------------------------------------------------------------------
+
+LONGEST_NAME = 255  # bytes of one name in a folder, on all common file systems
+
+
+def derived(path: Path, before: str = "", after: str = "") -> Path:
+    """Return the path beside ``path`` whose name is that of ``path`` between ``before`` and ``after``.
+
+    A name that would be too long for a file system is shortened; a hash of the whole one tells it from others.
+    """
+    return path.with_name(fitted(path.name, before, after))
+
+
+def fitted(name: str, before: str = "", after: str = "") -> str:
+    """Return ``before`` + ``name`` + ``after``, with ``name`` shortened where the whole is too long for a file system."""
+    whole = before + name + after
+    if len(os.fsencode(whole)) <= LONGEST_NAME:
+        return whole
+    mark = "-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    room = LONGEST_NAME - len(os.fsencode(before + mark + after))
+    # Cut between characters; a byte that is no character is left out: the hash knows it.
+    return before + os.fsencode(name)[:room].decode("utf-8", "ignore") + mark + after
+
+
+def composed(name: str) -> str:
+    """Return a name with each accented letter as one character (NFC): names that look alike become equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_spelled(path: Path) -> Path:
+    """Return ``path`` as its folders spell it: an é may be one character there or two, and be meant all the same.
+
+    A path that is there as it is, or in no spelling or more than one, is returned unchanged.
+    """
+    if str(path).isascii() or not path.name or os.path.lexists(path):
+        return path
+    folder = as_spelled(path.parent)
+    try:
+        alike = _spellings(folder, folder.stat().st_mtime_ns).get(composed(path.name), ())
+    except OSError:
+        return path
+    return folder / alike[0] if len(alike) == 1 else path
+
+
+@lru_cache(maxsize=64)
+def _spellings(folder: Path, _changed_ns: int) -> dict[str, tuple[str, ...]]:
+    """Return the names in a folder by their composed form; its time of change sees to it that they aren't old ones."""
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted(folder.iterdir()):
+        found[composed(path.name)] = (*found.get(composed(path.name), ()), path.name)
+    return found

@@ -121,7 +121,7 @@ def checksum(path: Path) -> str:
     if path.is_dir():
         whole = hashlib.sha256()
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
+            whole.update(os.fsencode(f"{file.relative_to(path).as_posix()} {checksum(file)}\n"))
         return whole.hexdigest()
     status = path.stat()
     key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from avatarctl.audio.speech import speech_states
 from avatarctl.networks import memory, vae
+from avatarctl.networks.attention import usable_attention
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, SpeechDims, TransformerDims
 from avatarctl.networks.kinds import build_speech_encoder, build_vae
-from avatarctl.networks.placement import DeviceResidency, Placement, place, usable_attention
+from avatarctl.networks.placement import Placement
+from avatarctl.networks.residency import residency_of
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.sampling.denoise import WindowRequest, schedule
 from avatarctl.sampling.predict import Conditions, Predictor, sample_latents, scheme_of
@@ -180,7 +182,7 @@ def time_pass(bench: Bench, size: tuple[int, int], placement: Placement) -> dict
 
 def _timed(bench: Bench, size: tuple[int, int], placement: Placement) -> dict[str, Any]:
     inputs: dict[str, Any] = bench.inputs(size)
-    model = place(bench.transformer(), placement)
+    model = residency_of(placement).place(bench.transformer())
     predict = predictor_of(model, inputs, placement)
     window = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5).get(0)
     asked = [WindowRequest(window, 10, inputs["hidden_states"].float(), None)]
@@ -272,8 +274,9 @@ def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> f
 
     The calculation counts transformer, VAE and speech encoder, so all three are here.
     """
-    start = placement.load_device
-    transformer = place(bench.transformer().to(start), placement)
+    residency = residency_of(placement)
+    start = residency.load_device
+    transformer = residency.place(bench.transformer().to(start))
     speech_dims = SpeechDims()
     if bench.tiny:
         speech_dims = speech_dims.with_(hidden_size=bench.dims.w2v, intermediate_size=64, num_hidden_layers=1)
@@ -281,8 +284,7 @@ def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> f
         speech_dims = speech_dims.with_(num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)
     with start:
         decoder, encoder = build_vae(bench.vae_dims).eval(), build_speech_encoder(speech_dims).eval()
-    decoder, encoder = place(decoder, placement), place(encoder, placement)
-    residency = DeviceResidency(placement)
+    decoder, encoder = residency.place(decoder), residency.place(encoder)
     inputs: dict[str, Any] = bench.inputs(size)
     plan = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5)
     window = plan.get(0)

@@ -7,4 +7,4 @@ _avatarctl_completion() {
     return 0
 }
 
-complete -o default -F _avatarctl_completion avatarctl
+complete -o default -o filenames -F _avatarctl_completion avatarctl

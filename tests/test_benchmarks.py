@@ -47,7 +47,8 @@ def test_operations_are_counted_as_torch_counts_them() -> None:
     run = tiny()
     for size in run.sizes:
         model = bench.random_transformer(run.dims, run.dtype, run.device)
-        bench.place(model, run.placement(attention="_native_math"))  # the counter knows no fused attention of the CPU
+        # The counter knows no fused attention of the CPU.
+        bench.residency_of(run.placement(attention="_native_math")).place(model)
         with FlopCounterMode(display=False) as counter:
             model(**run.inputs(size))
         tokens = latent_tokens(run.dims, *size, bench.WINDOW)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 
 from avatarctl import __version__
-from avatarctl.commands import completions, options
+from avatarctl.commands import options
 from avatarctl.settings.render import AllSettings
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def test_version_and_module() -> None:
 def test_nothing_heavy_is_imported_for_the_command_line() -> None:
     below = sorted(path.stem for path in (ROOT / "avatarctl" / "commands").glob("*.py") if path.stem != "__init__")
     modules = [f"avatarctl.commands.{name}" for name in below]
-    modules += [f"avatarctl.{name}" for name in ("cli", "errors", "paths", "settings", "presets", "console")]
+    modules += [f"avatarctl.{name}" for name in ("cli", "errors", "paths", "settings", "settings.presets", "console")]
     code = f"import {', '.join(modules)}, sys; print([m for m in {HEAVY} if m in sys.modules])"
     assert run(code=code).stdout == "[]\n"
     # What only a running command needs would slow every --help down.
@@ -67,10 +67,15 @@ def test_usage_error_exits_with_2() -> None:
 
 def test_json_of_a_usage_error_is_one_object() -> None:
     out = run("presets", "show", "--json")
-    assert out.returncode == 2 and "Missing argument" in out.stderr
+    assert out.returncode == 2 and "NAME: missing" in out.stderr
     found = json.loads(out.stdout)
     assert (found["avatarctl_result"], found["status"], found["exit_code"]) == (1, "failed", 2)
-    assert found["errors"][0]["message"]
+    assert found["errors"] == [
+        {
+            "message": "NAME: missing, expected preset by name, or a YAML file",
+            "hint": "avatarctl presets show --json NAME",
+        }
+    ]
 
 
 def test_error_has_message_hint_and_its_exit_code() -> None:
@@ -131,15 +136,3 @@ def words_of(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     return [word for part in get_args(kind) for word in words_of(part)]
-
-
-@pytest.mark.parametrize("name", completions.FILES.values())
-def test_committed_completions_are_what_the_program_makes(name: str) -> None:
-    made = completions.scripts()[name]
-    assert made == (ROOT / "completions" / name).read_text(), "run `avatarctl completions`"
-
-
-def test_completions_complete() -> None:
-    assert completions.scripts()["_avatarctl"].startswith("#compdef avatarctl\n")  # zsh reads the first line only
-    words = {"_AVATARCTL_COMPLETE": "complete_bash", "COMP_WORDS": "avatarctl presets show po", "COMP_CWORD": "3"}
-    assert run(**words).stdout.split() == ["portrait"]

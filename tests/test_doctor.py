@@ -281,14 +281,16 @@ def test_python_and_packages() -> None:
     assert row.fix == "pip install 'numpy>=999' 'no-such-package-here<2'"
 
 
+REST = "; ".join(f"echo ' V....D {name} x'" for name in ("libopus", "libvpx-vp9", "libsvtav1", "prores_ks"))
 LISTED = "echo ' V....D libx264 x'; echo ' A....D aac x'; echo 'ffmpeg version 8'"
 
 
 @pytest.mark.parametrize(
     ("script", "state", "found"),
     [
-        (f"{LISTED}; echo ' V....D libx265 x'", "ok", "with libx264, aac, libx265"),
-        (LISTED, "warn", "can't encode libx265: no --codec hevc"),
+        (f"{LISTED}; {REST}; echo ' V....D libx265 x'", "ok", "with libx264, aac, libx265"),
+        (f"{LISTED}; {REST}", "warn", "can't encode libx265: no --codec hevc"),
+        (LISTED, "warn", "no --codec hevc, sound in .mkv and .webm, --codec vp9, --codec av1, --codec prores"),
         ("echo ' V....D libx264 x'", "fail", "can't encode aac"),
         ("exit 1", "fail", "doesn't run"),
     ],

@@ -84,7 +84,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("generate -i face.png -a voice.wav --preset tabs.yaml", 2, "tabs.yaml: broken YAML in line", "presets copy"),
     ("generate -i face.png -a voice.wav --preset many.yaml", 2, "stepz (many.yaml, line 1): unknown setting, did you mean steps?", "presets show"),
     ("generate -i face.png -a voice.wav --preset many.yaml", 2, "guidance (many.yaml, line 3): got 'louder'", "presets show"),
-    ("generate -i face.png -a voice.wav --loudness 3", 2, "loudness_dbfs (--loudness)", "presets show"),
+    ("generate -i face.png -a voice.wav --loudness 3", 2, "loudness (--loudness)", "presets show"),
     ("generate -i face.png -a voice.wav --duration nan", 2, "duration_s (--duration)", "presets show"),
     ("generate -i face.png -a voice.wav --window-batch lots", 2, "window_batch (--window-batch): got 'lots', expected 1 to 64, or auto", "presets show"),
     ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora lora.safetensors -o l.mp4 --device cpu", 5, "lora.safetensors: got a LoRA that doesn't fit this transformer", "of the same size"),

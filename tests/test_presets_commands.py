@@ -13,10 +13,11 @@ import yaml
 from typer.testing import CliRunner
 
 from avatarctl import cli, paths
-from avatarctl.commands.presets import settings_table
+from avatarctl.commands.settings_text import COLUMNS, first_line, settings_table
 from avatarctl.errors import AvatarError, DeviceError, InputFileError, UsageError
 from avatarctl.settings import presets
 from avatarctl.settings.check import make
+from avatarctl.settings.names import KEYS, flag_of, keys_of, to_fields
 from avatarctl.settings.schema import preset_schema
 
 SHIPPED = [(kind, name) for kind in presets.KINDS for name in sorted(presets.names(kind))]
@@ -103,20 +104,60 @@ def test_explain_tells_the_source_of_every_value(home: Path, monkeypatch: pytest
     told = {name: (row["value"], row["source"]) for name, row in rows.items()}
     assert told["crf"] == (20, f"{path}, line 2")
     assert told["overlap"] == (7, "AVATARCTL_OVERLAP")
-    assert told["start_s"] == (2.5, "--start")
+    assert told["start"] == (2.5, "--start")
     assert told["steps"][0] == 50 and "square.yaml, line" in told["steps"][1]
-    assert told["seed"] == (0, "default") and set(rows) == set(presets.settings_class("render").model_fields)
+    assert told["seed"] == (0, "default") and set(rows) == set(keys_of(presets.settings_class("render").model_fields))
     lines = settings_table(rows).splitlines()
-    assert len(lines) == len(rows) + 1 and any(line.split()[:2] == ["overlap", "AVATARCTL_OVERLAP"] for line in lines)
+    assert len(lines) == 2 * len(rows) + 1, "a line for the value, a line for what it does"
+    assert [line.split()[1:] for line in lines if line.startswith(("overlap ", "crf ", "seed "))] == [
+        ["0", "default"],
+        ["7", "AVATARCTL_OVERLAP"],
+        ["20", "mine,", "line", "2"],
+    ]
     with pytest.raises(UsageError, match="crf"):
         presets.explain("render", "mine", {"crf": 99})
+
+
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=str)
+def test_show_can_be_read_at_80_columns(kind: str, name: str) -> None:
+    shown = out("show", name, "--kind", kind).splitlines()
+    assert [line for line in shown if len(line) > COLUMNS and line[0] != "/"] == []
+    at = shown.index(next(line for line in shown if line.startswith("SETTING")))
+    assert shown[at].split() == ["SETTING", "VALUE", "FROM"]
+    for field in presets.settings_class(kind).model_fields.values():
+        assert 10 <= len(first_line(field.description or "")) <= COLUMNS - 4, field.description
+
+
+def test_show_tells_everything_about_one_setting() -> None:
+    told = " ".join(out("show", "draft", "guidance").split())
+    assert told.startswith("guidance = cfg How prompt and voice steer") and "all weights add up to 1" in told
+    assert "square.yaml, line" in told and "takes: cfg | native | none" in told and "AVATARCTL_GUIDANCE" in told
+    assert set(data("show", "draft", "steps")["settings"]) == {"steps"}
+    assert "takes: whole number, 1 to 1000" in " ".join(out("show", "draft", "steps").split())
+    error = refusal("show", "draft", "guidence")
+    assert "did you mean guidance?" in error.message and error.hint == "avatarctl presets show draft guidance"
+    assert len(out("show", "draft", "--long").splitlines()) > 4 * len(presets.settings_class("render").model_fields)
+
+
+def test_generate_shows_the_picture_and_the_recording_that_it_would_use() -> None:
+    line = ["generate", "-i", "drawn.jpg", "-a", "mine.wav", "--preset", "puppet", "--show-settings"]
+    done = CliRunner().invoke(cli.app, [*line, "--json"], catch_exceptions=False)
+    told = json.loads(done.stdout)["data"]
+    assert (told["settings"]["image"]["value"], told["settings"]["image"]["source"]) == ("drawn.jpg", "--image")
+    assert (told["inputs"]["audio"]["value"], told["inputs"]["audio"]["source"]) == ("mine.wav", "--audio")
+    table = CliRunner().invoke(cli.app, line, catch_exceptions=False).stdout.splitlines()
+    assert [row.split() for row in table if row.startswith(("image", "audio "))] == [
+        ["audio", "mine.wav", "--audio"],
+        ["image", "drawn.jpg", "--image"],
+    ]
 
 
 def test_flags_are_called_what_they_are_called() -> None:
     generate = typer.main.get_command(cli.app).commands["generate"]
     options = {opt for each in generate.params for opt in each.opts}
-    flags = {presets.flag_of(name) for name in presets.settings_class("render").model_fields}
-    assert set(presets.FLAGS.values()) <= options
+    fields = presets.settings_class("render").model_fields
+    flags = {flag_of(name, fields) for name in fields}
+    assert {flag_of(name, fields) for name in KEYS if name in fields} <= options
     beside = {
         "--image",
         "--audio",
@@ -185,8 +226,8 @@ def test_the_schema_is_one_and_explains_everything(kind: str) -> None:
         == {"kind": kind, "schema": preset_schema(kind)}
     )
     fields = presets.settings_class(kind).model_fields
-    assert list(schema["properties"]) == ["description", "extends", *fields]
-    for name, field in fields.items():
+    assert list(schema["properties"]) == ["description", "extends", *keys_of(fields)]
+    for name, field in ((key, fields[name]) for key, name in keys_of(fields).items()):
         assert schema["properties"][name]["description"] == field.description, name
         assert errors(kind, yaml.safe_dump({name: schema["properties"][name]["default"]})) == [], name
     names = schema["properties"]["extends"]["anyOf"][0]["enum"]
@@ -211,14 +252,15 @@ FINE = [
     "guidance:\n- {text: positive, audio: window, tokens: adapter, weight: 1}",
     "guidance_interval: [0.1, 0.9]",
     "guidance_interval: null",
-    "duration_s: 3",
+    "duration: 3",
     "weights: /weights",
 ]
 
 
 @pytest.mark.parametrize("text", FINE)
 def test_what_settings_take_the_schema_takes(text: str) -> None:
-    make(presets.settings_class("render"), yaml.safe_load(text))
+    fields = presets.settings_class("render").model_fields
+    make(presets.settings_class("render"), to_fields(yaml.safe_load(text), {}, fields)[0])
     assert errors("render", text) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from pydantic import ValidationError
 from avatarctl.errors import UsageError
 from avatarctl.settings.base import Settings
 from avatarctl.settings.check import describe, make
+from avatarctl.settings.names import keys_of
 from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.presets import read
 from avatarctl.settings.render import AllSettings, InputSettings, RenderSettings, WeightsSettings
+from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import parse_lora
 
 MODELS = (RenderSettings, PlacementSettings, WeightsSettings, InputSettings)
@@ -23,6 +27,9 @@ def complaint(model: type[Settings], places: dict[str, str] | None = None, **val
     with pytest.raises(UsageError) as caught:
         make(model, values, places)
     return caught.value.message
+
+
+KNOWN = "the released weights know 512x512, 480x832 and 832x480"
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,45 @@ def test_frame_rates_are_exact_and_survive_json(given: Any, exact: str) -> None:
     assert RenderSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (90, 90),
+        (1.5, 1.5),
+        ("90", 90),
+        ("90s", 90),
+        (" 2.5 s ", 2.5),
+        (".5", 0.5),
+        ("0:01", 1),
+        ("1:30", 90),
+        ("1:02.5", 62.5),
+        ("0:00.1", 0.1),
+        ("1:02:03.5", 3723.5),
+        ("90:00", 5400),
+    ],
+)
+def test_times(given: Any, seconds: float) -> None:
+    settings = make(RenderSettings, {"start_s": given, "duration_s": given, "checkpoint_every_s": given})
+    assert settings.start_s == settings.duration_s == settings.checkpoint_every_s == seconds
+    assert make(RenderSettings, {"contact_sheet_every_s": given}).contact_sheet_every_s == seconds
+    assert make(TrainSettings, {"checkpoint_every_s": given}).checkpoint_every_s == seconds
+
+
+@pytest.mark.parametrize("written", ["1:30", "0:01", "1:02:03.5", "'1:30'", "90s", "1:02.5"])
+def test_times_in_presets_are_those_of_the_flags(tmp_path: Path, written: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"start_s: {written}\n")
+    from_file = make(RenderSettings, read(tmp_path / "mine.yaml")[0]).start_s
+    assert from_file == make(RenderSettings, {"start_s": written.strip("'")}).start_s
+
+
+@pytest.mark.parametrize("given", ["1:75", "1:60:00", "1:2:3:4", "soon", "1m", "", ":30", "1:", "nan", True, [1]])
+def test_times_that_are_none(given: Any) -> None:
+    told = complaint(RenderSettings, {"start_s": "--start"}, start_s=given)
+    assert told.startswith(
+        f"start_s (--start): got '{given}', expected a time such as 90, 90s, 1:30, 1:02.5 or 1:02:03.5"
+    )
+
+
 @pytest.mark.parametrize("given", ["480x832", (480, 832), [480, 832], {"width": 480, "height": 832}])
 def test_sizes(given: Any) -> None:
     assert make(RenderSettings, {"size": given}).size == (480, 832)
@@ -52,7 +98,10 @@ def test_sizes(given: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"size": "500x512"}, "size: got 500x512, expected 64 to 4096 and divisible by 16, such as 496x512"),
+        (
+            {"size": "500x512"},
+            "size: got 500x512, expected 64 to 4096 and divisible by 16, such as 496x512; " + KNOWN,
+        ),
         ({"size": [512.7, 512]}, "size: got '[512.7, 512]', expected WIDTHxHEIGHT"),
         ({"size": [None, 512]}, "size: got '[None, 512]', expected WIDTHxHEIGHT"),
         ({"fps": 0}, "fps: got 0, expected 1 to 240"),
@@ -127,6 +176,7 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_field_is_described_and_in_the_schema(model: type[Settings]) -> None:
     described, schema = describe(model), model.model_json_schema()["properties"]
+    described = {field: described[key] for key, field in keys_of(schema).items()}
     assert set(described) == set(model.model_fields) == set(schema)
     for name, (takes, default, does) in described.items():
         assert takes and does and "Annotated" not in takes, name

@@ -252,7 +252,7 @@ class Worker:
     """One process in the cluster that makes videos, one after the other, with weights loaded once."""
 
     def __init__(self, here: str, mark: str) -> None:
-        from avatarctl.render.prepare import LoadedNetworks
+        from avatarctl.render.networks import LoadedNetworks
 
         self._loaded, self._here, self._mark = LoadedNetworks(), Path(here), mark
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from avatarctl import durable
 from avatarctl.batch.items import Item
 from avatarctl.errors import ChangedError, InputFileError
+from avatarctl.paths import derived
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.inputs import Checked, Rendered, check_unchanged, manifest_of
 from avatarctl.weights import checksum
@@ -37,7 +38,12 @@ def state_folder(item: Item) -> Path:
 
 def record_path(item: Item) -> Path:
     """Return the file of an item's record."""
-    return state_folder(item) / f"{item.name}.json"
+    return derived(state_folder(item) / item.name, after=".json")
+
+
+def lock_path(item: Item) -> Path:
+    """Return the file by which one process at a time makes an item."""
+    return derived(state_folder(item) / item.name, after=".lock")
 
 
 def item_state(item: Item, checked: Checked) -> ItemState:

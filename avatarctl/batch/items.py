@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +12,18 @@ from typing import Any
 
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
+from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
 from avatarctl.render.inputs import usable_separator
 from avatarctl.settings.check import did_you_mean, make
+from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import parse_lora
 
+# Parts of messages by which a hint is chosen.
+NO_PICTURE = "neither --image nor the preset names one"
+SAME_NAME = "is the name of the video of"
+OVERWRITES = "would overwrite an input"
 NAME = "{stem}"
 NAME_FIELDS = ("stem", "index", "image", "seed", "size")
 LOOKERS = 8  # files looked at together: most of the time goes to waiting for ffmpeg and the disk
@@ -51,6 +58,8 @@ class Base:
     sources: Mapping[str, str]
     output: Path
     name: str = NAME
+    example: str = ""
+    """Preset that hints name."""
 
 
 def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tuple[list[Item], list[Bad], list[str]]:
@@ -100,7 +109,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         mistakes.append(f"audio ({row.where}): " + ("missing" if audio is None else f"got '{audio}', expected a file"))
     settings: AllSettings | None = None
     try:
-        settings = make(AllSettings, values, places, mistakes)
+        settings = make(AllSettings, values, places, mistakes, base.example)
     except UsageError as error:
         own = {row.where, *row.places.values()}
         # A rule over several settings may blame one that the item doesn't name.
@@ -111,7 +120,7 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
     if settings is None:
         return None, mistakes
     if settings.image is None:
-        mistakes.append(f"image ({row.where}): missing, and neither --image nor the preset names one")
+        mistakes.append(f"image ({row.where}): missing, and {NO_PICTURE}")
     if settings.device.startswith("cuda:"):
         place = places.get("device", row.where)
         mistakes.append(f"device ({place}): got {settings.device}, expected cuda: each worker has a GPU of its own")
@@ -122,15 +131,19 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
     except ValueError as error:
         return None, [f"output ({row.where}): {error}"]
     job = RenderJob(
-        image=settings.image,
-        audio=Path(str(audio)),
+        image=as_spelled(settings.image),
+        audio=as_spelled(Path(str(audio))),
         output=base.output / name,
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
     )
+    try:
+        format_of(job.output, job.render.codec)
+    except UsageError as error:
+        return None, [f"codec ({places.get('codec', row.where)}): {error.message}"]
     return Item(index, name, job, row.where), []
 
 
@@ -155,14 +168,19 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     if given is None:
         size = "x".join(map(str, settings.size))
         name = template.format(stem=audio.stem, index=index, image=image.stem, seed=settings.seed, size=size)
-        name = name if name.lower().endswith(".mp4") else name + ".mp4"
-    elif not isinstance(given, str) or not given.lower().endswith(".mp4"):
-        raise ValueError(f"got '{given}', expected a name that ends in .mp4")
+        # The template says which kind of video, or the codec; a recording's own name doesn't.
+        ending = PurePosixPath(template).suffix if template.lower().endswith(SUFFIXES) else home_of(settings.codec)
+        folder, slash, last = name.removesuffix(ending).rpartition("/")
+        name = folder + slash + fitted(last, after=ending)
+    elif not isinstance(given, str) or not given.lower().endswith(SUFFIXES):
+        raise ValueError(f"got '{given}', expected a name that ends in {one_of(SUFFIXES)}")
     else:
         name = given
     parts = PurePosixPath(name).parts
     if name.startswith("/") or not parts or any(part.startswith(".") or part.endswith(".render") for part in parts):
         raise ValueError(f"got '{name}', expected a name inside the output folder, without parts like .. or .hidden")
+    if (longest := max(len(os.fsencode(part)) for part in parts)) > LONGEST_NAME:
+        raise ValueError(f"got a name of {longest} bytes, expected at most {LONGEST_NAME}")
     return str(PurePosixPath(name))
 
 
@@ -172,16 +190,15 @@ def collisions(items: Sequence[Item]) -> list[str]:
     inputs = {path.resolve(): path for item in items for path in (item.job.audio, item.job.image)}
     makers: dict[str, Item] = {}
     for item in items:
-        # Many file systems take no notice of case.
-        other = makers.setdefault(item.name.casefold(), item)
+        # Many file systems take no notice of case, some none of how an accent is written.
+        other = makers.setdefault(composed(item.name).casefold(), item)
         if other is not item:
-            found.append(f"output ({item.where}): {item.name} is the name of the video of {other.where} too")
+            alike = "" if item.name == other.name else ", but for case or how accents are written"
+            found.append(f"output ({item.where}): {item.name} {SAME_NAME} {other.where} too{alike}")
         written = [item.job.output]
         if item.job.render.contact_sheet_every_s is not None:
             written.append(item.job.output.with_suffix(".jpg"))
-        found += [
-            f"output ({item.where}): {path} would overwrite an input" for path in written if path.resolve() in inputs
-        ]
+        found += [f"output ({item.where}): {path} {OVERWRITES}" for path in written if path.resolve() in inputs]
     return found
 
 
@@ -208,7 +225,7 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
             find_weights(*value)
         elif what == "separator":
             usable_separator(value)
-        elif not value.exists():
+        elif not _there(value):
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")
         elif what == "audio":
@@ -218,3 +235,11 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     except AvatarError as error:
         return error
     return None
+
+
+def _there(path: Path) -> bool:
+    """Return whether a file is there; one whose name no folder can hold is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -128,7 +128,7 @@ def _hear(
     place.current = None
     assert attempt is not None
     if closing and (answer is None or outcome.state == "stopped"):
-        tally.ended(attempt.item, Outcome("stopped", message="goes on when this is run again"))
+        tally.ended(attempt.item, Outcome("stopped", message="continues when this is run again"))
         return None
     if outcome.state == "stopped":  # somebody stopped this worker alone
         outcome = replace(outcome, state="failed", message="its worker was stopped", exit_code=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from avatarctl import durable
 from avatarctl.batch.history import record_path
 from avatarctl.batch.items import Item
-from avatarctl.paths import cache_folder
+from avatarctl.paths import cache_folder, fitted
 from avatarctl.render.folder import guarded
 
 Packed = dict[str, bytes]
@@ -23,7 +24,7 @@ def pack(item: Item) -> Packed:
     """Return the recording, the picture and the LoRAs. Weights are too large: every machine has its own."""
     job = item.job
     files = [("audio", job.audio), ("image", job.image), *((f"lora{i}", path) for i, (path, _) in enumerate(job.lora))]
-    return {name + path.suffix: path.read_bytes() for name, path in files}
+    return {fitted(path.suffix, name): path.read_bytes() for name, path in files}
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def unpacked(item: Item, packed: Packed) -> Iterator[tuple[Item, Callable[[], di
 
     The folder is removed when the video was made; else the next attempt here goes on in it.
     """
-    name = hashlib.sha256(str(item.job.output).encode())
+    name = hashlib.sha256(os.fsencode(item.job.output))
     for content in packed.values():
         name.update(content)
     folder = cache_folder() / "batch" / name.hexdigest()
@@ -42,12 +43,12 @@ def unpacked(item: Item, packed: Packed) -> Iterator[tuple[Item, Callable[[], di
     job = item.job
     own = replace(
         item,
-        name="video.mp4",
+        name=f"video{job.output.suffix}",
         job=job.model_copy(
             update={
                 "audio": by_stem["audio"],
                 "image": by_stem["image"],
-                "output": folder / "video.mp4",
+                "output": folder / f"video{job.output.suffix}",
                 "lora": tuple((by_stem[f"lora{i}"], scale) for i, (_, scale) in enumerate(job.lora)),
             }
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from avatarctl.audio.decode import probe
@@ -39,6 +40,8 @@ class BatchPlan:
     finished: tuple[Planned, ...]
     changed: tuple[Planned, ...]
     foreign: tuple[Planned, ...]
+    passed_over: tuple[Path, ...] = ()
+    """Files of the source that no video is made of."""
 
     def everything(self) -> tuple[Planned, ...]:
         """Return all items."""
@@ -99,6 +102,7 @@ def plan_json(plan: BatchPlan, workers: int) -> dict[str, Any]:
     return {
         "workers": workers,
         "time_s": ends_after_s(plan.run, workers),
+        "passed_over": [str(path) for path in plan.passed_over],
         "items": [
             {
                 "output": each.item.name,

@@ -6,25 +6,26 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 from avatarctl.settings.check import did_you_mean
+from avatarctl.settings.names import keys_of, to_fields
 from avatarctl.settings.presets import TEXT
 from avatarctl.settings.render import AllSettings
 from avatarctl.settings.values import parse_lora
+from avatarctl.textfiles import read_text
 
 if TYPE_CHECKING:
     import yaml
 
 # What a row may say beside settings.
 FILES = ("audio", "output")
-RECORDINGS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma")
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MANIFESTS = (".csv", ".jsonl", ".yaml", ".yml")
+MANIFESTS = (".csv", ".jsonl", ".tsv", ".yaml", ".yml")
+DELIMITERS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,12 @@ class Row:
 
 def rows_of(manifest: Path) -> list[Row]:
     """Read a manifest; files in it are named relative to its folder. Raises ``UsageError`` when it can't be read at all."""
-    readers = {".jsonl": _json_lines, ".csv": _csv}
+    readers = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _csv}
     if manifest.suffix.lower() not in MANIFESTS:
         raise UsageError(
             f"{manifest}: got the ending '{manifest.suffix}', expected a folder of recordings or {', '.join(MANIFESTS)}"
         )
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # no UTF-8
-        raise UsageError(f"{manifest}: can't be read ({error})") from error
+    text = read_text(manifest)
     rows = list(readers.get(manifest.suffix.lower(), _yaml)(manifest, text))
     if not rows:
         raise UsageError(f"{manifest}: got no items, expected one video per line or entry")
@@ -58,10 +56,13 @@ def rows_of(manifest: Path) -> list[Row]:
 
 
 def _row(where: str, values: Mapping[str, Any], places: Mapping[str, str], mistakes: list[str]) -> Row:
+    by_field, places, twice = to_fields(values, places, AllSettings.model_fields)
     known = [*FILES, *AllSettings.model_fields]
-    unknown = [name for name in values if name not in known]
-    mistakes += [f"{name} ({places[name]}): unknown setting{did_you_mean(name, known)}" for name in unknown]
-    return Row(where, {name: values[name] for name in values if name in known}, dict(places), tuple(mistakes))
+    unknown = [name for name in by_field if name not in known]
+    keys = [*FILES, *keys_of(AllSettings.model_fields)]
+    mistakes += [f"{name} ({places[name]}): unknown setting{did_you_mean(name, keys)}" for name in unknown]
+    told = {name: value for name, value in by_field.items() if name in known}
+    return Row(where, told, places, (*mistakes, *twice))
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Row]:
@@ -94,18 +95,24 @@ def _plain(value: Any) -> Any:
 def _csv(path: Path, text: str) -> Iterator[Row]:
     import yaml
 
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    told, after = _told_delimiter(text)
+    delimiter = told or _delimiter(after)
+    reader = csv.reader(io.StringIO(after, newline=""), strict=True, delimiter=delimiter)
+    skipped = 1 if told else 0
     header: list[str] | None = None
+    known = keys_of(AllSettings.model_fields)
     fields = AllSettings.model_fields
-    line = 1
+    line = 1 + skipped
     try:
-        for cells in reader:
-            where, line = f"{path}, line {line}", reader.line_num + 1  # where a row begins: a text may go over lines
-            if not any(cell.strip() for cell in cells):
+        for raw in reader:
+            cells = [cell.strip() for cell in raw]
+            # Where a row begins: a text may go over lines.
+            where, line = f"{path}, line {line}", reader.line_num + 1 + skipped
+            if not any(cells):
                 continue
             if header is None:
-                header = [cell.strip() for cell in cells]
-                if twice := _twice(header, where):
+                header = cells
+                if twice := _twice([name for name in header if name], where):
                     yield Row(where, mistakes=tuple(twice))
                     return
                 continue
@@ -114,9 +121,10 @@ def _csv(path: Path, text: str) -> Iterator[Row]:
                 mistakes.append(f"{where}: got {len(cells)} cells, expected {len(header)} as in the first line")
             values: dict[str, Any] = {}
             for name, cell in zip(header, cells, strict=False):
-                if not cell.strip():
+                if not cell:
                     continue  # an empty cell says nothing
-                if name in FILES or name not in fields or fields[name].annotation in TEXT:
+                field = fields.get(known.get(name.replace("-", "_"), name))
+                if name in FILES or field is None or field.annotation in TEXT:
                     values[name] = cell
                     continue
                 try:
@@ -127,6 +135,25 @@ def _csv(path: Path, text: str) -> Iterator[Row]:
     except csv.Error as error:
         where = f"{path}, line {line}"
         yield Row(where, mistakes=(f"{where}: broken CSV ({error})",))
+
+
+def _told_delimiter(text: str) -> tuple[str, str]:
+    """Return what a first line `sep=;`, as spreadsheets write it, names, and the text after it."""
+    first, _, rest = text.partition("\n")
+    told = first.strip("\r\ufeff")
+    return (told[4], rest) if len(told) == 5 and told.lower().startswith("sep=") else ("", text)
+
+
+def _delimiter(text: str) -> str:
+    """Return comma, semicolon or tab: the one that splits the first line into most names that are known."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    known = {*FILES, *keys_of(AllSettings.model_fields), *AllSettings.model_fields}
+
+    def names(delimiter: str) -> int:
+        cells = [cell.strip().strip('"').strip().replace("-", "_") for cell in first.split(delimiter)]
+        return sum(cell in known for cell in cells)
+
+    return max(DELIMITERS, key=names)  # the first of equals
 
 
 def _yaml(path: Path, text: str) -> Iterator[Row]:
@@ -189,39 +216,3 @@ def _near(lora: Any, folder: Path) -> Any:
     except ValueError:
         return lora  # the settings say what is wrong
     return str(folder / file) + lora[len(file) :]
-
-
-# -- Folders --------------------------------------------------------------------------------------------------------
-
-
-def recordings(folder: Path) -> list[Path]:
-    """Return the recordings in a folder by their endings, in order; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in RECORDINGS and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def paired(row: Row, pictures: Path, must: bool) -> Row:
-    """Return a row with the picture of its recording's name, unless it names one itself; ``must``: there has to be one."""
-    audio = row.values.get("audio")
-    if not isinstance(audio, str) or row.values.get("image") is not None:
-        return row
-    stem = Path(audio).stem
-    found = _pictures(pictures, stem)
-    if len(found) == 1:
-        return replace(row, values={**row.values, "image": str(found[0])}, places={**row.places, "image": row.where})
-    if not found and not must:
-        return row
-    names = f"{len(found)} of this name ({', '.join(path.name for path in found)}), expected one"
-    wanted = names if found else f"none in {pictures}, expected {stem}.png, .jpg or the like"
-    return replace(row, mistakes=(*row.mistakes, f"image ({row.where}): got {wanted}"))
-
-
-def _pictures(folder: Path, stem: str) -> list[Path]:
-    places = [folder / (stem + ending) for ending in PICTURES] + [
-        folder / (stem + ending.upper()) for ending in PICTURES
-    ]
-    # A system that takes no notice of case finds the same file twice.
-    return sorted({path.resolve(): path for path in places if path.is_file()}.values())

@@ -5,24 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from avatarctl import console
 from avatarctl.batch.attempts import Rules
+from avatarctl.batch.folders import files, has_sound, kind_of, look_into, made_here, paired
 from avatarctl.batch.history import STATE
-from avatarctl.batch.items import Bad, Base, Item, items_of
+from avatarctl.batch.items import NO_PICTURE, OVERWRITES, SAME_NAME, Bad, Base, Item, items_of
 from avatarctl.batch.local import make_locally, places_for
 from avatarctl.batch.plan import BatchPlan, plan_batch, plan_json
-from avatarctl.batch.rows import Row, paired, recordings, rows_of
-from avatarctl.batch.tally import Tally, write_summary
+from avatarctl.batch.rows import Row, rows_of
+from avatarctl.batch.tally import Tally, named, write_summary
 from avatarctl.batch.work import tidy
 from avatarctl.console import Progress
-from avatarctl.errors import BusyError, InputFileError, Interrupted, PartialFailure, UsageError, WeightsError
+from avatarctl.errors import (
+    AvatarError,
+    BusyError,
+    InputFileError,
+    Interrupted,
+    PartialFailure,
+    UsageError,
+    WeightsError,
+)
 from avatarctl.render.folder import guarded
 
+SHOWN = 12  # reasons in one message
 STEADY_S = 2.0  # a file that didn't change for so long is whole
 
 
@@ -47,6 +58,8 @@ def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
     works in the same folder.
     """
     plan, bad = look(batch)
+    if bad and not plan.everything():
+        raise none_can_be_made(batch, bad)
     output = batch.base.output
     with held(output):
         for each in plan.finished:
@@ -57,6 +70,7 @@ def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
         tally.expect(plan.finished, "finished before")
         tally.expect(plan.changed, "changed")
         tally.refuse(bad)
+        tally.pass_over(plan.passed_over)
         stopped_by, workers = 0, 0
         try:
             if plan.run or batch.watch:
@@ -67,13 +81,17 @@ def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
     return judge(batch, summary, tally, stopped_by)
 
 
+# -- What there is to do ----------------------------------------------------------------------------------------------
+
+
 def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
-    """Read the source and look at every file; give what is to be done. Raises ``UsageError`` with every mistake."""
+    """Read the source and look at every file; return what is to be done. Raises ``UsageError`` with every mistake."""
     if batch.watch:
         if not batch.source.is_dir():
             raise UsageError(f"{batch.source}: got no folder, expected one to watch", "leave out --watch")
         return BatchPlan((), (), (), ()), []  # what lies there is found like what comes later
-    items, bad, mistakes = items_of(_rows(batch), batch.base, not batch.source.is_dir())
+    rows, passed_over = _rows(batch)
+    items, bad, mistakes = items_of(rows, batch.base, not batch.source.is_dir())
     plan, wrong = plan_batch(items, batch.rules.redo)
     for item, error in wrong:
         if batch.source.is_dir() and isinstance(error, InputFileError):
@@ -83,21 +101,64 @@ def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
     mistakes += [f"output ({each.item.where}): {each.item_state.why}" for each in plan.foreign]
     if mistakes:
         some = f"{batch.source}: {len(mistakes)} mistakes, nothing was started:\n" if len(mistakes) > 1 else ""
-        hint = "mend them and run this again; --name tells apart what would have one name"
-        if plan.foreign:
-            hint += "; choose another --output, or replace the videos there with --redo"
-        raise UsageError(some + "\n".join(mistakes), hint)
-    return plan, bad
+        raise UsageError(some + "\n".join(mistakes), _hint(mistakes, bool(plan.foreign), batch.base.example))
+    return replace(plan, passed_over=passed_over), bad
 
 
-def dry_run(batch: Batch) -> dict[str, Any]:
-    """Return the plan and the estimate."""
+def _hint(mistakes: Sequence[str], foreign: bool, example: str) -> str:
+    """Return what helps against these mistakes, and nothing that doesn't."""
+    text = "\n".join(mistakes)
+    parts = ["correct them and run this again"]
+    if any(SAME_NAME in line for line in mistakes):
+        parts.append("--name '{index:03d}-{stem}' tells apart what would have one name")
+    if NO_PICTURE in text:
+        parts.append("give a picture for all: --image PICTURE")
+    if OVERWRITES in text or foreign:
+        parts.append("choose another --output")
+    if foreign:
+        parts.append("or replace the videos there with --redo")
+    if "unknown setting" in text:
+        parts.append(f"`avatarctl presets show {example or 'square'}` lists the settings")
+    return "; ".join(parts)
+
+
+def none_can_be_made(batch: Batch, bad: Sequence[Bad]) -> AvatarError:
+    """Return the error of a batch of which nothing can be made."""
+    reasons = {each.message: each for each in bad}
+    shown = [f"{each.name}: {each.message}" if len(reasons) > 1 else each.message for each in reasons.values()]
+    if len(shown) > SHOWN:
+        shown = [*shown[:SHOWN], f"… and {len(shown) - SHOWN} more"]
+    kinds = {each.exit_code for each in bad}
+    kind = UsageError if kinds == {UsageError.exit_code} else InputFileError
+    told = kind(f"{batch.source}: none of {len(bad)} videos can be made:\n" + "\n".join(shown), bad[0].hint)
+    told.data = {"bad": bad_json(bad)}
+    return told
+
+
+def bad_json(bad: Sequence[Bad]) -> list[dict[str, Any]]:
+    """Return items that can't be made as `--json` has them."""
+    return [{"output": each.name, "where": each.where, "why": each.message, "hint": each.hint} for each in bad]
+
+
+def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
+    """Return the plan with its estimate, and the error that the run would end with as things stand."""
     plan, bad = look(batch)
     shown = plan_json(plan, len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
-    return {**shown, "bad": [{"output": each.name, "where": each.where, "why": each.message} for each in bad]}
+    data = {**shown, "bad": bad_json(bad)}
+    if bad and not plan.everything():
+        return data, none_can_be_made(batch, bad)
+    undone = len(bad) + len(plan.changed)
+    if not undone:
+        return data, None
+    hint = "correct what is bad" if bad else ""
+    if plan.changed:
+        hint += ("; " if hint else "") + "--redo makes again what changed since it was made"
+    total = len(bad) + len(plan.everything())
+    return data, PartialFailure(f"{undone} of {total} videos can't be made as things stand", hint)
 
 
-def _rows(batch: Batch) -> list[Row]:
+def _rows(batch: Batch) -> tuple[list[Row], tuple[Path, ...]]:
+    """Return the rows of the source, and what it holds beside them."""
     source = batch.source
     if not source.exists():
         raise InputFileError(
@@ -105,13 +166,24 @@ def _rows(batch: Batch) -> list[Row]:
         )
     if not source.is_dir():
         rows = rows_of(source)
-        return [paired(row, batch.pictures, True) for row in rows] if batch.pictures else rows
-    found = recordings(source)
-    if not found:
+        return [paired(row, batch.pictures, True) for row in rows] if batch.pictures else rows, ()
+    found = look_into(source, batch.base.output)
+    if not found.recordings:
+        rest = f" (passed over {named(found.rest)})" if found.rest else ""
         raise InputFileError(
-            f"{source}: got no recordings in it", "expected .wav, .mp3, .flac …; a manifest takes any file"
+            f"{source}: got no recordings in it{rest}",
+            "name a folder with sound files or videos with sound; a manifest may name files anywhere",
         )
-    return [_row_of(batch, path) for path in found]
+    rows = [_row_of(batch, path) for path in found.recordings]
+    if batch.base.values.get("image") is None and not any("image" in row.values or row.mistakes for row in rows):
+        raise UsageError(
+            f"--image: got no picture: neither the preset nor a picture beside a recording of {source} is one",
+            "give one for all: --image PICTURE; or a folder of pictures named like the recordings",
+        )
+    used = {Path(row.values["image"]).resolve() for row in rows if "image" in row.values}
+    if batch.base.values.get("image") is not None:
+        used.add(Path(str(batch.base.values["image"])).resolve())
+    return rows, tuple(path for path in found.rest if path.resolve() not in used)
 
 
 def _row_of(batch: Batch, recording: Path) -> Row:
@@ -120,7 +192,12 @@ def _row_of(batch: Batch, recording: Path) -> Row:
     row = Row(where, {"audio": where}, {"audio": where})
     if batch.base.sources.get("image") == "--image":
         return row
-    return paired(row, batch.pictures or recording.parent, batch.pictures is not None)
+    pictures = batch.pictures or recording.parent
+    ours = made_here(batch.base.output) if pictures.resolve().is_relative_to(batch.base.output.resolve()) else ()
+    return paired(row, pictures, batch.pictures is not None, ours)
+
+
+# -- The work -----------------------------------------------------------------------------------------------------------
 
 
 def _make(batch: Batch, plan: BatchPlan, tally: Tally) -> tuple[int, int]:
@@ -135,6 +212,8 @@ def _make(batch: Batch, plan: BatchPlan, tally: Tally) -> tuple[int, int]:
     for old in logs.glob("worker-*.log"):
         old.unlink()
     watched = Watched(batch, tally) if batch.watch else None
+    if watched:
+        console.note(f"watching {batch.source}: what is put there is rendered; Ctrl-C ends it")
     stopped_by = make_locally(plan.run, places, logs, batch.rules, tally, watched.more if watched else lambda: None)
     return stopped_by, len(places)
 
@@ -154,7 +233,7 @@ class Watched:
             return ()
         self._looked = time.monotonic()
         steady = []
-        for path in recordings(self._batch.source):
+        for path in files(self._batch.source, self._batch.base.output):
             try:
                 status = path.stat()
             except FileNotFoundError:
@@ -163,7 +242,10 @@ class Watched:
             before, self._seen[path] = self._seen.get(path), now
             if before != now or self._taken.get(path) == now:
                 continue
-            if path not in self._taken or self._tally.forget_failed(str(path)):
+            if kind_of(path) != "recording" and not (kind_of(path) == "unknown" and has_sound(path)):
+                self._taken[path] = now
+                self._tally.pass_over([path])
+            elif path not in self._taken or self._tally.forget_failed(str(path)):
                 steady.append(path)
                 self._taken[path] = now
         return [item for path in steady for item in self._taken_in(path)]
@@ -209,16 +291,17 @@ def judge(batch: Batch, summary: dict[str, Any], tally: Tally, stopped_by: int) 
     """Return the summary if every video is there; else raise the error that says what isn't."""
     undone = tally.undone()
     problem: PartialFailure | Interrupted | None = None
-    if stopped_by:
+    if stopped_by and not (batch.watch and not undone):  # Ctrl-C is how --watch ends
         left = sum(row["state"] in ("stopped", "waiting") for row in undone)
+        failed = f", {len(undone) - left} not done" if len(undone) > left else ""
         problem = Interrupted(
-            f"stopped with {left} videos to make; all is saved", "the same command goes on", stopped_by
+            f"stopped with {left} videos to make{failed}; all is saved", "the same command continues", stopped_by
         )
     elif undone:
         counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
         hint = f"see {batch.base.output / 'summary.json'}; the same command tries again what failed"
         if any(row["state"] == "changed" for row in undone):
-            hint += "; --redo makes anew what changed since it was made"
+            hint += "; --redo makes again what changed since it was made"
         problem = PartialFailure(f"{len(undone)} of {len(tally.rows)} videos are not done ({counts})", hint)
     if problem is not None:
         problem.data = summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from avatarctl.console import Progress
 from avatarctl.render.folder import guarded
 
 SUMMARY = "summary.json"
+NAMED = 6  # of the files passed over, in a note; summary.json has all
 # Words of the summary. waiting: nothing was done in this run; stopped: begun, saved, to go on.
 UNDONE = ("failed", "changed", "stopped", "waiting")
 
@@ -25,6 +26,7 @@ class Tally:
 
     def __init__(self, show: Progress) -> None:
         self.rows: dict[str, dict[str, Any]] = {}  # by name
+        self._passed_over: list[str] = []
         self._show = show
         self._began = time.monotonic()
         self._done: dict[str, int] = {}
@@ -47,6 +49,12 @@ class Tally:
         for each in bad:
             self._row(each.name, "failed", each.message, None, where=each.where, exit_code=each.exit_code)
             console.note(f"{each.name}: {each.message}")
+
+    def pass_over(self, paths: Sequence[Path]) -> None:
+        """Take in files that no video is made of."""
+        if paths:
+            self._passed_over += [str(path) for path in paths]
+            console.note(f"passed over {named(paths)}")
 
     def report(self, item: Item, done: int, total: int) -> None:
         """Take in the window steps of an item that is being made."""
@@ -122,8 +130,16 @@ class Tally:
             "workers": workers,
             "wall_s": round(time.monotonic() - self._began, 3),
             "video_s": round(sum(row["video_s"] for row in rows), 3),
+            "passed_over": self._passed_over,
             "items": rows,
         }
+
+
+def named(paths: Collection[Path]) -> str:
+    """Return "3 files: a, b, c" for files that were passed over."""
+    names = [path.name + ("/" if path.is_dir() else "") for path in paths]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} file{'s' if len(names) != 1 else ''}: {', '.join(names[:NAMED])}{more}"
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl.batch.history import item_state, record_path, write_record
+from avatarctl.batch.history import item_state, lock_path, write_record
 from avatarctl.batch.items import Item
 from avatarctl.batch.plan import checked_of
 from avatarctl.console import Progress
@@ -17,7 +17,7 @@ from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.journey import journey
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 # A worker whose driver was killed ends after its window step; whoever comes next waits for it.
 PATIENCE_S = 600.0
@@ -54,7 +54,7 @@ def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -
 
 def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float]:
     job = item.job
-    lock = record_path(item).with_suffix(".lock")
+    lock = lock_path(item)
     for folder in (lock.parent, job.output.parent):
         with guarded(folder):
             folder.mkdir(parents=True, exist_ok=True)

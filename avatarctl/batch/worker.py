@@ -17,7 +17,7 @@ from avatarctl.networks import lean
 from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 REPORT_EVERY_S = 0.5
 
@@ -54,7 +54,7 @@ def main() -> None:
             if not item.job.placement.compile:
                 lean.import_networks()
             from avatarctl.batch.work import make_video
-            from avatarctl.render.prepare import LoadedNetworks
+            from avatarctl.render.networks import LoadedNetworks
 
             loaded = LoadedNetworks()
         console.note(f"== {item.name}")

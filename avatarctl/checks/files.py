@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +16,6 @@ from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.weights import HINT, find_weights
 
-# Variables that no setting is named like.
-OWN_VARIABLES = ("HOME", "DEBUG", "WEIGHTS", "GOLDEN")
 SIZES: dict[Literal["square", "rec-vec"], tuple[int, int]] = {"square": (512, 512), "rec-vec": (480, 832)}
 FETCH = "avatarctl fetch stableavatar-1.3b"
 
@@ -59,20 +56,12 @@ def environment(variables: Mapping[str, str] = os.environ) -> Check:
     """Check ``AVATARCTL_*`` variables: is there a setting of that name, and does it take that value?"""
     ours = sorted(name for name in variables if name.startswith(presets.PREFIX))
     models = {kind: presets.settings_class(kind) for kind in presets.KINDS}
-    known = {*OWN_VARIABLES, *(field.upper() for model in models.values() for field in model.model_fields)}
-    strange = []
-    for name in ours:
-        word = name.removeprefix(presets.PREFIX)
-        if word not in known:
-            close = get_close_matches(word, sorted(known), n=1)
-            strange.append(
-                f"{name}: no setting is called so" + (f", did you mean {presets.PREFIX}{close[0]}?" if close else "")
-            )
+    strange = presets.strange_variables(variables)
     wrong: dict[str, list[str]] = {}
     for kind, model in models.items():
         try:
             values = presets.from_environment(model.model_fields, variables)
-            make(model, values, {name: presets.PREFIX + name.upper() for name in values})
+            make(model, values, {name: presets.variable_of(name, model.model_fields) for name in values})
         except UsageError as error:
             wrong[kind] = error.message.split("\n")
     # What only training refuses stops no render.

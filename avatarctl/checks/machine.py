@@ -19,7 +19,16 @@ from avatarctl.networks.memory import PARAMETERS, transformer_parameters
 OLDEST_PYTHON = (3, 11)
 SHARED_BYTES = GIB
 # ffmpeg encoder -> whether every video needs it; the others are asked for by a setting.
-ENCODERS = {"libx264": True, "aac": True, "libx265": False}
+# Encoder -> what can't be made without it; nothing can without the first two.
+ENCODERS = {
+    "libx264": "",
+    "aac": "",
+    "libx265": "--codec hevc",
+    "libopus": "sound in .mkv and .webm",
+    "libvpx-vp9": "--codec vp9",
+    "libsvtav1": "--codec av1",
+    "prores_ks": "--codec prores",
+}
 FFMPEG_FIX = "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE unless it names an ffmpeg"
 SHARED = Path("/dev/shm")
 
@@ -80,12 +89,11 @@ def ffmpeg() -> Check:
     there = set(re.findall(r"^\s*[VAS]\S{5}\s+(\S+)", done.stdout, re.MULTILINE))
     missing = [name for name in ENCODERS if name not in there]
     facts = {"program": program, "encoders": sorted(there & set(ENCODERS))}
-    if any(ENCODERS[name] for name in missing):
+    if any(not ENCODERS[name] for name in missing):
         return Check("ffmpeg", "fail", f"{about} can't encode {', '.join(missing)}", FFMPEG_FIX, facts=facts)
     if missing:
-        return Check(
-            "ffmpeg", "warn", f"{about} can't encode {', '.join(missing)}: no --codec hevc", FFMPEG_FIX, facts=facts
-        )
+        lost = ", ".join(ENCODERS[name] for name in missing)
+        return Check("ffmpeg", "warn", f"{about} can't encode {', '.join(missing)}: no {lost}", FFMPEG_FIX, facts=facts)
     return Check("ffmpeg", "ok", f"{about} with {', '.join(ENCODERS)}", facts=facts)
 
 

@@ -69,7 +69,7 @@ def _float8(ones: Any) -> bool:
 def _attention() -> dict[str, Any]:
     import torch
 
-    from avatarctl.networks.placement import usable_attention
+    from avatarctl.networks.attention import usable_attention
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {"device": str(device), "usable": usable_attention(device), "cpu_float8": _float8(torch.ones(2))}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avatarctl import console
+from avatarctl.commands import complete
 from avatarctl.commands import options as o
+from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, RARE
 from avatarctl.errors import Interrupted, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -16,14 +18,38 @@ if TYPE_CHECKING:
 
 
 def batch(
-    source: Annotated[Path, typer.Argument(help="Folder of recordings, or a manifest (.yaml, .jsonl, .csv).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the videos; made if it isn't there.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of recordings, or a manifest (.yaml, .jsonl, .csv).")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the videos; made if it isn't there.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
     image: Annotated[
         Path | None,
-        typer.Option("--image", "-i", help="One picture for all, or a folder of pictures named like the recordings."),
+        typer.Option(
+            "--image",
+            "-i",
+            metavar="PICTURE|FOLDER",
+            autocompletion=complete.pictures,
+            help="One picture for all, or a folder of pictures named like the recordings.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", metavar="TEMPLATE", help="Names of videos: {stem} {index} {image} {seed} {size}.")
+        str,
+        typer.Option(
+            "--name",
+            metavar="TEMPLATE",
+            help="Names of the videos: {stem} {index} {image} {seed} {size}.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "{stem}",
     preset: o.Preset = None,
     prompt: o.Prompt = None,
@@ -37,21 +63,43 @@ def batch(
     device: o.Device = None,
     memory: o.Memory = None,
     jobs: Annotated[
-        str, typer.Option("--jobs", metavar="auto|N", help="Workers; auto: one per GPU, or by cores.")
+        str,
+        typer.Option(
+            "--jobs", metavar="auto|N", help="Workers; auto: one per GPU, or by cores.", rich_help_panel=MACHINE
+        ),
     ] = "auto",
-    on: Annotated[str, typer.Option("--on", metavar="local|ray[://HOST:PORT]", help="Where workers run.")] = "local",
-    retry: Annotated[int, typer.Option("--retry", min=0, help="Further tries of an item whose worker died.")] = 1,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop all, saved, when one item fails.")] = False,
-    redo: Annotated[bool, typer.Option("--redo", help="Make anew what changed since it was made.")] = False,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="local|ray://HOST:PORT", help="Where workers run.", rich_help_panel=MACHINE + RARE
+        ),
+    ] = "local",
+    retry: Annotated[
+        int,
+        typer.Option(
+            "--retry", min=0, help="Further tries of an item whose worker died.", rich_help_panel=MACHINE + RARE
+        ),
+    ] = 1,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop all, saved, when one item fails.", rich_help_panel=MACHINE)
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Render again what changed since it was made.", rich_help_panel=OUTPUT)
+    ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with what is put into the folder, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--watch", help="Also render what is put into the folder later, until Ctrl-C.", rich_help_panel=INPUT
+        ),
     ] = False,
     dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Make a video for every recording of a folder, or for every item of a manifest. The same command again goes on.
+    """Make a video for every recording of a folder, or for every item of a manifest.
+
+    The same command again continues where it stopped: what is finished stays.
 
     An item of a manifest names its audio, and whatever differs from the rest: image, output, and any setting of a preset.
 
@@ -103,10 +151,13 @@ def batch_of(
     from avatarctl.batch.attempts import Rules
     from avatarctl.batch.items import Base, check_name
     from avatarctl.batch.run import Batch
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.render import AllSettings
 
+    image = as_spelled(image) if image is not None else None
+    source = as_spelled(source)
     mistakes = []
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
@@ -126,10 +177,11 @@ def batch_of(
     pictures = image if image is not None and image.is_dir() else None
     one = None if pictures else image
     values, sources = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": one})
-    make(AllSettings, values, sources, mistakes)
+    example = presets.example_of(preset)
+    make(AllSettings, values, sources, mistakes, example)
     return Batch(
         source,
-        Base(values, sources, output, name),
+        Base(values, sources, output, name, example),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,
@@ -140,10 +192,15 @@ def batch_of(
 
 def _dry_run(asked: Batch, as_json: bool) -> None:
     from avatarctl.batch.run import dry_run
+    from avatarctl.batch.tally import named
 
     if asked.watch:
         raise UsageError("--dry-run with --watch: got both, expected one", "leave out --watch to see what is there")
-    plan = dry_run(asked)
+    plan, problem = dry_run(asked)
+    if problem is not None:
+        problem.data = plan
+        if as_json:
+            raise problem  # its object has the plan
     rows = [
         (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], row["why"])
         for row in plan["items"]
@@ -152,7 +209,11 @@ def _dry_run(asked: Batch, as_json: bool) -> None:
     runs = sum(row["runs"] for row in plan["items"])
     last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
     text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
+    if plan["passed_over"]:
+        console.note(f"passed over {named([Path(name) for name in plan['passed_over']])}")
     console.result("batch", plan, f"{text}\n{last}", as_json, status="dry run")
+    if problem is not None:
+        raise problem
 
 
 def _time(seconds: float | None) -> str:

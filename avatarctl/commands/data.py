@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from avatarctl import console
+from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.options import EXIT_CODES
+from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
 from avatarctl.errors import InputFileError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -19,34 +20,106 @@ if TYPE_CHECKING:
     from avatarctl.data.encode import Encoded
     from avatarctl.settings.encode import EncodeJob
 
-app = typer.Typer(help="Encode clips to train on, and check what was encoded.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="Encode clips to train on, and check what was encoded.", no_args_is_help=True)
 
-Source = Annotated[Path, typer.Argument(help="Folder of clips, list of clip folders (.txt), or one video.")]
-Cache = Annotated[Path, typer.Option("--output", "-o", help="Folder of encoded samples; gone on with if it is there.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="SOURCE", help="Folder of clips, list of clip folders (.txt), or one video.")
+]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="CACHE",
+        help="Folder of encoded samples; continued if it is there.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Sizes = Annotated[
     list[str] | None,
-    typer.Option("--size", metavar="WIDTHxHEIGHT", help="Size of samples, several times for clips of several aspects."),
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="Size of samples; repeat for clips of several shapes.",
+        show_default="512x512, 480x832 and 832x480",
+        rich_help_panel=SAMPLES,
+    ),
 ]
 Stride = Annotated[
-    int | None, typer.Option("--stride", metavar="FRAMES", help="From one sample's start to the next; else a window.")
+    int | None,
+    typer.Option(
+        "--stride",
+        metavar="FRAMES",
+        help="Frames from one sample's start to the next.",
+        show_default="a window, so that none overlap",
+        rich_help_panel=SAMPLES,
+    ),
 ]
-Window = Annotated[int | None, typer.Option("--window", metavar="FRAMES", help="Latent frames of a sample.")]
-Fps = Annotated[str | None, typer.Option("--fps", metavar="RATE", help="Rate of every sample; else each clip's own.")]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="LATENT_FRAMES",
+        help="Latent frames of a sample; 21 are 81 frames.",
+        show_default="21",
+        rich_help_panel=SAMPLES,
+    ),
+]
+Fps = Annotated[
+    str | None,
+    typer.Option(
+        "--fps",
+        metavar="RATE",
+        help="Frames per second of every sample.",
+        show_default="each clip's own",
+        rich_help_panel=SAMPLES,
+    ),
+]
 Short = Annotated[
     Literal["pad", "skip"] | None,
-    typer.Option("--short", help="Fill up clips shorter than a window, or leave them out."),
+    typer.Option(
+        "--short",
+        help="Clips shorter than a window: pad fills them up, skip leaves them out.",
+        show_default="pad",
+        rich_help_panel=SAMPLES,
+    ),
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="Prompt of clips without a caption; else by their kind.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        help="Prompt of clips without a caption.",
+        show_default="by the kind of clip",
+        rich_help_panel=SAMPLES,
+    ),
+]
 StoreDtype = Annotated[
     Literal["bfloat16", "float16", "float32"] | None,
-    typer.Option("--store-dtype", help="Number format in the cache."),
+    typer.Option(
+        "--store-dtype",
+        help="Number format of the samples on disk.",
+        show_default="bfloat16",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-SettingsFile = Annotated[str | None, typer.Option("--preset", "-p", help="Preset by name, or a YAML file.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when a clip can't be used.")]
+SettingsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME",
+        autocompletion=complete.data_presets,
+        help="Settings to start from: a name of `avatarctl presets list`, or a YAML file.",
+        rich_help_panel=INPUT,
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 3 when a clip can't be used.", rich_help_panel=OUTPUT)
+]
 SHOWN = 12  # of clips that can't be used; --json lists all
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def encode(
     source: Source,
     output: Cache,
@@ -67,12 +140,12 @@ def encode(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Encode clips once, to train on: what is new or changed; the same command again does nothing, or goes on.
+    """Encode clips into samples to train on: what is new or changed; the same command again does the rest.
 
-    SOURCE holds videos with sound at any depth (masks, if any: masks/NAME.face/ and masks/NAME.lip/ with one numbered
-    picture per frame, or masks/NAME.face.mp4 and masks/NAME.lip.mp4; caption: NAME.txt), clip folders (images/ and
-    audio.wav, or sub_clip.mp4; face_masks/ and lip_masks/), or both; a .txt lists clip folders. A folder named speech,
-    singing or dancing above a clip chooses its prompt.
+    SOURCE holds videos with sound, at any depth. Beside NAME.mp4 may stand NAME.txt, its caption, and masks of face and
+    lips: folders masks/NAME.face/ and masks/NAME.lip/ with one numbered picture per frame, or videos of these names. Clip
+    folders (images/ and audio.wav, or sub_clip.mp4; face_masks/ and lip_masks/) are read too; a .txt lists them. A folder
+    named speech, singing or dancing above a clip chooses its prompt.
 
     Several processes may work on one cache at once. Ctrl-C or a kill loses one clip at most. Clips without sound are
     left out; unreadable ones are listed, and fail the command with --strict alone.
@@ -115,9 +188,7 @@ def _job_of(
     from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
     values, places = presets.resolve(EncodeSettings.model_fields, preset, flags, kind="data")
-    if flags["sizes"] is not None:
-        places["sizes"] = "--size"
-    settings = make(EncodeSettings, values, places)
+    settings = make(EncodeSettings, values, places, example=presets.example_of(preset, "data"))
     rest = {"source": source, "cache": cache, "weights": weights, "device": device or "auto", "force": force}
     return make(EncodeJob, {**rest, "settings": settings}, {"device": "--device"})
 
@@ -158,15 +229,25 @@ def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
     console.result("data encode", {**asdict(done), "cache": str(done.cache)}, str(done.cache), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def check(
-    cache: Annotated[Path, typer.Argument(help="Folder of encoded samples.")],
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="Folder of encoded samples.")],
     contact_sheet: Annotated[
         Path | None,
-        typer.Option("--contact-sheet", metavar="FILE.jpg", help="Write a sheet with a picture per sample."),
+        typer.Option(
+            "--contact-sheet",
+            metavar="FILE.jpg",
+            help="Write a sheet with a picture of every sample, masks in colour.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop clips that are damaged or failed, so that encode makes them again.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="Drop clips that are damaged or failed, so that encode reads them again.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from avatarctl import console
+from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.generate import job_of, run_job
+from avatarctl.commands.pages import INPUT, LOOK
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.paths import embedded_avatar
 
@@ -21,18 +23,56 @@ def demo(
     output: o.Output = Path("demo.mp4"),
     image: o.Image = None,
     audio: Annotated[
-        Path | None, typer.Option("--audio", "-a", help="Recording of the voice (else one that is shipped).")
+        Path | None,
+        typer.Option(
+            "--audio",
+            "-a",
+            metavar="RECORDING",
+            autocompletion=complete.recordings,
+            help="Recording of the voice.",
+            show_default="one that is shipped",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     say: Annotated[
-        str | None, typer.Option("--say", metavar="TEXT", help="Speak this text; needs espeak-ng. Kept as OUTPUT.wav.")
+        str | None,
+        typer.Option(
+            "--say",
+            metavar="TEXT",
+            help="Speak this text; needs espeak-ng. The recording is saved beside the video.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     voice: Annotated[
-        str, typer.Option("--voice", help="Voice of --say, as `espeak-ng --voices` lists them.")
+        str,
+        typer.Option(
+            "--voice",
+            metavar="VOICE",
+            autocompletion=complete.voices,
+            help="Voice of --say, as `espeak-ng --voices` lists them.",
+            rich_help_panel=INPUT,
+        ),
     ] = "en-us+f3",
-    sing: Annotated[bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.")] = False,
+    sing: Annotated[
+        bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.", rich_help_panel=INPUT)
+    ] = False,
     seed: o.Seed = None,
-    steps: o.Steps = None,
-    enlarge: o.Enlarge = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", help="Denoising steps; 4 to 10 are enough here.", show_default="8", rich_help_panel=LOOK
+        ),
+    ] = None,
+    enlarge: Annotated[
+        int | None,
+        typer.Option(
+            "--enlarge",
+            metavar="FACTOR",
+            help="Enlarge the finished pictures by a whole factor, for viewing; adds no detail.",
+            show_default="4",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
     keep: o.Keep = False,
     force: o.Force = False,
     as_json: o.AsJson = False,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def generate(
     audio: o.Audio,
     image: o.Image = None,
-    output: o.Output = Path("avatar.mp4"),
+    output: o.NamedOutput = None,
     prompt: o.Prompt = None,
     preset: o.Preset = None,
     seed: o.Seed = None,
@@ -63,7 +63,8 @@ def generate(
 ) -> None:
     """Make a video of the person in a picture speaking or singing a recording.
 
-    The same command again goes on with an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    The same command again continues an unfinished render. Ctrl-C saves and stops; a kill loses a minute at most.
+    Defaults are those of the preset square: a preset changes them, `avatarctl presets list` tells which there are.
 
     Example: avatarctl generate -i me.jpg -a speech.mp3 -o talk.mp4 --preset portrait
     """
@@ -100,7 +101,7 @@ def generate(
     }
     console.quiet(quiet)
     if show_settings:
-        _show_settings(preset, flags, as_json)
+        _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
     job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
@@ -111,7 +112,10 @@ def generate(
 
 def resume(
     render: Annotated[
-        Path | None, typer.Argument(help="Render folder, or the video it makes; the newest interrupted one if none.")
+        Path | None,
+        typer.Argument(
+            metavar="RENDER", help="Render folder, or the video it makes; the newest interrupted one if none."
+        ),
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
@@ -119,7 +123,7 @@ def resume(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Go on with a render that was interrupted: same inputs, same video, to the byte.
+    """Resume an interrupted render: same inputs, same video, to the byte.
 
     Example: avatarctl resume talk.mp4.render
     """
@@ -146,57 +150,68 @@ def resume(
 
 def render_folder(path: Path) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
-    beside = path.with_name(path.name + ".render")
+    from avatarctl.paths import derived
+
+    beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
 
 
 def job_of(
-    image: Path | None, audio: Path, output: Path, preset: str | None, flags: dict[str, Any], **files: Any
+    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
 ) -> RenderJob:
     """Return the job that preset, environment and flags make together; all mistakes at once.
 
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. Raises ``UsageError`` without any.
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
+    after the recording, in the current folder. Raises ``UsageError`` without any.
     """
+    from avatarctl.paths import as_spelled
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
+    from avatarctl.settings.formats import named_after
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
     from avatarctl.settings.values import parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places)
+    settings = make(AllSettings, values, places, example=presets.example_of(preset))
     if settings.image is None:
         raise UsageError(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
     return RenderJob(
-        image=settings.image,
-        audio=audio,
-        output=output,
+        image=as_spelled(settings.image),
+        audio=as_spelled(audio),
+        output=output or named_after(as_spelled(audio), settings.codec),
         render=settings.part(RenderSettings),
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((Path(file), scale) for file, scale in map(parse_lora, settings.lora)),
+        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 
 
-def _show_settings(preset: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    from avatarctl.commands.presets import settings_table
+def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
+    from avatarctl.commands.settings_text import settings_table
     from avatarctl.settings import presets
 
     rows = presets.explain("render", preset, flags)
-    console.result("generate", {"settings": rows}, settings_table(rows), as_json, status="dry run")
+    inputs = {"audio": {"value": str(audio), "source": "--audio", "does": "Recording of the voice."}}
+    text = settings_table({**inputs, **rows})
+    console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
     from avatarctl.render.estimate import estimate
     from avatarctl.render.inputs import check
 
-    planned = estimate(check(job, force))
-    console.result("generate", planned.to_json(), _plan_text(planned), as_json, status="dry run")
+    checked = check(job, force)
+    for note in checked.notes:
+        console.note(f"warning: {note}")
+    planned = estimate(checked)
+    data = {**planned.to_json(), "notes": checked.notes}
+    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
 
 
 def _plan_text(planned: Estimate) -> str:
@@ -205,11 +220,16 @@ def _plan_text(planned: Estimate) -> str:
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and the video"),
+        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _mb(planned: Estimate) -> int:
+    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
+    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:

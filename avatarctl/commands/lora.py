@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from avatarctl import console
-from avatarctl.commands.options import EXIT_CODES, AsJson, Force
+from avatarctl.commands.options import AsJson, Force
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.networks import lean
 
-app = typer.Typer(help="Train, look at, merge and convert LoRA files.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")]
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def info(file: LoraFile, as_json: AsJson = False) -> None:
     """Show whose names a LoRA has, its ranks and alphas, the layers it changes, and which transformer it was made for.
 
@@ -31,7 +31,7 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
     console.result("lora info", facts, _text(facts), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def merge(
     loras: Annotated[list[str], typer.Argument(metavar="FILE[:SCALE]", help="LoRA files with their strengths.")],
     output: Output,
@@ -83,7 +83,7 @@ def merge(
     console.result("lora merge", data, str(output), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def convert(
     file: LoraFile,
     to: Annotated[

@@ -1,10 +1,13 @@
-"""Options that several commands share: one spelling, one help text, ``None`` where nothing was given.
+"""Options that commands share: one spelling, one help text, one panel, and ``None`` where nothing was given.
 
 A command's parameters are named like the fields of the settings, so that the flags given are a mapping of settings::
 
-    @app.command(epilog=EXIT_CODES)
+    @app.command()
     def generate(image: Image, audio: Audio, output: Output, preset: Preset = None, steps: Steps = None) -> None:
         resolve(AllSettings.model_fields, preset, {"steps": steps})
+
+``show_default`` repeats the default of the setting as text, since settings are not imported for a help page; a test
+compares the two.
 """
 
 from __future__ import annotations
@@ -14,110 +17,376 @@ from typing import Annotated, Literal
 
 import typer
 
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 some items failed, 4 unusable input file, 5 weights missing or "
-    "damaged, 6 the render is busy, 7 inputs changed, 8 device or memory, 9 quality gate failed, 130/143 interrupted."
-)
+from avatarctl.commands import complete
+from avatarctl.commands.pages import INPUT, LOOK, MACHINE, OUTPUT, RARE, VOICE
 
-
-def _preset_names(incomplete: str) -> list[str]:
-    from avatarctl.settings import presets
-
-    return [name for name in presets.names() if name.startswith(incomplete)]
-
-
-# -- Files ----------------------------------------------------------------------------------------------------------
-Image = Annotated[Path | None, typer.Option("--image", "-i", help="Picture of the person (else the preset's).")]
-Audio = Annotated[Path, typer.Option("--audio", "-a", help="Recording of the voice, any length, any common format.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Video to write.")]
-WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Render folder (else OUTPUT.render).")]
-Frames = Annotated[Path | None, typer.Option("--frames", help="Also write every picture as PNG into this folder.")]
-Keep = Annotated[bool, typer.Option("--keep", help="Keep the render folder when the video is done.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, do nothing.")]
-ShowSettings = Annotated[
-    bool, typer.Option("--show-settings", help="Show every setting with where its value comes from, do nothing.")
+# -- Input ----------------------------------------------------------------------------------------------------------
+Image = Annotated[
+    Path | None,
+    typer.Option(
+        "--image",
+        "-i",
+        metavar="PICTURE",
+        autocompletion=complete.pictures,
+        help="Picture of the person.",
+        show_default="the preset's, if it names one",
+        rich_help_panel=INPUT,
+    ),
 ]
-
-# -- Settings: what each does in full is in `avatarctl presets show` and presets/render/square.yaml ----------------
+Audio = Annotated[
+    Path,
+    typer.Option(
+        "--audio",
+        "-a",
+        metavar="RECORDING",
+        autocompletion=complete.recordings,
+        help="Recording of the voice: any length, any common audio format, or a video with sound.",
+        rich_help_panel=INPUT,
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="TIME",
+        help="Where in the recording to begin: 90, 1:30 or 1:02:03.5.",
+        show_default="0",
+        rich_help_panel=INPUT,
+    ),
+]
+Duration = Annotated[
+    str | None,
+    typer.Option(
+        "--duration",
+        metavar="TIME",
+        help="How much of the recording to use.",
+        show_default="all",
+        rich_help_panel=INPUT,
+    ),
+]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", "-p", autocompletion=_preset_names, help="Preset by name, or a YAML file."),
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME",
+        autocompletion=complete.render_presets,
+        help="Settings to start from: a name of `avatarctl presets list`, or a YAML file. Flags win over it.",
+        rich_help_panel=INPUT,
+    ),
 ]
-PresetName = Annotated[str, typer.Argument(autocompletion=_preset_names, help="Preset by name, or a YAML file.")]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="What happens in the video: who speaks, where, how.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Where the noise comes from: same seed, same video.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps: time grows with them.")]
+PresetName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", autocompletion=complete.render_presets, help="Preset by name, or a YAML file."),
+]
+
+# -- Look -----------------------------------------------------------------------------------------------------------
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", help="What happens in the video: who speaks, where, how.", rich_help_panel=LOOK),
+]
 Size = Annotated[
     str | None,
-    typer.Option("--size", "--resolution", metavar="WIDTHxHEIGHT", help="Pixels of the video, divisible by 16."),
+    typer.Option(
+        "--size",
+        "--resolution",
+        metavar="WxH",
+        help="Width and height of the video in pixels, each divisible by 16.",
+        show_default="512x512",
+        rich_help_panel=LOOK,
+    ),
 ]
-Fps = Annotated[str | None, typer.Option("--fps", metavar="RATE", help="Frames per second: 25, 29.97, 30000/1001 …")]
-Overlap = Annotated[int | None, typer.Option("--overlap", help="Latent frames that neighbouring windows share.")]
+Fit = Annotated[
+    Literal["cover", "pad"] | None,
+    typer.Option(
+        "--fit",
+        help="Picture of another shape than the video: cover crops it, pad adds bars.",
+        show_default="cover",
+        rich_help_panel=LOOK,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        help="Denoising steps: more are slower and finer; under 20, fine detail is lost.",
+        show_default="50",
+        rich_help_panel=LOOK,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Same seed and settings, same video; another seed, another take.",
+        show_default="0",
+        rich_help_panel=LOOK,
+    ),
+]
+TextScale = Annotated[
+    float | None,
+    typer.Option("--text-scale", help="How strongly the prompt is followed.", show_default="3.0", rich_help_panel=LOOK),
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        autocompletion=complete.loras,
+        help="LoRA file with its strength, such as person.safetensors:0.8; repeat for several.",
+        rich_help_panel=LOOK,
+    ),
+]
+Fps = Annotated[
+    str | None,
+    typer.Option(
+        "--fps",
+        metavar="RATE",
+        help="Frames per second: 25, 29.97, 30000/1001 …",
+        show_default="25",
+        rich_help_panel=LOOK,
+    ),
+]
+Enlarge = Annotated[
+    int | None,
+    typer.Option(
+        "--enlarge",
+        metavar="FACTOR",
+        help="Enlarge the finished pictures by a whole factor, for viewing; adds no detail.",
+        show_default="1",
+        rich_help_panel=LOOK,
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        "--overlap",
+        help="Latent frames that neighbouring windows share: more is smoother and slower.",
+        show_default="5",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
 Blend = Annotated[
-    Literal["linear", "log"] | None, typer.Option("--blend", help="Weights of the later window over the overlap.")
+    Literal["linear", "log"] | None,
+    typer.Option(
+        "--blend",
+        help="How one window fades into the next: evenly, or early.",
+        show_default="linear",
+        rich_help_panel=LOOK + RARE,
+    ),
 ]
 Guidance = Annotated[
     Literal["cfg", "native", "none"] | None,
-    typer.Option("--guidance", help="Scheme of passes; a table of passes can stand in a preset."),
+    typer.Option(
+        "--guidance",
+        help="How prompt and voice steer: cfg as published, native for sharper lips, none for distilled weights.",
+        show_default="cfg",
+        rich_help_panel=LOOK + RARE,
+    ),
 ]
-AudioScale = Annotated[float | None, typer.Option("--audio-scale", help="How strongly lips follow the voice.")]
-TextScale = Annotated[float | None, typer.Option("--text-scale", help="How strongly the prompt is followed.")]
-Shift = Annotated[float | None, typer.Option("--shift", help="Shift of the noise schedule towards high noise.")]
-WindowBatch = Annotated[
-    str | None,
-    typer.Option("--window-batch", metavar="N|auto", help="Windows that may share a pass of the transformer."),
+Shift = Annotated[
+    float | None,
+    typer.Option(
+        "--shift",
+        help="Larger spends more steps on the coarse picture, smaller more on detail.",
+        show_default="5.0",
+        rich_help_panel=LOOK + RARE,
+    ),
 ]
-Start = Annotated[float | None, typer.Option("--start", metavar="SECONDS", help="Where in the recording to begin.")]
-Duration = Annotated[
-    float | None, typer.Option("--duration", metavar="SECONDS", help="How much of the recording to use.")
-]
-WithAudio = Annotated[
-    bool | None, typer.Option("--with-audio/--no-audio", help="Put the recording into the video, or not.")
-]
-TrimSilence = Annotated[
-    bool | None,
-    typer.Option("--trim-silence/--no-trim-silence", help="Leave out silence at both ends of the recording."),
+
+# -- Voice ----------------------------------------------------------------------------------------------------------
+AudioScale = Annotated[
+    float | None,
+    typer.Option(
+        "--audio-scale",
+        help="How strongly lips follow the voice: 3 is calm, 7 exaggerates.",
+        show_default="5.0",
+        rich_help_panel=VOICE,
+    ),
 ]
 SeparateVocals = Annotated[
     bool | None,
-    typer.Option("--separate-vocals/--no-separate-vocals", help="Let lips follow the voice alone, without the music."),
+    typer.Option(
+        "--separate-vocals/--no-separate-vocals",
+        help="For songs: lips follow the voice alone, without the music.",
+        show_default="no",
+        rich_help_panel=VOICE,
+    ),
 ]
-Loudness = Annotated[float | None, typer.Option("--loudness", metavar="DBFS", help="Level of the sound in the video.")]
-Fit = Annotated[
-    Literal["cover", "pad"] | None, typer.Option("--fit", help="Crop the picture to the video's aspect, or pad it.")
+TrimSilence = Annotated[
+    bool | None,
+    typer.Option(
+        "--trim-silence/--no-trim-silence",
+        help="Leave out silence at both ends of the recording.",
+        show_default="no",
+        rich_help_panel=VOICE,
+    ),
 ]
-ContactSheet = Annotated[
+Loudness = Annotated[
     float | None,
-    typer.Option("--contact-sheet", metavar="SECONDS", help="Also write a sheet with one picture per so many seconds."),
+    typer.Option(
+        "--loudness",
+        metavar="DBFS",
+        help="Level of the sound in the video, such as -20.",
+        show_default="as recorded",
+        rich_help_panel=VOICE,
+    ),
 ]
-Enlarge = Annotated[
-    int | None, typer.Option("--enlarge", metavar="FACTOR", help="Enlarge the video's pictures, for viewing.")
+WithAudio = Annotated[
+    bool | None,
+    typer.Option(
+        "--with-audio/--no-audio",
+        help="Put the recording into the video, or make a silent one.",
+        show_default="with audio",
+        rich_help_panel=VOICE,
+    ),
 ]
-Crf = Annotated[int | None, typer.Option("--crf", help="Rate factor of the encoder: lower is larger and better.")]
-Codec = Annotated[Literal["h264", "hevc"] | None, typer.Option("--codec", help="Format of the pictures.")]
-CheckpointEvery = Annotated[
-    float | None,
-    typer.Option("--checkpoint-every", metavar="SECONDS", help="A kill loses at most this much work."),
+
+# -- Machine --------------------------------------------------------------------------------------------------------
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FOLDER",
+        help="Folder of the weights.",
+        show_default="where `avatarctl fetch` puts them",
+        rich_help_panel=MACHINE,
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Folder of the weights.")]
-Lora = Annotated[
-    list[str] | None,
-    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA file with its strength; can be given several times."),
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"] | None,
-    typer.Option("--dtype", help="Number format of the transformer."),
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        autocompletion=complete.devices,
+        help="auto (the first GPU, else the CPU), cpu, cuda or cuda:N.",
+        show_default="auto",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Memory = Annotated[
     Literal["full", "model", "group", "sequential"] | None,
-    typer.Option("--memory", help="What stays on the device: all, one network, groups of layers, single layers."),
+    typer.Option(
+        "--memory",
+        help="What is kept on the GPU: everything, one network at a time, some layers, single layers. Less is slower.",
+        show_default="full",
+        rich_help_panel=MACHINE,
+    ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(
+        "--dtype",
+        help="Number format of the computation; auto: bfloat16 on GPUs that have it, float32 on the CPU.",
+        show_default="auto",
+        rich_help_panel=MACHINE + RARE,
+    ),
+]
+WindowBatch = Annotated[
+    str | None,
+    typer.Option(
+        "--window-batch",
+        metavar="N|auto",
+        help="Windows computed together: faster where one leaves the GPU idle; last bits differ.",
+        show_default="1",
+        rich_help_panel=MACHINE + RARE,
+    ),
+]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="TIME",
+        help="Save so often: a kill loses at most this much work.",
+        show_default="60",
+        rich_help_panel=MACHINE + RARE,
+    ),
 ]
 
 # -- Output ---------------------------------------------------------------------------------------------------------
-AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing but the result and errors.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="VIDEO", help="Video to write: .mp4, .mov, .mkv or .webm.", rich_help_panel=OUTPUT
+    ),
+]
+NamedOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="VIDEO",
+        help="Video to write: .mp4, .mov, .mkv or .webm.",
+        show_default="the recording's name, here",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Crf = Annotated[
+    int | None,
+    typer.Option(
+        "--crf",
+        help="Quality of the encoding, 0 to 51: lower is better and larger.",
+        show_default="18; vp9, av1: 24",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Codec = Annotated[
+    Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] | None,
+    typer.Option(
+        "--codec",
+        help="Pictures; auto: vp9 in .webm, else h264. prores is for .mov, av1 not for .mov.",
+        show_default="auto",
+        rich_help_panel=OUTPUT,
+    ),
+]
+ContactSheet = Annotated[
+    str | None,
+    typer.Option(
+        "--contact-sheet",
+        metavar="TIME",
+        help="Also write one image with a picture of the video every so often, such as 5s.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Frames = Annotated[
+    Path | None,
+    typer.Option(
+        "--frames", metavar="FOLDER", help="Also write every picture as PNG into this folder.", rich_help_panel=OUTPUT
+    ),
+]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--work-dir",
+        metavar="FOLDER",
+        help="Render folder, where unfinished work is saved.",
+        show_default="VIDEO.render",
+        rich_help_panel=OUTPUT + RARE,
+    ),
+]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Keep the render folder when the video is done.", rich_help_panel=OUTPUT)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT),
+]
+ShowSettings = Annotated[
+    bool,
+    typer.Option(
+        "--show-settings",
+        help="Show every setting with where its value comes from; do nothing.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Write the result as one JSON object to stdout.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Write nothing but the result and errors.", rich_help_panel=OUTPUT)
+]
 Progress = Annotated[
-    Literal["auto", "json", "none"], typer.Option("--progress", help="A bar or lines, JSON lines, or nothing.")
+    Literal["auto", "json", "none"],
+    typer.Option("--progress", help="A bar or lines, JSON lines, or nothing.", rich_help_panel=OUTPUT),
 ]

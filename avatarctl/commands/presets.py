@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from avatarctl import console
-from avatarctl.commands.options import EXIT_CODES, AsJson, Force
+from avatarctl.commands import complete
+from avatarctl.commands.options import AsJson, Force
+from avatarctl.commands.settings_text import COLUMNS, first_line, settings_table, whole
 from avatarctl.errors import UsageError
 
-app = typer.Typer(help="List, show, check and copy presets.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="List, show, check and copy presets.", no_args_is_help=True)
 
 
-def _names(ctx: typer.Context, incomplete: str) -> list[str]:
+def _names(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     from avatarctl.settings import presets
 
-    kinds = [ctx.params["kind"]] if ctx.params.get("kind") else list(presets.KINDS)
-    found = {name for kind in kinds for name in presets.names(kind)}
-    return sorted(name for name in found if name.startswith(incomplete))
+    return complete.presets(incomplete, *([ctx.params["kind"]] if ctx.params.get("kind") else presets.KINDS))
+
+
+def _settings(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import describe
+
+    kind = ctx.params.get("kind") or presets.kind_of(ctx.params.get("name") or "")
+    told = describe(presets.settings_class(kind))
+    return [(name, first_line(does)) for name, (_, _, does) in told.items() if name.startswith(incomplete)]
 
 
 Kind = Annotated[
     Literal["render", "train", "lora", "data"] | None,
     typer.Option("--kind", help="What the preset is for; else told from its name or folder."),
 ]
-Name = Annotated[str, typer.Argument(autocompletion=_names, help="Preset by name, or a YAML file.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names, help="Preset by name, or a YAML file.")]
 
 
-@app.command("list", epilog=EXIT_CODES)
+@app.command("list")
 def list_(kind: Kind = None, as_json: AsJson = False) -> None:
     """List every preset with what it is for and whose it is; yours stand before shipped ones of the same name.
 
@@ -69,18 +79,26 @@ def list_(kind: Kind = None, as_json: AsJson = False) -> None:
     console.result("presets list", {"presets": rows}, console.table(("PRESET", "KIND", "FROM", "FOR"), cells), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def show(
     name: Name,
+    setting: Annotated[
+        str | None,
+        typer.Argument(metavar="SETTING", autocompletion=_settings, help="Tell everything about this setting alone."),
+    ] = None,
     kind: Kind = None,
+    long: Annotated[bool, typer.Option("--long", help="Tell everything about every setting.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Show the file as it is, with its comments.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a preset comes to, with what each setting takes and where its value comes from.
+    """Show every setting of a preset: its value, where the value comes from, what it does.
 
-    Example: AVATARCTL_STEPS=30 avatarctl presets show draft
+    Example: avatarctl presets show draft
+
+    Example: avatarctl presets show draft guidance
     """
     from avatarctl.settings import presets
+    from avatarctl.settings.check import did_you_mean
 
     kind = kind or _kind_of(name)
     if raw:
@@ -92,23 +110,31 @@ def show(
         return
     loaded = presets.load(name, kind)
     rows = presets.explain(kind, name, {})
+    if setting is not None:
+        asked = setting.replace("-", "_")
+        if asked not in rows:
+            close = did_you_mean(asked, list(rows))
+            raise UsageError(
+                f"{setting}: no such setting of preset {name}{close}",
+                f"avatarctl presets show {shlex.quote(name)} {close.removeprefix(', did you mean ').rstrip('?')}".rstrip(),
+            )
+        rows = {asked: rows[asked]}
     data = {"name": name, "kind": kind, "path": str(loaded.path), "description": loaded.description, "settings": rows}
-    console.result("presets show", data, settings_table(rows), as_json)
+    if setting is not None or long:
+        text = "\n\n".join(whole(field, row, kind) for field, row in rows.items())
+    else:
+        of = "" if kind == "render" else f" ({kind})"
+        title = textwrap.fill(f"Preset {name}{of}: {loaded.description}", COLUMNS)
+        more = f"More about one: avatarctl presets show {shlex.quote(name)} SETTING; about all: --long"
+        text = f"{title}\n{loaded.path}\n\n{settings_table(rows)}\n\n{more}"
+    console.result("presets show", data, text, as_json)
 
 
-def settings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return settings as ``presets.explain`` tells them, one a line."""
-    cells = [
-        (field, row["source"], row["takes"], json.dumps(row["value"], ensure_ascii=False))
-        for field, row in rows.items()
-    ]
-    return console.table(("SETTING", "FROM", "TAKES", "VALUE"), cells)
-
-
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def check(
     preset: Annotated[
-        list[str] | None, typer.Argument(autocompletion=_names, help="Presets by name, or YAML files; all if none.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", autocompletion=_names, help="Presets by name, or YAML files; all if none."),
     ] = None,
     kind: Kind = None,
     as_json: AsJson = False,
@@ -135,11 +161,12 @@ def check(
     console.result("presets check", data, f"{len(wanted)} checked, nothing wrong", as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def copy(
     name: Name,
     target: Annotated[
-        str | None, typer.Argument(help="Name of the copy, or a YAML file; the same name if none.")
+        str | None,
+        typer.Argument(metavar="TARGET", help="Name of the copy, or a YAML file; the same name if none."),
     ] = None,
     kind: Kind = None,
     force: Force = False,
@@ -172,7 +199,7 @@ def copy(
     console.result("presets copy", data, str(copied), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def schema(kind: Kind = None, as_json: AsJson = False) -> None:
     """Write the JSON Schema of presets to stdout, for editors that complete, explain and check YAML with it.
 

@@ -9,13 +9,11 @@ import typer
 
 from avatarctl import console
 from avatarctl.commands import options as o
-from avatarctl.commands.options import EXIT_CODES
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 
 app = typer.Typer(
     help="Make the embedded avatar anew: its world of drawn clips, and its networks.",
-    epilog=EXIT_CODES,
     no_args_is_help=True,
 )
 Seed = Annotated[
@@ -23,7 +21,7 @@ Seed = Annotated[
 ]
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
     clips: Annotated[
@@ -63,7 +61,7 @@ def data(
     console.result("puppet data", {"output": str(output), "clips": clips, "made": made}, str(output), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def train(
     what: Annotated[Literal["encoders", "speech", "vae", "decoder"], typer.Argument(help="Which network.")],
     clips: Annotated[Path, typer.Option("--data", help="Folder of clips that `avatarctl puppet data` made.")],
@@ -116,7 +114,7 @@ def train(
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def pack(
     weights: Annotated[Path, typer.Option("--weights", help="Folder of the puppet's trained networks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights/ and samples/.")],
@@ -153,7 +151,7 @@ def pack(
     console.result("puppet pack", {"written": names}, "\n".join(names), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def evaluate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the report; what it holds is not measured again.")

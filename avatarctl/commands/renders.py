@@ -10,14 +10,14 @@ import typer
 
 from avatarctl import console
 from avatarctl.commands.generate import render_folder
-from avatarctl.commands.options import EXIT_CODES, AsJson, Force
+from avatarctl.commands.options import AsJson, Force
 from avatarctl.errors import BusyError, InputFileError
 
-app = typer.Typer(help="List, show, verify and remove renders.", epilog=EXIT_CODES, no_args_is_help=True)
+app = typer.Typer(help="List, show, verify and remove renders.", no_args_is_help=True)
 Render = Annotated[Path, typer.Argument(help="Render folder, or the video it makes.")]
 
 
-@app.command("list", epilog=EXIT_CODES)
+@app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the renders whose folders are there: interrupted, running, or finished and kept."""
     from avatarctl.render.known import known_renders
@@ -36,7 +36,7 @@ def list_(as_json: AsJson = False) -> None:
     console.result("renders list", {"renders": rows}, text, as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def show(render: Render, as_json: AsJson = False) -> None:
     """Show what a render is made of and how far it is."""
     from avatarctl.render.folder import RenderFolder
@@ -59,7 +59,7 @@ def show(render: Render, as_json: AsJson = False) -> None:
     console.result("renders show", data, console.table(("RENDER", str(path)), rows), as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def verify(render: Render, as_json: AsJson = False) -> None:
     """Read every file of a render and compare it with its checksum. Damaged ones are named; resuming makes them again."""
     from avatarctl.render.folder import RenderFolder
@@ -77,7 +77,7 @@ def verify(render: Render, as_json: AsJson = False) -> None:
     console.result("renders verify", data, f"{len(sound)} files, all whole", as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command()
 def remove(render: Render, force: Force = False, as_json: AsJson = False) -> None:
     """Remove a render folder (never the finished video). An unfinished one asks for --force."""
     from avatarctl.errors import UsageError

@@ -8,46 +8,130 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avatarctl import console
+from avatarctl.commands import complete
 from avatarctl.commands import options as o
+from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
 from avatarctl.errors import UsageError
 
 if TYPE_CHECKING:
     from avatarctl.training.plan import TrainingPlan
 
 
-def _train_presets(incomplete: str) -> list[str]:
-    from avatarctl.settings.presets import names
-
-    return [name for name in names("train") if name.startswith(incomplete)]
-
-
-def _lora_presets(incomplete: str) -> list[str]:
-    from avatarctl.settings.presets import names
-
-    return [name for name in names("lora") if name.startswith(incomplete)]
-
-
-Data = Annotated[Path, typer.Option("--data", help="Cache of samples that `avatarctl data encode` made.")]
-Run = Annotated[Path, typer.Option("--output", "-o", help="Run folder: checkpoints, curves, the trained weights.")]
+Data = Annotated[
+    Path,
+    typer.Option("--data", metavar="CACHE", help="Samples that `avatarctl data encode` made.", rich_help_panel=INPUT),
+]
+Run = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="RUN",
+        help="Run folder: checkpoints, curves, the trained weights.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PRESET_HELP = "Settings to start from: a name of `avatarctl presets list`, or a YAML file. Flags win over it."
 TrainPreset = Annotated[
-    str | None, typer.Option("--preset", "-p", autocompletion=_train_presets, help="Preset by name, or a YAML file.")
+    str | None,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME",
+        autocompletion=complete.train_presets,
+        help=PRESET_HELP,
+        show_default="full-1.3b's settings",
+        rich_help_panel=INPUT,
+    ),
 ]
 LoraPreset = Annotated[
-    str, typer.Option("--preset", "-p", autocompletion=_lora_presets, help="Preset by name, or a YAML file.")
+    str,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME",
+        autocompletion=complete.lora_presets,
+        help=PRESET_HELP,
+        rich_help_panel=INPUT,
+    ),
 ]
-Base = Annotated[Path | None, typer.Option("--weights", help="Folder of weights, or a transformer, to start from.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Learning rate after the warm-up.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples per process and pass.")]
-Accumulate = Annotated[int | None, typer.Option("--accumulate", help="Passes per optimizer step.")]
-Rank = Annotated[int | None, typer.Option("--rank", help="Rank of the LoRA.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Where every draw comes from.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="What passes compute in: auto, float32 or bfloat16.")]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="PATH",
+        help="Folder of weights, or a transformer, to start from.",
+        show_default="where `avatarctl fetch` puts them",
+        rich_help_panel=INPUT,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Training steps.", show_default="the preset's", rich_help_panel=TRAINING),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--learning-rate",
+        help="How far each step changes the weights, after the warm-up.",
+        show_default="the preset's",
+        rich_help_panel=TRAINING,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        help="Samples computed together on each GPU.",
+        show_default="the preset's",
+        rich_help_panel=TRAINING,
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    typer.Option(
+        "--accumulate",
+        help="Batches per step: steadier and slower, without more memory.",
+        show_default="the preset's",
+        rich_help_panel=TRAINING,
+    ),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        "--rank",
+        help="Size of the LoRA: 8 for a look, 32 for a person.",
+        show_default="the preset's",
+        rich_help_panel=TRAINING,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Same seed and settings, same run.", show_default="0", rich_help_panel=TRAINING),
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the preset; can be given several times."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other setting of the preset; repeat for several.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Begin anew: what the run folder holds is removed.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="auto|float32|bfloat16",
+        help="Number format of the computation; auto: bfloat16 on a GPU.",
+        show_default="auto",
+        rich_help_panel=MACHINE,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Start over: what the run folder holds is removed.", rich_help_panel=OUTPUT),
+]
 
 
 def train(
@@ -71,8 +155,9 @@ def train(
 ) -> None:
     """Train the transformer on encoded clips.
 
-    The same command again goes on from the last checkpoint, to the bit. `touch RUN/save` saves now, `touch RUN/stop` saves
-    and stops; so does Ctrl-C. Several GPUs or machines: accelerate launch -m avatarctl train …
+    The same command again continues from the last checkpoint, to the bit. `touch RUN/save` saves now, `touch RUN/stop`
+    saves and stops; so does Ctrl-C. Several GPUs or machines: accelerate launch -m avatarctl train …
+    `avatarctl presets show full-1.3b` explains every setting.
 
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
@@ -102,7 +187,8 @@ def lora_train(
 ) -> None:
     """Train a LoRA for a person or a look, on one workstation card.
 
-    The same command again goes on from the last checkpoint. The LoRA is RUN/lora.safetensors: generate --lora takes it.
+    The same command again continues from the last checkpoint. The LoRA is RUN/lora.safetensors: use it with
+    `avatarctl generate --lora RUN`. `avatarctl presets show person-1.3b` explains every setting.
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
@@ -173,12 +259,12 @@ def _run(
 ) -> None:
     from avatarctl.data.shards import read_about
     from avatarctl.settings.check import make
-    from avatarctl.settings.presets import resolve
+    from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    settings = make(TrainSettings, values, places)
+    settings = make(TrainSettings, values, places, example=example_of(preset, kind))
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"

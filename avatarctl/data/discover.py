@@ -14,14 +14,13 @@ A folder named speech, singing or dancing above a clip tells its kind.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatarctl import durable
+from avatarctl import durable, jsontext
 from avatarctl.errors import InputFileError
 from avatarctl.settings.encode import EncodeSettings
 
@@ -51,7 +50,7 @@ class Clip:
     def key(self) -> str:
         """The clip's name in the cache: letters, digits, - and _ alone, and different for different names."""
         plain = re.sub(r"[^A-Za-z0-9]+", "_", self.name).strip("_")[-60:]
-        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:10]}"
+        return f"{plain}-{hashlib.sha256(os.fsencode(self.name)).hexdigest()[:10]}"
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Go through every file that the clip is made of, each with a name that doesn't depend on where it lies."""
@@ -71,16 +70,16 @@ class Clip:
             try:
                 status = path.stat()
             except OSError:  # a file that is listed and gone, or a link to nothing: reading will tell
-                digest.update(f"{name} absent\n".encode())
+                digest.update(os.fsencode(f"{name} absent\n"))
                 continue
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
         return digest.hexdigest()
 
     def content(self) -> str:
         """Return a hash of what is in the files; raises ``OSError`` for one that can't be read."""
         digest = hashlib.sha256()
         for name, path in self.files():
-            digest.update(f"{name} {durable.digest(path)}\n".encode())
+            digest.update(os.fsencode(f"{name} {durable.digest(path)}\n"))
         return digest.hexdigest()
 
     def prompt(self, settings: EncodeSettings) -> str:
@@ -101,7 +100,7 @@ class Clip:
 def made_of(clip: Clip, prompt: str, recipe: str) -> str:
     """Return the hash of all that a clip's samples depend on: its files, its prompt, and the cache's recipe."""
     parts = [recipe, prompt, clip.content()]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(jsontext.dumps(parts).encode()).hexdigest()
 
 
 def discover(source: Path) -> list[Clip]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from avatarctl.audio.speech import speech_states
 from avatarctl.networks import checkpoints
 from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
-from avatarctl.networks.memory import PARAMETERS
-from avatarctl.networks.placement import decide, place
+from avatarctl.networks.placement import decide
+from avatarctl.networks.residency import residency_of
+from avatarctl.networks.text_stream import stream_text_encoder
 from avatarctl.networks.vae import encode
 from avatarctl.settings.placement import PlacementSettings
 
@@ -31,6 +32,7 @@ class Encoders:
     def __init__(self, weights: Mapping[str, Path], device: str, text_len: int) -> None:
         self._weights, self._text_len = weights, text_len
         self.placement = decide(PlacementSettings(device=_own(device)))
+        self._residency = residency_of(self.placement)
         self._prompts: dict[str, Tensor] = {}
 
     def text(self, prompt: str) -> Tensor:
@@ -76,17 +78,13 @@ class Encoders:
     @cached_property
     def _text_encoder(self) -> tuple[Any, Any]:
         placement = self.placement
-        dtype = placement.dtype_of("text encoder")
-        # The largest by far, and used once per prompt: streamed where it has no room.
-        if not placement.has_room(PARAMETERS["text encoder"] * dtype.itemsize):
-            placement = placement.streamed()
-        path = self._weights["text encoder"]
-        encoder = checkpoints.load_text_encoder(path, dtype=dtype, device=placement.load_device)
-        return checkpoints.load_tokenizer(self._weights["tokenizer"]), place(encoder, placement)
+        stored = checkpoints.load_text_encoder(self._weights["text encoder"], dtype=None)
+        encoder = stream_text_encoder(stored, placement.device, placement.dtype_of("text encoder"))
+        return checkpoints.load_tokenizer(self._weights["tokenizer"]), encoder
 
     def _load(self, role: Any, load: Any) -> Any:
         dtype = self.placement.dtype_of(role)
-        return place(load(self._weights[role], dtype=dtype, device=self.placement.load_device), self.placement)
+        return self._residency.place(load(self._weights[role], dtype=dtype, device=self._residency.load_device))
 
 
 def _own(device: str) -> str:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from avatarctl import durable
+from avatarctl import durable, jsontext
 from avatarctl.errors import InputFileError
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class ShardWriter:
         thumb = (0, 0)
         if sample.thumb_jpg:
             thumb = (self._member(f"{sample.key}.jpg", sample.thumb_jpg), len(sample.thumb_jpg))
-        about = json.dumps(sample.meta, ensure_ascii=False, sort_keys=True).encode()
+        about = jsontext.dumps(sample.meta, sort_keys=True).encode()
         self._member(f"{sample.key}.json", about)
         shapes = {name: tuple(tensor.shape) for name, tensor in sample.tensors.items()}
         checksum = hashlib.sha256(data).hexdigest()
@@ -340,7 +340,7 @@ class ShardWriter:
         return offset
 
     def _list(self, clip: ClipEntry) -> None:
-        line = (json.dumps(asdict(clip), ensure_ascii=False, sort_keys=True) + "\n").encode()
+        line = (jsontext.dumps(asdict(clip), sort_keys=True) + "\n").encode()
         # Unbuffered: of a line that a full disk cut, closing the file must not write the rest.
         with self._index.open("ab", buffering=0) as file:
             start, rest = file.tell(), memoryview(line)

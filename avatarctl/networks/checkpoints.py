@@ -78,13 +78,14 @@ def load_network(
     network: Network,
     source: Source,
     dims: Dims | Mapping[str, Any] | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: str | torch.device,
 ) -> nn.Module:
     """Build a network and fill it from ``source``: released names or ours, every one of them exactly once.
 
-    ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. Raises
-    ``WeightsError`` with the names that are missing, left over or of another shape.
+    ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. ``dtype`` None: the
+    weights stay as they are stored, in the mapped file. Raises ``WeightsError`` with the names that are missing, left over
+    or of another shape.
     """
     stored, tensors, found = _look_into(network, source, dims)
     with init_empty_weights(include_buffers=False):
@@ -166,7 +167,7 @@ def _state_for(
     dims: Dims,
     stored: Stored,
     tensors: Mapping[str, str],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Return the model's state dict from the stored tensors, each one checked and cast."""
@@ -191,6 +192,9 @@ def _state_for(
             # Released CLIP has axes of length one around its class and position embeddings; nothing else may differ.
             if part.shape != shape and tuple(n for n in part.shape if n > 1) != tuple(n for n in shape if n > 1):
                 wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
+                continue
+            if dtype is None:
+                state[target] = part.reshape(shape)
                 continue
             keep = dtype in narrow and any(piece in target.split(".") for piece in keep_float32)
             state[target] = _aligned(part.reshape(shape).to(device, torch.float32 if keep else dtype))
@@ -256,10 +260,13 @@ def load_vae(
 def load_text_encoder(
     path_or_state_dict: Source,
     dims: TextDims | Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> UMT5EncoderModel:
-    """Load the umT5 encoder (``models_t5_umt5-xxl-enc-bf16.pth``). Its tokenizer: :func:`load_tokenizer`."""
+    """Load the umT5 encoder (``models_t5_umt5-xxl-enc-bf16.pth``). Its tokenizer: :func:`load_tokenizer`.
+
+    ``dtype`` None leaves it in the mapped file, for :func:`avatarctl.networks.text_stream.stream_text_encoder`.
+    """
     return load_network(TEXT_ENCODER, path_or_state_dict, dims, dtype, device)
 
 

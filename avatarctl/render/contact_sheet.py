@@ -33,7 +33,7 @@ def contact_sheet(video: Path, target: Path, every_s: float, plan: Plan) -> None
 def _every(video: Path, step: int) -> Iterator[Image.Image]:
     scale = f"scale='if(gt(iw,ih),{THUMBNAIL_PX},-2)':'if(gt(iw,ih),-2,{THUMBNAIL_PX})'"
     arguments = ["-i", f"file:{video}", "-vf", f"select=not(mod(n\\,{step})),{scale}", "-fps_mode", "passthrough"]
-    process = start([*arguments, "-f", "image2pipe", "-c:v", "png", "-"])
+    process = start([*arguments, "-f", "image2pipe", "-c:v", "png", "-pix_fmt", "rgb24", "-"])
     rows, log = process.communicate()
     check(process.returncode, log)
     begin = b"\x89PNG\r\n\x1a\n"

@@ -10,24 +10,25 @@ from pathlib import Path
 import torch
 
 from avatarctl.console import Progress
-from avatarctl.networks.placement import DeviceResidency, decide
+from avatarctl.networks.placement import decide
 from avatarctl.networks.vae import Tiling
+from avatarctl.paths import derived
 from avatarctl.render import frontier
+from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
-from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.folder import PREVIEW, RenderFolder, guarded
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.join import Sound, join
-from avatarctl.render.prepare import LoadedNetworks, Networks, decode_audio, load_networks, make_conditions, own_device
+from avatarctl.render.networks import LoadedNetworks, Networks
+from avatarctl.render.prepare import decode_audio, own_device
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
 from avatarctl.sampling.windows import Plan
 from avatarctl.settings.render import RenderJob
-
-PREVIEW = "preview.mp4"
 
 
 def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered:
@@ -41,12 +42,11 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
-        networks, residency = (loaded or LoadedNetworks()).load(checked, placement)
-        stop.check(folder)
-        conditions = make_conditions(checked, networks, residency, folder, plan)
+        networks = (loaded or LoadedNetworks()).of(checked, placement)
+        conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
         team.share(None)  # the others read what is in the folder now
-        work = Work(job, folder, plan, networks, residency, conditions, team, show, stop)
+        work = Work(job, folder, plan, networks, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
         sheet = deliver(job, folder, sound, work.frames.count, plan)
@@ -63,15 +63,14 @@ def run_follower(checked: Checked, folder: RenderFolder) -> None:
     with stopping(), no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
-        residency = DeviceResidency(placement)
-        networks = load_networks(checked, placement)
+        networks = LoadedNetworks().of(checked, placement)
         team.share(None)
         folder.look()
         torch.set_num_threads(folder.manifest().get("threads", torch.get_num_threads()))  # the bits of one process
         _, plan = decode_audio(checked, folder)
-        conditions = make_conditions(checked, networks, residency, folder, plan)
+        conditions = make_conditions(checked, networks, folder, plan)
         saved = team.share(None)
-        sampler, predictor = begin(job, plan, networks, residency, conditions, saved, team)
+        sampler, predictor = begin(job, plan, networks, conditions, saved, team)
         for finals in sampler.run():
             for final in finals:
                 predictor.forget(final.window)
@@ -86,14 +85,13 @@ def begin(
     job: RenderJob,
     plan: Plan,
     networks: Networks,
-    residency: DeviceResidency,
     conditions: Conditions,
     saved: frontier.Frontier,
     team: Team,
 ) -> tuple[Sampler, Predictor]:
     """Return the sampler as the saved frontier left it."""
     return make_sampler(
-        residency.use(networks.transformer),
+        networks.residency.use(networks.transformer),
         conditions,
         plan,
         job.render,
@@ -116,23 +114,23 @@ class Work:
         folder: RenderFolder,
         plan: Plan,
         networks: Networks,
-        residency: DeviceResidency,
         conditions: Conditions,
         team: Team,
         show: Progress,
         stop: Stop,
     ) -> None:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
-        self.networks, self.residency, self.team, self.show = networks, residency, team, show
+        self.networks, self.residency, self.team, self.show = networks, networks.residency, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
         if job.frames is not None:
             with guarded(job.frames):
                 job.frames.mkdir(exist_ok=True)
-        self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames)
+        self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames, job.video)
+        self.preview = f"{PREVIEW}{job.video.suffix}"
         self.missing = self.frames.missing()
-        folder.valid(PREVIEW)  # a damaged one is reported and joined anew
+        folder.valid(self.preview)  # a damaged one is reported and joined anew
         saved, self.write_from = self._where_to_begin()
-        self.sampler, self.predictor = begin(job, plan, networks, residency, conditions, team.share(saved), team)
+        self.sampler, self.predictor = begin(job, plan, networks, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
         self._step_s: list[float] = []
         self._preview_cost_s = self._preview_at = 0.0
@@ -212,11 +210,11 @@ class Work:
         if not self.job.render.preview or time.monotonic() - self._preview_at < max(20 * self._preview_cost_s, 10.0):
             return
         begin = time.monotonic()
-        ready = [self.folder.path / segment_file(s) for s in range(self._segments_done())]
+        ready = [self.folder.path / segment_file(s, self.job.video) for s in range(self._segments_done())]
         if ready:
-            part = self.folder.new_part(PREVIEW)
-            join(ready, part, None)
-            self.folder.adopt(part, PREVIEW)
+            part = self.folder.new_part(self.preview)
+            join(ready, part, None, self.job.video)
+            self.folder.adopt(part, self.preview)
         self._preview_at = time.monotonic()
         self._preview_cost_s = self._preview_at - begin
 
@@ -242,9 +240,9 @@ class Work:
 
 def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
     """Join the segments, put the sound beside them, and the result in its place; return the contact sheet's path, if any."""
-    names = [segment_file(segment) for segment in range(segments)]
-    part = folder.new_part("video.mp4")
-    join([folder.path / name for name in names], part, sound)
+    names = [segment_file(segment, job.video) for segment in range(segments)]
+    part = folder.new_part(f"video{job.video.suffix}")
+    join([folder.path / name for name in names], part, sound, job.video)
     _move(part, job.output)
     if job.render.contact_sheet_every_s is None:
         return None
@@ -258,7 +256,7 @@ def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments:
 def _move(part: Path, target: Path) -> None:
     """Put a file in its place in one step, also from another disk."""
     with guarded(target.parent):
-        near = target.with_name(f".{target.name}.part")
+        near = derived(target, ".", ".part")
         try:
             shutil.move(part, near)
             with near.open("rb+") as file:

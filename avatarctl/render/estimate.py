@@ -33,6 +33,7 @@ class Estimate:
     passes: int
     steps_to_first_window: int
     cache_bytes: int
+    video_bytes: int
     memory_bytes: int
     memory_basis: str
     time_s: float | None
@@ -53,6 +54,7 @@ def estimate(checked: Checked) -> Estimate:
     known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
     peak, basis = _memory(job, checked.weights, plan.window)
     reach = plan.reach
+    width, height = settings.size
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
@@ -60,6 +62,7 @@ def estimate(checked: Checked) -> Estimate:
         window_steps=window_steps,
         passes=window_steps * guided,
         steps_to_first_window=first_window_steps(plan, settings.steps),
+        video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
         cache_bytes=_cache_bytes(plan, settings, reach),
         memory_bytes=peak,
         memory_basis=basis,

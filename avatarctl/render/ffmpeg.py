@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -10,6 +11,7 @@ from avatarctl.audio.decode import ffmpeg
 from avatarctl.errors import AvatarError, DeviceError
 
 # No version marks and no metadata of the inputs: the bytes depend on pictures, sound and settings alone.
+QUIET = {**os.environ, "SVT_LOG": "1"}  # errors alone: the AV1 encoder has a log of its own
 BITEXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1")
 
 
@@ -27,7 +29,13 @@ def start(arguments: list[str], level: str = "error", folder: Path | None = None
     pipe: int | IO[bytes] = subprocess.PIPE if "pipe:0" in arguments else subprocess.DEVNULL
     # A session of its own: Ctrl-C in the terminal is ours to handle.
     return subprocess.Popen(
-        command, stdin=pipe, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, cwd=folder
+        command,
+        stdin=pipe,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd=folder,
+        env=QUIET,
     )
 
 

@@ -9,7 +9,6 @@ exist for a reader and is computed again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -21,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl import durable
+from avatarctl import durable, jsontext
 from avatarctl.durable import PART, digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError
+from avatarctl.settings.formats import SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED = "delivered.json"
 OWN_FOLDERS = ("windows", "frontier", "segments")
-OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", "preview.mp4")
+PREVIEW = "preview"  # with the suffix of the video
+OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", *(PREVIEW + suffix for suffix in SUFFIXES))
 
 
 class RenderFolder:
@@ -243,7 +244,7 @@ class RenderFolder:
 
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
+        line = jsontext.dumps({"time": round(time.time(), 3), "event": kind, **data}) + "\n"
         with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
 

@@ -18,6 +18,7 @@ from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of
+from avatarctl.settings.formats import VideoFormat
 from avatarctl.settings.render import RenderSettings
 
 
@@ -26,9 +27,9 @@ def window_file(index: int) -> str:
     return f"windows/{index:06d}.safetensors"
 
 
-def segment_file(index: int) -> str:
+def segment_file(index: int, video: VideoFormat) -> str:
     """Return the name of an encoded segment."""
-    return f"segments/{index:06d}.mp4"
+    return f"segments/{index:06d}{video.segment_suffix}"
 
 
 def save_final(folder: RenderFolder, final: Final) -> None:
@@ -47,8 +48,9 @@ class Frames:
         vae: object,
         tiling: Tiling | None,
         png: Path | None,
+        video: VideoFormat,
     ) -> None:
-        self._folder, self._plan, self._settings = folder, plan, settings
+        self._folder, self._plan, self._settings, self._video = folder, plan, settings, video
         self._vae, self._tiling, self._png = vae, tiling, png
         self._warmup = decoder_warmup(vae)
         self._stream: DecodeStream | None = None
@@ -67,7 +69,9 @@ class Frames:
 
     def missing(self) -> list[int]:
         """Return the segments that are not there as they were written, in order (or whose PNG files are asked for and lack)."""
-        return [s for s in range(self.count) if not (self._folder.valid(segment_file(s)) and self._has_png(s))]
+        return [
+            s for s in range(self.count) if not (self._folder.valid(segment_file(s, self._video)) and self._has_png(s))
+        ]
 
     def needed_windows(self, segment: int) -> range:
         """Return the windows whose final latents a decode begun at this segment reads."""
@@ -79,12 +83,10 @@ class Frames:
         start, stop = self.span(segment)
         stream = self._at(start)
         first = self._first_picture(start)
-        name = segment_file(segment)
+        name = segment_file(segment, self._video)
         part = self._folder.new_part(name)
         settings = self._settings
-        with SegmentWriter(
-            part, *settings.size, settings.fps, settings.codec, settings.crf, settings.enlarge
-        ) as writer:
+        with SegmentWriter(part, *settings.size, settings.fps, self._video, settings.enlarge) as writer:
             for frame in range(start, stop):
                 pictures = to_pictures(stream.push(self._latents(frame)))
                 pictures = pictures[: self._plan.video_frames - first - writer.pictures]

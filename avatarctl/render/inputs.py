@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +17,7 @@ from typing import Any
 from avatarctl import __version__, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.paths import embedded_avatar
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
 from avatarctl.settings.render import RenderJob, RenderSettings
@@ -36,6 +38,8 @@ class Checked:
     weights: WeightFiles
     separator: Path | None = None
     """Takes the voice out of music, where that is asked for."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the inputs before the render begins."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,13 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     for path, what in ((job.image, "a picture"), (job.audio, "a recording")):
         if not path.exists():
             raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
-    from avatarctl.networks.images import read_image  # Pillow alone, no network
+    from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
-    read_image(job.image)
+    picture, notes = look_at(job.image)
     audio = probe(job.audio)
+    video = job.video
+    if video.crf is None and job.render.crf is not None:
+        warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
     check_output(job.output, force or RenderFolder(job.folder).exists())
     if job.frames is not None:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)
@@ -66,7 +73,20 @@ def check(job: RenderJob, force: bool = False) -> Checked:
         if not path.is_file():
             raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
     weights = find_weights(job.weights, job.render.size, job.variant)
-    return Checked(job, audio, weights, separator_of(job))
+    notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
+    return Checked(job, audio, weights, separator_of(job), notes)
+
+
+def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
+    """Say what the embedded avatar makes of pictures that aren't its own."""
+    home = embedded_avatar()
+    own = home / "samples" / "picture.png"
+    if weights.folder.resolve() != (home / "weights").resolve() or job.image.samefile(own):
+        return ()
+    return (
+        f"{job.image}: the embedded avatar knows faces drawn in its own style alone, a photograph doesn't stay itself; for "
+        "photographs: `avatarctl fetch stableavatar-1.3b`, then render with --preset square, portrait or landscape",
+    )
 
 
 def separator_of(job: RenderJob) -> Path | None:
@@ -86,12 +106,7 @@ def usable_separator(weights: Path | None) -> Path:
 
 
 def check_output(output: Path, may_exist: bool) -> None:
-    """Refuse an output that can't be written, isn't an MP4, or would overwrite something unasked."""
-    if output.suffix.lower() != ".mp4":
-        raise UsageError(
-            f"{output}: got the ending '{output.suffix}', expected .mp4",
-            f"such as --output {shlex.quote(str(output.with_suffix('.mp4')))}",
-        )
+    """Refuse an output that can't be written, or would overwrite something unasked."""
     if output.is_dir():
         raise UsageError(
             f"{output}: got a folder, expected the name of a video",
@@ -121,6 +136,8 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
     for name in ("image", "audio", "output", "work_dir", "frames", "weights"):
         if content[name] is not None:
             content[name] = str(Path(content[name]).resolve())
+    # What they come to here, not "auto": the container decides, and another version may decide otherwise.
+    content["render"].update(codec=job.video.codec, crf=job.video.crf)
     content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
     return {
         "version": MANIFEST_VERSION,

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from avatarctl.audio.decode import AudioInfo
 from avatarctl.render.ffmpeg import BITEXACT, check, start
+from avatarctl.settings.formats import VideoFormat
 
 AUDIO_KBIT_S_PER_CHANNEL = 96  # and 192 for one channel
+# What a player needs to begin and to seek stands at the front.
+FASTSTART, CUES = ("-movflags", "+faststart"), ("-cues_to_front", "1")
+PLAYS_WHILE_LOADING = {"mp4": FASTSTART, "mov": FASTSTART, "matroska": CUES, "webm": CUES}
 
 
-def join(segments: list[Path], target: Path, sound: Sound | None) -> None:
-    """Join segments without encoding again, with the original sound beside them, into an MP4 at ``target``.
+def join(segments: list[Path], target: Path, sound: Sound | None, video: VideoFormat) -> None:
+    """Join segments without encoding again, with the original sound beside them, into a video at ``target``.
 
     The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
     or padded with silence to the picture's length, to the sample.
@@ -34,10 +38,12 @@ def join(segments: list[Path], target: Path, sound: Sound | None) -> None:
             "1:a:0",
         ]
         bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.info.channels, 2)}k"
-        command += ["-af", sound.filter(), "-c:a", "aac", "-b:a", bit_rate]
+        rate = () if video.sound.startswith("pcm") else ("-b:a", bit_rate)
+        command += ["-af", sound.filter(), "-c:a", video.sound, *rate]
     else:
         command += ["-map", "0:v:0"]
-    command += ["-c:v", "copy", "-movflags", "+faststart", *BITEXACT, "-f", "mp4", "-y", f"file:{target.absolute()}"]
+    command += ["-c:v", "copy", *PLAYS_WHILE_LOADING.get(video.container.muxer, ()), *BITEXACT]
+    command += ["-f", video.container.muxer, "-y", f"file:{target.absolute()}"]
     process = start(command, folder=segments[0].parent)
     _, log = process.communicate(listing.encode())
     check(process.returncode, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from avatarctl.console import Progress
@@ -15,7 +16,7 @@ from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
-    from avatarctl.render.prepare import LoadedNetworks
+    from avatarctl.render.networks import LoadedNetworks
 
 
 def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:
@@ -30,6 +31,8 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
 
         run_follower(checked, folder)
         return None
+    for note in checked.notes:
+        warnings.warn(note, stacklevel=2)
     if strangers := folder.strangers():
         raise UsageError(
             f"{folder.path}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a render",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from avatarctl.errors import AvatarError
 from avatarctl.render.ffmpeg import check, start
+from avatarctl.settings.values import parse_fps
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def inspect(path: Path) -> VideoInfo:
     assert base is not None
     unit = Fraction(int(base[1]), int(base[2]))
     length = max(int(t[2]) + int(t[3]) for t in times) * unit
-    fps = Fraction(len(times)) / length
+    # Matroska rounds time stamps to milliseconds: there the rate stands in the header alone.
+    fps = parse_fps(video[5]) if unit == Fraction(1, 1000) else Fraction(len(times)) / length
     sound = re.search(r"Audio: (\w+).*?, (\d+) Hz, ([^,]+)", text)
     audio_s = 0.0
     if sound is not None:

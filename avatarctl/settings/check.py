@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from avatarctl.errors import UsageError
 from avatarctl.settings.base import Model, Settings
+from avatarctl.settings.names import key_of, keys_of
 from avatarctl.settings.render import GuidancePass
+from avatarctl.settings.values import parse_seconds
+
+# Settings -> a preset that has them, and the flag that says so where its name doesn't.
+EXAMPLES = {"TrainSettings": "full-1.3b", "EncodeSettings": "puppet --kind data", "EncodeJob": "puppet --kind data"}
 
 
 def make(
@@ -22,11 +27,12 @@ def make(
     values: Mapping[str, Any],
     places: Mapping[str, str] | None = None,
     mistakes: Sequence[str] = (),
+    example: str = "",
 ) -> Model:
     """Build settings from plain values; every mistake is listed in one ``UsageError``.
 
     ``places`` says for a field (or ``guidance.1.text``) where its value came from: a flag, a line of a file.
-    ``mistakes`` found before are listed first.
+    ``mistakes`` found before are listed first. ``example``: the preset that the hint names, else one for such settings.
     """
     lines = list(mistakes)
     try:
@@ -34,18 +40,20 @@ def make(
     except ValidationError as error:
         lines += [_line(model, problem, places or {}) for problem in error.errors()]
     if lines:
+        shown = example or EXAMPLES.get(model.__name__, "square")
         raise UsageError(
-            "\n".join(dict.fromkeys(lines)), "`avatarctl presets show square` tells what each setting takes"
+            "\n".join(dict.fromkeys(lines)), f"`avatarctl presets show {shown}` tells what each setting takes"
         )
     return made
 
 
 def describe(model: type[Settings]) -> dict[str, tuple[str, Any, str]]:
-    """Return field -> (type in words, default as a file has it, what it does), for help and documents."""
+    """Return setting, by its name for people -> (type in words, default as a file has it, what it does)."""
     defaults = model().model_dump(mode="json")
     return {
-        name: (_type_words(field.annotation), defaults[name], field.description or "")
-        for name, field in model.model_fields.items()
+        key: (_type_words(field.annotation, field.metadata), defaults[name], field.description or "")
+        for key, name in keys_of(model.model_fields).items()
+        for field in (model.model_fields[name],)
     }
 
 
@@ -57,26 +65,56 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 WORDS: dict[Any, str] = {
     type(None): "null",
-    Path: "folder",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
     tuple[int, int]: "WIDTHxHEIGHT",
     Fraction: "frames per second",
     GuidancePass: "{text, audio, tokens, weight}",
 }
 
 
-def _type_words(kind: Any) -> str:
+def _type_words(kind: Any, rules: Sequence[Any] = ()) -> str:
+    """Return a type in words, with its range: "whole number, 1 to 1000"; ``rules`` are what annotates the type."""
     origin, inner = get_origin(kind), get_args(kind)
-    if kind in WORDS:
-        return WORDS[kind]
     if origin is Annotated:
-        return _type_words(inner[0])
+        return _type_words(inner[0], [*inner[1:], *rules])
+    if any(getattr(rule, "func", None) is parse_seconds for rule in rules):
+        return ", ".join(["time", *_range(rules)])
+    if kind in WORDS:
+        return ", ".join([WORDS[kind], *_range(rules)])
     if origin is Literal:
         return " | ".join(inner)
     if origin in (Union, UnionType):
         return " | ".join(_type_words(part) for part in inner)
     if origin is tuple:
-        return f"list of {_type_words(inner[0])}" if inner[-1] is Ellipsis else "pair of " + _type_words(inner[0])
+        one = _type_words(inner[0])
+        many = f"{one}s" if one.isalpha() and one.islower() else one
+        return f"list of {many}" if inner[-1] is Ellipsis else f"pair of {many}"
+    if origin is dict:
+        return "{name: number}"
     return kind.__name__
+
+
+def _range(rules: Sequence[Any]) -> list[str]:
+    """Return the range that the rules of a number (pydantic's Field, or what it makes of one) say, in words."""
+    bounds: dict[str, Any] = {}
+    for rule in rules:
+        for each in (rule, *getattr(rule, "metadata", ())):
+            bounds |= {name: getattr(each, name) for name in ("ge", "gt", "le", "lt") if hasattr(each, name)}
+    if bounds.get("lt") == 2**63:  # what a file can hold: no rule of ours
+        del bounds["lt"]
+    low = str(bounds["ge"]) if "ge" in bounds else f"more than {bounds['gt']}" if "gt" in bounds else ""
+    high = str(bounds["le"]) if "le" in bounds else f"less than {bounds['lt']}" if "lt" in bounds else ""
+    if low and high:
+        return [f"{low} to {high}"]
+    return (
+        [low if "gt" in bounds else f"{low} or more"]
+        if low
+        else [f"{high} or less" if "le" in bounds else high] * bool(high)
+    )
 
 
 def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str:
@@ -87,8 +125,10 @@ def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str
         name, _, message = message.partition(": ")
         path = [name]
     given, kind = problem["input"], problem["type"]
+    place = _place(path, places)
+    path[0] = key_of(path[0], model.model_fields)
     if kind == "extra_forbidden":
-        known = list(model.model_fields if len(path) == 1 else GuidancePass.model_fields)
+        known = list(keys_of(model.model_fields) if len(path) == 1 else GuidancePass.model_fields)
         message = "unknown setting" + did_you_mean(path[-1], known)
     elif kind == "missing":
         message = "missing"
@@ -99,7 +139,7 @@ def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str
     elif kind != "value_error":
         wanted = re.sub(r"^Input should( be)? ", "expected ", message)
         message = f"got '{given}', {wanted}"
-    return f"{'.'.join(path)}{_place(path, places)}: {message}"
+    return f"{'.'.join(path)}{place}: {message}"
 
 
 def _place(path: Sequence[str], places: Mapping[str, str]) -> str:

@@ -25,19 +25,25 @@ class EncodeSettings(Settings):
     """How clips become samples of one window each."""
 
     window: Annotated[int, Field(ge=2, le=128)] = 21
-    """Latent frames of a sample (21 are 81 video frames), as trained."""
+    """Latent frames of a sample, as trained: 21 are 81 frames of video."""
     stride: Annotated[int, Field(ge=1)] | None = None
-    """Video frames from one sample's start to the next (null: a window, so that none overlap)."""
+    """Frames from one sample's start to the next (null: a window, no overlap)."""
     sizes: Annotated[tuple[Size, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = (
         (512, 512),
         (480, 832),
         (832, 480),
     )
-    """Sizes of samples: each clip goes to the one nearest to its aspect, scaled to cover it and cropped in the middle."""
+    """Sizes of samples; each clip goes to the one nearest to its shape.
+
+    It is scaled to cover that size, and cropped in the middle.
+    """
     fps: Fps | None = None
     """Frames per second of every sample (null: each clip's own)."""
     short: Literal["pad", "skip"] = "pad"
-    """A clip shorter than a window: filled up with its last picture and silence, which are not trained on, or left out."""
+    """Clips shorter than a window: pad fills them up, skip leaves them out.
+
+    They are filled up with their last picture and silence, which are not trained on.
+    """
     prompt: str | None = None
     """Prompt of every clip without a caption (null: the one of its kind)."""
     prompt_speech: str = "The protagonist is talking"
@@ -47,13 +53,13 @@ class EncodeSettings(Settings):
     prompt_dancing: str = "The protagonist is simultaneously dancing and singing"
     """Prompt of clips of dancing."""
     negative_prompt: str = RenderSettings.model_fields["negative_prompt"].default
-    """Null text that guidance moves away from: the negative prompt of generation."""
+    """What stands for no prompt in training: the negative prompt of renders."""
     text_len: Annotated[int, Field(ge=2, le=512)] = 512
-    """Most tokens of a prompt; what the transformer takes."""
+    """Most tokens of a prompt; what the transformer reads."""
     store_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Number format in the cache."""
+    """Number format of the samples on disk."""
     shard_mb: Annotated[int, Field(ge=1)] = 1024
-    """Megabytes after which a new tar file is begun."""
+    """Megabytes after which a new file of samples is begun."""
 
     @model_validator(mode="after")
     def _sizes_differ(self) -> EncodeSettings:

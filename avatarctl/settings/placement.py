@@ -16,14 +16,27 @@ class PlacementSettings(Settings):
     device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the transformer: auto is bfloat16 on GPUs that have it, float32 on the CPU."""
+    """Number format of the computation; auto fits the device.
+
+    auto: bfloat16 on GPUs that have it, float32 on the CPU.
+    """
     memory: Literal["full", "model", "group", "sequential"] = "full"
-    """How much stays on the device: all, one network, streamed groups of layers, single layers."""
+    """What is kept on the GPU; less is slower.
+
+    full: everything. model: one network at a time. group: some layers of the transformer, streamed. sequential: single
+    layers.
+    """
     weights_dtype: Literal["same", "float8"] = "same"
-    """float8 stores the transformer's weights in one byte each and computes in dtype."""
+    """float8 halves the memory of the transformer; pictures change slightly.
+
+    Its weights are stored in one byte each, and computed with in dtype.
+    """
     attention: str = "auto"
-    """Attention backend of diffusers (native, flash, _flash_3, sage …), or auto."""
+    """How attention is computed; auto chooses what this machine has.
+
+    A backend of diffusers: native, flash, _flash_3, sage …
+    """
     compile: bool = False
-    """Compile the transformer's blocks: minutes at the start, faster passes after."""
+    """Compile the transformer: minutes at the start, faster afterwards."""
     vae_tiling: bool = False
-    """Encode and decode in tiles: less memory, pictures not quite equal."""
+    """Decode pictures in tiles: less memory; seams are blended, not invisible."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from avatarctl import console
 from avatarctl.errors import UsageError
 from avatarctl.paths import preset_folders, shipped_presets
+from avatarctl.settings.names import KEYS, flag_of, key_of, keys_of, note_old_name, to_fields
+from avatarctl.textfiles import read_text
 
 if TYPE_CHECKING:
     import yaml
@@ -30,16 +32,9 @@ KINDS = {
 # What a preset says about itself, beside settings.
 HEADER = ("description", "extends")
 SUFFIXES = (".yaml", ".yml")
-# Flags that leave out a word of their setting.
-FLAGS = {
-    "start_s": "--start",
-    "duration_s": "--duration",
-    "loudness_dbfs": "--loudness",
-    "checkpoint_every_s": "--checkpoint-every",
-    "contact_sheet_every_s": "--contact-sheet",
-}
-
 PREFIX = "AVATARCTL_"
+# Variables that are no settings.
+OWN_VARIABLES = ("HOME", "DEBUG", "WEIGHTS", "GOLDEN", "COMPLETE")
 HOW = "`avatarctl presets copy square mine.yaml` writes one to begin with"
 # Settings whose variable is taken letter by letter: a prompt with a colon is no YAML mapping.
 TEXT = (str, Path | None)
@@ -140,12 +135,15 @@ def _merge(
     name: str, path: Path, own: dict[str, Any], places: dict[str, str], kind: str, chain: tuple[Path, ...]
 ) -> Preset:
     values = {key: value for key, value in own.items() if key not in HEADER}
-    for key in values:
+    for key in set(values) - {*settings_class(kind).model_fields, *keys_of(settings_class(kind).model_fields)}:
         if close := get_close_matches(str(key), HEADER, n=1, cutoff=0.75):
             raise UsageError(
                 f"{key} ({places[str(key)]}): unknown setting, did you mean {close[0]}?", f"write {close[0]} there"
             )
     description = str(own.get("description", ""))
+    values, places, twice = to_fields(values, places, settings_class(kind).model_fields)
+    if twice:
+        raise UsageError("\n".join(twice), "keep one of them")
     if own.get("extends") is None:
         return Preset(name, path, description, values, places)
     parent = str(own["extends"])
@@ -170,7 +168,9 @@ def mistakes(name: str, kind: str = "render") -> list[str]:
         own, places = read(path)
     except UsageError as error:
         return [error.message]
-    values: Mapping[str, Any] = {key: value for key, value in own.items() if key not in HEADER}
+    settings = {key: value for key, value in own.items() if key not in HEADER}
+    values: Mapping[str, Any]
+    values, places, _ = to_fields(settings, places, settings_class(kind).model_fields)
     try:
         preset = _merge(name, path, own, places, kind, (path,))
         values, places = preset.values, dict(preset.places)
@@ -189,19 +189,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UsageError(f"{path}: broken YAML{where} ({getattr(error, 'problem', None) or error})", HOW) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: can't be read ({error})", "save it as UTF-8 text") from error
-    except OSError as error:
-        raise UsageError(
-            f"{path}: can't be read ({error.strerror or error})", "check the path and its rights"
-        ) from error
     except ValueError as error:  # what looks like a date and can't be one
         raise UsageError(
             f"{path}: can't be read ({error})", "put text that looks like a date between quotes"
@@ -254,17 +248,46 @@ def from_environment(known: Mapping[str, Any], environment: Mapping[str, str] | 
     source = os.environ if environment is None else environment
     found = {}
     for name, field in known.items():
-        text = source.get(PREFIX + name.upper())
+        variable = variable_of(name, known)
+        if variable not in source and (old := PREFIX + name.upper()) in source and name not in keys_of(known):
+            note_old_name(old, variable, "")
+            variable = old
+        text = source.get(variable)
         if text is None:
             continue
         try:
             found[name] = text if field.annotation in TEXT else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UsageError(
-                f"{PREFIX}{name.upper()}: got '{text}', expected a value as in a preset",
-                "quote what has a colon or brackets",
+                f"{variable}: got '{text}', expected a value as in a preset", "quote what has a colon or brackets"
             ) from error
     return found
+
+
+def variable_of(name: str, known: Iterable[str]) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + key_of(name, list(known)).upper()
+
+
+def note_strange_variables(environment: Mapping[str, str] | None = None) -> None:
+    """Tell of ``AVATARCTL_*`` variables that no setting is called: they do nothing."""
+    for line in strange_variables(os.environ if environment is None else environment):
+        console.note(f"warning: {line}")
+
+
+def strange_variables(environment: Iterable[str]) -> list[str]:
+    """Return a line for each ``AVATARCTL_*`` variable that is neither a setting nor one of the program's own."""
+    fields = [name for kind in KINDS for name in settings_class(kind).model_fields]
+    known = {*OWN_VARIABLES, *(name.upper() for name in fields), *(name.upper() for name in KEYS.values())}
+    strange = []
+    for variable in sorted(environment):
+        word = variable.removeprefix(PREFIX)
+        if word != variable and word not in known:
+            close = get_close_matches(word, sorted(known), n=1)
+            strange.append(
+                f"{variable}: no setting is called so" + (f", did you mean {PREFIX}{close[0]}?" if close else "")
+            )
+    return strange
 
 
 def resolve(
@@ -282,21 +305,25 @@ def resolve(
             console.note(f"preset {preset}: yours ({loaded.path}), not the shipped one ({instead})")
         values.update(loaded.values)
         sources.update({name: loaded.places.get(name, str(loaded.path)) for name in loaded.values})
+    note_strange_variables()
     for name, value in from_environment(known).items():
-        values[name], sources[name] = value, PREFIX + name.upper()
+        values[name], sources[name] = value, variable_of(name, known)
     for name, value in flags.items():
         if value is not None:
-            values[name], sources[name] = value, flag_of(name)
+            values[name], sources[name] = value, flag_of(name, known)
     return values, sources
 
 
-def flag_of(name: str) -> str:
-    """Return the flag of a setting."""
-    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+def example_of(preset: str | None, kind: str = "render") -> str:
+    """Return what `presets show` shows a preset of this kind with: a shipped one that was asked for, else nothing."""
+    path = names(kind).get(preset or "")
+    if path is None or not is_shipped(path):
+        return ""
+    return f"{path.stem}" + ("" if kind_of(path.stem) == kind else f" --kind {kind}")
 
 
 def explain(kind: str, preset: str | None, flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return setting -> its ``value``, what it ``takes``, the ``source`` of the value and what it ``does``.
+    """Return setting, by its name for people -> its ``value``, what it ``takes``, its ``source``, what it ``does``.
 
     Raises ``UsageError`` with every mistake.
     """
@@ -304,8 +331,14 @@ def explain(kind: str, preset: str | None, flags: Mapping[str, Any]) -> dict[str
 
     model = settings_class(kind)
     values, sources = resolve(model.model_fields, preset, flags, kind)
-    resolved = make(model, values, sources).model_dump(mode="json")
+    resolved = make(model, values, sources, example=example_of(preset, kind)).model_dump(mode="json")
+    fields = keys_of(model.model_fields)
     return {
-        name: {"value": resolved[name], "takes": takes, "source": sources.get(name, "default"), "does": does}
-        for name, (takes, _, does) in describe(model).items()
+        key: {
+            "value": resolved[fields[key]],
+            "takes": takes,
+            "source": sources.get(fields[key], "default"),
+            "does": does,
+        }
+        for key, (takes, _, does) in describe(model).items()
     }

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from avatarctl.paths import picture_place, weights_place
+from avatarctl.paths import derived, picture_place, weights_place
 from avatarctl.settings.base import Model, Settings
+from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.placement import PlacementSettings
-from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Size, WindowBatch, check_lora, one_or_more
+from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Seconds, Size, WindowBatch, check_lora, one_or_more
 
 WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
@@ -43,75 +44,125 @@ class RenderSettings(Settings):
     prompt: str = "A person is talking to the camera."
     """What happens in the video: who speaks or sings, where, how."""
     negative_prompt: str = "Blurred or distorted face, frozen picture, flicker, subtitles, extra fingers, low quality."
-    """What the guidance moves away from."""
+    """What the video must not look like."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Where the noise comes from: same seed and settings, same video."""
+    """Same seed and settings, same video; another seed, another take."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Denoising steps: time grows with them; under 20 fine detail is lost."""
+    """Denoising steps: more are slower and finer; under 20, fine detail is lost."""
     size: Size = (512, 512)
-    """Width x height of the video in pixels, both divisible by 16."""
+    """Width x height of the video in pixels, each divisible by 16.
+
+    The released weights know 512x512 (variant square), 480x832 and 832x480 (variant rec-vec) best.
+    """
     fps: Fps = Fraction(25)
-    """Frames per second; 25 is what the released weights know best."""
+    """Frames per second; the released weights know 25 best."""
     window: Annotated[int, Field(ge=2, le=128)] = 21
-    """Latent frames denoised together (21 are 81 video frames), as trained."""
+    """Latent frames computed together, as trained: 21 are 81 frames of video.
+
+    A long video is made of such windows, which overlap and are blended. A latent frame stands for four frames of video.
+    """
     overlap: Annotated[int, Field(ge=2)] = 5
-    """Latent frames that neighbouring windows share: more is smoother and slower."""
+    """Latent frames that neighbouring windows share: more is smoother, slower.
+
+    Raise it to 10 or 15 where the picture jumps every few seconds.
+    """
     blend: Literal["linear", "log"] = "linear"
-    """Weights of the later window over the overlap."""
+    """How one window fades into the next: linear evenly, log early."""
     guidance: Guidance = "cfg"
-    """Scheme of passes, or a table of them: cfg as released, native for sharper lips, none for distilled weights."""
+    """How prompt and voice steer: cfg as published, native for sharper lips.
+
+    Each step compares several predictions, with and without prompt and voice, and follows the difference. cfg makes three
+    of them, native three others, none just one (a third of the time, for distilled weights only). Or a table: a list of
+    {text, audio, tokens, weight}, one row for each prediction; all weights add up to 1.
+    """
     audio_scale: float = 5.0
-    """cfg: how strongly lips follow the voice."""
+    """How strongly lips follow the voice: 3 is calm, 7 exaggerates (guidance cfg)."""
     text_scale: float = 3.0
-    """cfg: how strongly the prompt is followed."""
+    """How strongly the prompt is followed (guidance cfg)."""
     native_audio_weight: float = 2.0
-    """native: weight against the pass without speech."""
+    """guidance native: how strongly lips follow the voice.
+
+    Weight of the difference to a prediction whose voice is silent.
+    """
     native_token_weight: float = 2.0
-    """native: weight against the pass without audio tokens."""
+    """guidance native: how strongly everything audible is followed.
+
+    Weight of the difference to a prediction without any audio tokens.
+    """
     guidance_interval: tuple[float, float] | None = None
-    """Guide only between these two noise levels (0 … 1), one pass elsewhere: faster."""
+    """Guide only between these two noise levels, 0 to 1: faster (null: always).
+
+    Elsewhere a step makes one prediction instead of three. The narrower, the faster, and the less prompt and voice are
+    followed.
+    """
     guidance_reuse: Annotated[int, Field(ge=1)] = 1
-    """Recompute the guidance only every so many steps of a window: faster, less exact."""
+    """Renew the guidance only every so many steps: faster, less exact (1: each).
+
+    The steps between make one prediction instead of three: 2 takes two thirds of the time with guidance cfg.
+    """
     shift: Annotated[float, Field(gt=0)] = 5.0
-    """Shift of the noise schedule towards high noise."""
+    """Larger spends more steps on the coarse picture, smaller more on detail.
+
+    It shifts the schedule of noise levels; weights want the value that they were trained with (5 for the released ones).
+    """
     schedule: Literal["released", "textbook"] = "released"
-    """The published schedule (shifted twice at its end) or the textbook one."""
+    """Noise levels of the steps: as in the published code, or as in the textbook.
+
+    The published code shifts its last levels twice.
+    """
     order: Literal["wavefront", "steps"] = "wavefront"
-    """Order of window steps; both give the same video, wavefront finishes its beginning first."""
+    """Order of computation; both give the same video.
+
+    wavefront finishes the beginning of the video first, so that it can be watched while the rest is rendered; steps takes
+    one step for the whole video after the other.
+    """
     window_batch: WindowBatch = 1
-    """Windows that may share a pass: faster where one window leaves the device idle; last bits differ. auto: by their size."""
+    """Windows computed together: faster where one leaves the GPU idle.
+
+    The last bits of the video depend on it. auto: by the size of a window. It needs order wavefront.
+    """
     tail: Literal["full", "reference"] = "full"
-    """Last window full (moved left), or short as the published code has it."""
+    """End of the video: a full last window, or a short one as published."""
     audio_span: Literal["exact", "reference"] = "exact"
-    """Audio of a window cut to its pictures, or as the published code cuts it."""
-    start_s: Annotated[float, Field(ge=0)] = 0.0
-    """Where in the recording to begin, in seconds."""
-    duration_s: Annotated[float, Field(gt=0)] | None = None
-    """How much of the recording to use, in seconds (null: to its end)."""
+    """Sound that a window hears: exactly that of its pictures, or as published."""
+    start_s: Annotated[Seconds, Field(ge=0)] = 0.0
+    """Where in the recording to begin: 90, 90s, 1:30 or 1:02:03.5."""
+    duration_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """How much of the recording to use, such as 90s or 1:30 (null: to its end)."""
     trim_silence: bool = False
     """Leave out silence at both ends of the recording."""
     separate_vocals: bool = False
-    """Lips follow the voice alone, taken out of the music; the video's sound stays as it is. For songs."""
+    """For songs: lips follow the voice alone; the sound of the video is unchanged."""
     loudness_dbfs: Annotated[float, Field(le=0)] | None = None
-    """Level of the sound in the video in dBFS (null: as recorded)."""
+    """Level of the sound in the video, in dBFS such as -20 (null: as recorded)."""
     fit: Literal["cover", "pad"] = "cover"
-    """How the picture meets the video's aspect: cropped, or whole between grey bars."""
+    """Picture of another shape than the video: cover crops it, pad adds bars."""
     with_audio: bool = True
     """Put the recording into the video."""
-    crf: Annotated[int, Field(ge=0, le=51)] = 18
-    """Constant rate factor of the encoder: lower is larger and better."""
-    codec: Literal["h264", "hevc"] = "h264"
-    """Format of the pictures in the video."""
+    crf: Annotated[int, Field(ge=0, le=51)] | None = None
+    """Quality of the encoding: lower is better and larger (null: by the codec).
+
+    Constant rate factor, 0 to 51. null: 18, for vp9 and av1 24; prores has a fixed rate and takes no notice of it.
+    """
+    codec: Literal["auto", "h264", "hevc", "prores", "vp9", "av1"] = "auto"
+    """Format of the pictures; auto: vp9 in .webm, h264 elsewhere.
+
+    The container follows from the name of the video: .mp4 holds h264, hevc and av1; .mov h264, hevc and prores (422);
+    .mkv h264, hevc, vp9 and av1; .webm vp9 and av1.
+    """
     segment_latent_frames: Annotated[int, Field(ge=1)] = 25
-    """Latent frames per encoded segment (25: four seconds at 25 fps)."""
-    checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds between checkpoints: at most this much work is lost by a kill."""
+    """Length of the pieces in which the video is written: 25 are four seconds.
+
+    Latent frames, of four frames of video each. Longer pieces are fewer files, and each is finished later.
+    """
+    checkpoint_every_s: Annotated[Seconds, Field(ge=0)] = 60.0
+    """Save so often, such as 60s: a kill loses at most this much work."""
     preview: bool = True
     """Keep a playable file of what is finished while rendering."""
-    contact_sheet_every_s: Annotated[float, Field(gt=0)] | None = None
-    """Write a sheet with one picture per so many seconds beside the video."""
+    contact_sheet_every_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """Also write one image with a picture every so often, such as 5s (null: none)."""
     enlarge: Annotated[int, Field(ge=1, le=16)] = 1
-    """Enlarge the video's pictures by this whole factor, for viewing; nothing is computed at that size."""
+    """Enlarge the finished pictures by a whole factor, for viewing; no new detail."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> RenderSettings:
@@ -139,9 +190,12 @@ class WeightsSettings(Settings):
     """Which weights a video is made with."""
 
     weights: WeightsFolder = None
-    """Folder of the weights (null: where `avatarctl fetch` puts them; puppet: the embedded avatar's)."""
+    """Folder of the weights (null: where `avatarctl fetch` puts them).
+
+    puppet stands for the embedded avatar's.
+    """
     variant: Literal["auto", "square", "rec-vec"] = "auto"
-    """Released transformer: square for square sizes, rec-vec for others."""
+    """Which released transformer: square, rec-vec (480x832, 832x480), or by size."""
     lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
     """LoRA files as FILE or FILE:SCALE, applied in this order."""
 
@@ -150,7 +204,10 @@ class InputSettings(Settings):
     """What a video is made of, where a command doesn't say."""
 
     image: Annotated[Path | None, AfterValidator(picture_place)] = None
-    """Picture of the person where a command names none (puppet: the embedded avatar's)."""
+    """Picture of the person, where a command names none.
+
+    puppet stands for the embedded avatar's.
+    """
 
 
 class AllSettings(RenderSettings, PlacementSettings, WeightsSettings, InputSettings):
@@ -169,7 +226,7 @@ class RenderJob(Settings):
     audio: Path
     """The recording: any audio file, or a video with sound."""
     output: Path
-    """The video to write (.mp4)."""
+    """The video to write (.mp4, .mov, .mkv or .webm)."""
     render: RenderSettings = RenderSettings()
     """How the video is made."""
     placement: PlacementSettings = PlacementSettings()
@@ -190,4 +247,9 @@ class RenderJob(Settings):
     @property
     def folder(self) -> Path:
         """The render folder."""
-        return self.work_dir or self.output.with_name(self.output.name + ".render")
+        return self.work_dir or derived(self.output, after=".render")
+
+    @property
+    def video(self) -> VideoFormat:
+        """How the video is written; raises ``UsageError`` for a suffix or a codec that can't be."""
+        return format_of(self.output, self.render.codec, self.render.crf)

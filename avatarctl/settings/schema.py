@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from avatarctl.settings.names import keys_of
 from avatarctl.settings.presets import names, settings_class
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,8 +30,11 @@ def preset_schema(kind: str) -> dict[str, Any]:
     model = settings_class(kind)
     schema = model.model_json_schema(schema_generator=_PresetSchema)
     defaults = model().model_dump(mode="json")  # as a file has them
-    settings = {name: {**_plain(field), "default": defaults[name]} for name, field in schema["properties"].items()}
-    if "size" in settings:  # settings take pairs too
+    fields = schema["properties"]
+    settings = {
+        key: {**_plain(fields[name]), "default": defaults[name]} for key, name in keys_of(model.model_fields).items()
+    }
+    if "size" in fields:  # settings take pairs too
         side = {"type": "integer", "minimum": 64, "maximum": 4096, "multipleOf": 16}
         text = {
             "type": "string",

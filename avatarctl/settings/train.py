@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from avatarctl.settings.base import Settings
-from avatarctl.settings.values import check_device
+from avatarctl.settings.values import Seconds, check_device
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
@@ -43,117 +43,135 @@ class TrainSettings(Settings):
     """How a transformer is trained, fully or by a LoRA. presets/train/full-1.3b.yaml explains every one in place."""
 
     weights: Path | None = None
-    """Folder of the weights to start from (null: where `avatarctl fetch` puts them)."""
+    """Weights to start from: a folder (null: where `avatarctl fetch` puts them).
+
+    Or a transformer file.
+    """
     variant: Literal["square", "rec-vec"] = "square"
-    """Released transformer to start from."""
+    """Released transformer to start from: square, or rec-vec (480x832, 832x480)."""
     dims: dict[str, int | None] | None = None
-    """Sizes of a new transformer with random weights instead (dim, heads, layers, ffn …; the rest follows from the data)."""
+    """Sizes of a new transformer with random weights instead (null: none).
+
+    Such as {dim: 96, heads: 4, layers: 4, ffn: 384}; what is left out follows from the data.
+    """
     attention: Mode = "full"
-    """Self-attention, and cross-attention to text and image."""
+    """Train attention (looks, motion, identity): full, by a LoRA, or not."""
     feed_forward: Mode = "full"
-    """Feed-forward layers."""
+    """Train the feed-forward layers (detail, looks): full, by a LoRA, or not."""
     audio: Mode = "full"
-    """Audio keys and values of every block, and the audio adapter."""
+    """Train the audio layers (how lips follow): full, by a LoRA, or not."""
     norms: Literal["full", "frozen"] = "full"
-    """Norms and modulation tables of the blocks."""
+    """Train norms and modulation tables of the blocks, or not."""
     embeddings: Mode = "frozen"
-    """Patch, time, text and image embedding, and the output layer."""
+    """Train input and output layers: full, by a LoRA, or not.
+
+    Patch, time, text and image embedding, and the output layer.
+    """
     rank: Annotated[int, Field(ge=1, le=4096)] = 128
-    """LoRA: rank of every change; size and memory grow with it."""
+    """LoRA: its size; memory, file and likeness grow with it."""
     alpha: Annotated[float, Field(gt=0)] = 64.0
-    """LoRA: strength; a change counts alpha / rank."""
+    """LoRA: its strength; a change counts alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """LoRA: share of inputs left out while training."""
+    """LoRA: share of its inputs left out at random; helps with few clips."""
     lora_format: Literal["diffusers", "released", "kohya", "comfy"] = "diffusers"
-    """LoRA: names in the file that is written."""
+    """LoRA: whose names stand in the file that is written."""
     base_dtype: Literal["same", "float8"] = "same"
-    """float8 stores frozen linear layers in one byte per weight and computes in dtype."""
+    """float8 stores layers that are not trained in one byte per weight."""
 
     shift: Annotated[float, Field(gt=0)] = 5.0
-    """Shift of the noise levels towards high noise, as at generation."""
+    """Larger trains the coarse picture more, smaller the detail; as at generation."""
     time: Literal["uniform", "logit-normal"] = "uniform"
-    """How time is drawn before the shift."""
+    """Noise levels trained: all alike, or middle ones more often."""
     logit_mean: float = 0.0
-    """logit-normal: mean of the logit."""
+    """time logit-normal: where the middle lies."""
     logit_std: Annotated[float, Field(gt=0)] = 1.0
-    """logit-normal: deviation of the logit."""
+    """time logit-normal: how wide it is."""
     whole_probability: Probability = 0.4
-    """Share of samples whose error is weighted 1 + face mask + lip mask."""
+    """Share of samples whose whole picture counts, face and lips more."""
     face_probability: Probability = 0.1
-    """Share of samples whose error counts in the face alone; the rest counts in the lips alone."""
+    """Share of samples where only the face counts; in the rest only the lips."""
     face_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the face mask in the first."""
+    """How much more the face counts in the whole picture."""
     lip_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the lip mask in the first."""
+    """How much more the lips count in the whole picture."""
     normalise_masks: bool = True
-    """Divide a mask-only error by the mask's mean, so that its size doesn't depend on the face's; false as released."""
+    """Let a small mouth count as much as a large one; false: as released."""
     motion_weight: Probability = 0.0
-    """Share of the loss that compares changes between neighbouring latent frames."""
+    """Share of the loss on changes between neighbouring latent frames."""
     drop_audio: Probability = 0.1
-    """Share of samples trained without speech states, so that guidance has something to subtract."""
+    """Share of samples without speech, so that guidance can compare."""
     drop_tokens: Probability = 0.1
-    """Share of samples trained without audio tokens: the state that guidance compares with at generation."""
+    """Share of samples without audio tokens, so that guidance can compare."""
     drop_text: Probability = 0.1
-    """Share of samples trained with the null text."""
+    """Share of samples without a prompt, so that guidance can compare."""
     null_text: Literal["negative", "empty"] = "negative"
-    """Null text: the negative prompt, as at generation, or the empty one."""
+    """What stands for no prompt: the negative prompt, or an empty one."""
     clip_audio: Probability = 0.3
-    """Share of batches in which every token hears the audio of the whole window."""
+    """Share of batches in which every picture hears the whole window."""
 
     steps: Annotated[int, Field(ge=1)] = 100_000
-    """Optimizer steps."""
+    """Training steps."""
     batch_size: Annotated[int, Field(ge=1)] = 1
-    """Samples per process and pass; all of one size."""
+    """Samples computed together on each GPU."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Passes per optimizer step."""
+    """Batches per step: steadier and slower, without more memory."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """AdamW, or with states of 8 bits (needs bitsandbytes and a GPU)."""
+    """adamw, or adamw8bit, which saves memory (bitsandbytes, GPU)."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    """Learning rate after the warm-up."""
+    """How far each step changes the weights, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps over which the learning rate rises from zero."""
     decay: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: as it is, or down to a tenth at the last step."""
+    """Learning rate after the warm-up: as it is, or down to a tenth at the end."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Momentum of gradient and squared gradient."""
+    """AdamW: memory of the gradient and of its square."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-10
-    """AdamW's epsilon."""
+    """AdamW: smallest divisor."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.03
-    """Pull of the weights towards zero (LoRA factors too)."""
+    """Pull of the weights towards zero."""
     clip_norm: Annotated[float, Field(gt=0)] = 0.05
-    """Longest gradient; longer ones are shortened."""
+    """Longest gradient: one odd clip can't spoil the weights."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the average of the weights that is exported (0: none; 0.999 for long runs)."""
+    """Export the running average of the weights: calmer pictures (0: none).
+
+    Decay of the average: 0.999 for long runs.
+    """
 
     device: Annotated[str, AfterValidator(check_device)] = "auto"
-    """auto (the first GPU, else the CPU), cpu, cuda or cuda:N; a launcher decides for itself."""
+    """auto (the first GPU, else the CPU), cpu, cuda or cuda:N.
+
+    `accelerate launch` decides for itself.
+    """
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What passes compute in; trained weights stay float32. auto: bfloat16 on a GPU."""
+    """Number format of the computation; auto: bfloat16 on a GPU.
+
+    Trained weights are kept in float32.
+    """
     gradient_checkpointing: bool = True
-    """Keep a block's input alone and compute the block again on the way back: a third slower, far less memory."""
+    """Far less memory, a third slower: blocks are computed twice."""
     offload_activations: bool = False
-    """Keep the blocks' inputs in the CPU's memory between the ways there and back: less memory, a little slower."""
+    """Keep the blocks' inputs in the CPU's memory: less on the GPU, a bit slower."""
     compile: bool = False
-    """Compile the blocks: minutes at the start, faster after."""
+    """Compile the blocks: minutes at the start, faster afterwards."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Threads that read samples ahead."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Where every draw comes from: order of samples, time, noise, dropout."""
+    """Same seed and settings, same run."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two lines on screen; metrics.jsonl has every step."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
-    """Steps between checkpoints."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 1200.0
-    """Seconds between checkpoints, whichever comes first."""
+    """Save every so many steps."""
+    checkpoint_every_s: Annotated[Seconds, Field(gt=0)] = 1200.0
+    """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
-    """Checkpoints kept."""
+    """How many checkpoints are kept on disk."""
     holdout: Annotated[int, Field(ge=0)] = 0
-    """Samples never trained on, whose loss under fixed draws is measured."""
+    """Samples never trained on, whose loss is the curve to watch."""
     holdout_every: Annotated[int, Field(ge=1)] = 500
-    """Steps between those measurements."""
+    """Steps between two measurements of it."""
     validate_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between validation videos (0: none)."""
+    """Steps between two validation videos (0: none)."""
     validation_images: Paths = ()
     """Pictures of the validation videos."""
     validation_audio: Paths = ()

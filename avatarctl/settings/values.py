@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 # Rates that decimals only approximate (SMPTE 1001 family).
 NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
 LARGEST_VIDEO_PX = 8192  # a side that common decoders take
+KNOWN_SIZES = "512x512, 480x832 and 832x480"
 SIZE_STEP = 16  # eight pixels per latent, two latents per token
 
 
@@ -28,6 +29,30 @@ def parse_fps(value: Any) -> Fraction:
     return fps
 
 
+TIMES = "a time such as 90, 90s, 1:30, 1:02.5 or 1:02:03.5"
+
+
+def parse_seconds(value: Any) -> Any:
+    """Return the seconds of 90, "90", "90s", "1:02.5" or "1:02:03.5"; raises ``ValueError`` for anything else.
+
+    YAML reads 1:30 as the number 90 by itself.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = str(value).strip()
+    plain = re.fullmatch(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*s?", text)
+    clock = re.fullmatch(r"(?:(\d{1,6}):)?(\d{1,9}):(\d{1,2}(?:\.\d*)?)", text)
+    if plain is None and clock is None:
+        raise ValueError(f"got '{value}', expected {TIMES}")
+    if plain is not None:
+        return float(plain[1])
+    assert clock is not None
+    hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), Fraction(clock[3].rstrip("."))
+    if seconds >= 60 or (clock[1] and minutes >= 60):
+        raise ValueError(f"got '{value}', expected {TIMES}, with at most 59 after a colon")
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
 def parse_size(value: Any) -> tuple[int, int]:
     """Return (width, height) of "512x512", a pair or {width, height}; raises ``ValueError`` for anything else."""
     if isinstance(value, Mapping) and set(value) == {"width", "height"}:
@@ -39,7 +64,10 @@ def parse_size(value: Any) -> tuple[int, int]:
     width, height = sides
     if width % SIZE_STEP or height % SIZE_STEP or not (64 <= width <= 4096 and 64 <= height <= 4096):
         near = "x".join(str(min(max(round(side / SIZE_STEP) * SIZE_STEP, 64), 4096)) for side in (width, height))
-        raise ValueError(f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}")
+        raise ValueError(
+            f"got {width}x{height}, expected 64 to 4096 and divisible by {SIZE_STEP}, such as {near}; "
+            f"the released weights know {KNOWN_SIZES}"
+        )
     return width, height
 
 
@@ -92,6 +120,15 @@ Size = Annotated[
     BeforeValidator(parse_size),
     PlainSerializer(lambda s: f"{s[0]}x{s[1]}"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+x\d+$"}),
+]
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^\s*(\d+:)?(\d+:)?\d*\.?\d*\s*s?\s*$"}]}
+    ),
 ]
 
 

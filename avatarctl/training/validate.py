@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from avatarctl.settings.check import make
+from avatarctl.settings.formats import home_of
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.presets import resolve
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
@@ -41,7 +42,7 @@ def jobs(settings: TrainSettings, run: Path, step: int, trained: Path) -> list[R
         RenderJob(
             image=image,
             audio=audio,
-            output=run / FOLDER / f"step-{step:08d}-{number:02d}.mp4",
+            output=run / FOLDER / f"step-{step:08d}-{number:02d}{home_of(values.codec)}",
             render=values.part(RenderSettings),
             placement=values.part(PlacementSettings),
             weights=folder,

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from desk import Bench
 
+from avatarctl.batch.items import Base, items_of, name_of
+from avatarctl.batch.rows import Row
 from avatarctl.batch.run import Batch, look
 from avatarctl.commands.batch import batch_of
 from avatarctl.errors import UsageError, WeightsError
+from avatarctl.settings.render import AllSettings
 
 # What a line of the manifest says, and what the list says of it: 20 kinds.
 LINES: list[tuple[str, str]] = [
@@ -35,7 +38,10 @@ LINES: list[tuple[str, str]] = [
     ('{"output": "11.mp4"}', "audio (M:12): missing"),
     ('{"audio": 12, "output": "12.mp4"}', "audio (M:13): got '12', expected a file"),
     ('{"audio": "voice.wav", "output": "ok.mp4"}', "output (M:14): ok.mp4 is the name of the video of M:1 too"),
-    ('{"audio": "voice.wav", "output": "a.avi"}', "output (M:15): got 'a.avi', expected a name that ends in .mp4"),
+    (
+        '{"audio": "voice.wav", "output": "a.avi"}',
+        "output (M:15): got 'a.avi', expected a name that ends in .mp4, .mov",
+    ),
     ('{"audio": "voice.wav", "output": "../a.mp4"}', "output (M:16): got '../a.mp4', expected a name inside"),
     ('{"audio": "voice.wav", "lora": "no.safetensors:0.5"}', "lora (M:17): F/no.safetensors: got no such file"),
     ('{"audio": "voice.wav", "output": "17.mp4", "weights": "none"}', "weights (M:18): F/none: got no such folder"),
@@ -254,3 +260,34 @@ def test_what_all_recordings_of_a_folder_lack_is_said_once(studio: Path, tmp_pat
     manifest.write_text('{"audio": "voices/a.wav"}\n{"audio": "voices/b.wav", "separate_vocals": true}\n')
     with pytest.raises(UsageError, match=r"separator .*songs\.jsonl, line 2.*got no Kim_Vocal_2\.onnx"):
         look(folder_of(studio, manifest, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("template", "codec", "given", "name"),
+    [
+        ("{stem}", "auto", None, "talk.mp4"),
+        ("{stem}", "prores", None, "talk.mov"),
+        ("{stem}", "vp9", None, "talk.webm"),
+        ("{index:02d}/{stem}.mkv", "auto", None, "01/talk.mkv"),
+        ("{stem}", "auto", "deep/other.WEBM", "deep/other.WEBM"),
+    ],
+)
+def test_the_template_the_codec_or_the_manifest_say_which_kind_of_video(
+    template: str, codec: str, given: str | None, name: str
+) -> None:
+    settings = AllSettings(codec=codec)
+    assert name_of(1, given, Path("talk.wav"), Path("me.png"), settings, template) == name
+
+
+def test_a_recording_s_own_name_says_nothing_of_the_video() -> None:
+    assert name_of(1, None, Path("talk.webm.wav"), Path("me.png"), AllSettings(), "{stem}") == "talk.webm.mp4"
+    assert name_of(1, None, Path("talk.mp4.wav"), Path("me.png"), AllSettings(), "{stem}") == "talk.mp4"
+
+
+def test_a_codec_that_the_named_video_can_t_hold_is_a_mistake_of_its_line(studio: Path, tmp_path: Path) -> None:
+    files = {"audio": str(studio / "voice.wav"), "image": str(studio / "face.png")}
+    row = Row("line 1", {**files, "output": "a.mp4", "codec": "prores"}, {"codec": "line 1"})
+    _, _, mistakes = items_of([row], Base({}, {}, tmp_path))
+    assert (
+        len(mistakes) == 1 and mistakes[0].startswith("codec (line 1): ") and "h264, hevc or av1 in .mp4" in mistakes[0]
+    )

@@ -115,7 +115,7 @@ def test_ctrl_c_saves_everything_and_the_same_command_goes_on(bench: Bench) -> N
     hired = workers(driver)
     driver.send_signal(signal.SIGINT)
     _, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "the same command goes on" in err
+    assert driver.returncode == 130 and "the same command continues" in err
     assert not any(one.is_running() for one in hired)
     states = bench.states()
     assert set(states.values()) <= {"stopped", "waiting", "done"} and states["v02.mp4"] == "waiting"

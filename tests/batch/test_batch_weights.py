@@ -20,7 +20,7 @@ from avatarctl.batch.work import make_video
 from avatarctl.commands.batch import batch_of
 from avatarctl.console import progress
 from avatarctl.render import texts
-from avatarctl.render.prepare import LoadedNetworks
+from avatarctl.render.networks import LoadedNetworks
 
 LOADERS = [
     f"load_{name}" for name in ("transformer", "vae", "speech_encoder", "text_encoder", "tokenizer", "image_encoder")

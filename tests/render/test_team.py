@@ -24,7 +24,7 @@ window: 4
 overlap: {overlap}
 guidance_reuse: 2
 segment_latent_frames: 4
-checkpoint_every_s: 0.2
+checkpoint_every: 0.2
 preview: false
 """
 

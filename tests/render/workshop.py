@@ -27,7 +27,7 @@ steps: 2
 window: 3
 overlap: 2
 segment_latent_frames: 2
-checkpoint_every_s: 0
+checkpoint_every: 0
 device: cpu
 """
 

@@ -1,0 +1,168 @@
+"""Memory modes: which networks, blocks or layers are on the device, and when. One class per mode."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, Wav2Vec2Model
+
+from avatarctl.networks.attention import set_attention
+from avatarctl.networks.float8 import to_float8
+from avatarctl.networks.offload import BlockStream, Guest, bring_when_called, held, put
+from avatarctl.networks.placement import Placement
+from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+
+Model = TypeVar("Model", bound=nn.Module)
+# Encoders that stay on the CPU when layers are streamed: a second of work per window costs nothing there.
+SMALL_ENCODERS = (CLIPVisionModel, Wav2Vec2Model)
+STREAMED_FROM_BYTES = 1 << 20  # smaller weights (norms, tables, biases) stay on the device in mode sequential
+
+
+def residency_of(placement: Placement) -> Residency:
+    """Return the memory mode that a placement asks for. On the CPU every network simply is where it is."""
+    if placement.device.type == "cpu":
+        return Residency(placement)
+    return MODES[placement.memory](placement)
+
+
+class Residency:
+    """Mode ``full``: every network stays on the device. ``place`` one after loading it, ``use`` it before it computes."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+
+    @property
+    def load_device(self) -> torch.device:
+        """Where weights are read to before :meth:`place`: the device, unless they are rounded to float8 on their way."""
+        return torch.device("cpu") if self.placement.float8 else self.placement.device
+
+    def place(self, model: Model) -> Model:
+        """Make a freshly loaded network ready: attention backend, float8 storage, compilation, and its place."""
+        model.requires_grad_(False)
+        if isinstance(model, StableAvatarTransformer3DModel):
+            if self.placement.attention:
+                set_attention(model, self.placement.attention)
+            if self.placement.float8:
+                to_float8(model)
+            if self.placement.compile:
+                _compile_blocks(model)
+        self._settle(model)
+        return model
+
+    def _settle(self, model: nn.Module) -> None:
+        """Put a network where it waits to be used."""
+        model.to(self.placement.device)
+
+    def use(self, model: Model) -> Model:
+        """Return ``model`` where it computes; another network may have to leave."""
+        return model
+
+    def drop(self, model: nn.Module) -> None:
+        """Forget a network that is not needed any more. Delete your own references too, then :meth:`free`."""
+        del model
+
+    def free(self) -> None:
+        """Return memory that nothing holds any more to the device, for other programs and other networks."""
+        gc.collect()
+        if self.placement.device.type == "cuda" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class OneOnDevice(Residency):
+    """Mode ``model``: the network asked for last is on the device, and the speech encoder, which is small and often needed."""
+
+    def __init__(self, placement: Placement) -> None:
+        super().__init__(placement)
+        self._guests: dict[int, Guest] = {}
+        self._present: nn.Module | None = None
+
+    @property
+    def load_device(self) -> torch.device:
+        """The CPU: weights wait in main memory."""
+        return torch.device("cpu")
+
+    def _settle(self, model: nn.Module) -> None:
+        if isinstance(model, Wav2Vec2Model):
+            model.to(self.placement.device)
+        else:
+            self._guests[id(model)] = Guest(model)
+
+    def use(self, model: Model) -> Model:
+        guest = self._guests.get(id(model))
+        if guest is not None and self._present is not model:
+            self._send_back()
+            guest.bring(self.placement.device)
+            self._present = model
+        return model
+
+    def drop(self, model: nn.Module) -> None:
+        if self._present is model:
+            self._send_back()
+        self._guests.pop(id(model), None)
+
+    def _send_back(self) -> None:
+        if self._present is not None:
+            self._guests[id(self._present)].send_back()
+            self._present = None
+
+
+class BlocksOnDevice(OneOnDevice):
+    """Mode ``group``: the transformer's blocks stream through the device, two at a time; other networks visit it whole."""
+
+    def _settle(self, model: nn.Module) -> None:
+        if isinstance(model, StableAvatarTransformer3DModel):
+            self._stream(model)
+        elif not isinstance(model, SMALL_ENCODERS):
+            self._guests[id(model)] = Guest(model)
+
+    def _stream(self, model: StableAvatarTransformer3DModel) -> None:
+        blocks = model.blocks
+        inside = {id(place.table) for place in held(blocks)}
+        for place in held(model):
+            if id(place.table) not in inside:
+                put(place, place.stored.detach().to(self.placement.device))
+        BlockStream(list(blocks), self.placement.device)
+
+    def use(self, model: Model) -> Model:
+        if isinstance(model, StableAvatarTransformer3DModel):
+            self._send_back()  # the VAE's room is the passes'
+            return model
+        return super().use(model)
+
+
+class LayersOnDevice(BlocksOnDevice):
+    """Mode ``sequential``: single layers of the transformer come when they are called."""
+
+    def _stream(self, model: StableAvatarTransformer3DModel) -> None:
+        device = self.placement.device
+
+        def copied(_path: str, stored: Tensor) -> Tensor:
+            return stored.to(device)
+
+        for module in model.modules():
+            own = held(module, own=True)
+            if not own:
+                continue
+            if sum(place.stored.nbytes for place in own) >= STREAMED_FROM_BYTES and not any(module.children()):
+                bring_when_called(module, copied, own=True)
+                continue
+            for place in own:
+                put(place, place.stored.detach().to(device))
+
+
+MODES: dict[str, type[Residency]] = {
+    "full": Residency,
+    "model": OneOnDevice,
+    "group": BlocksOnDevice,
+    "sequential": LayersOnDevice,
+}
+
+
+def _compile_blocks(model: StableAvatarTransformer3DModel) -> None:
+    """Compile what blocks compute, inside the hooks that bring their weights: one graph serves them all."""
+    blocks: Any = model.blocks
+    for block in blocks:
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
