@@ -39,7 +39,7 @@ def start(tree: Path, home: Path) -> float:
 
 
 def packages(tree: Path, home: Path, code: str) -> Counter[str]:
-    """Return the seconds that ``-X importtime`` finds for each package that a render imports."""
+    """Return the microseconds that ``-X importtime`` finds for each package that a render imports."""
     command = [sys.executable, "-X", "importtime", "-c", code]
     own = environment(tree, home, "1")
     done = subprocess.run(command, env=own, cwd=home, capture_output=True, text=True, check=True)
@@ -49,7 +49,7 @@ def packages(tree: Path, home: Path, code: str) -> Counter[str]:
             line.startswith("import time:")
             and (columns := line.removeprefix("import time:").split("|"))[0].strip().isdigit()
         ):
-            found[columns[2].strip().split(".")[0]] += int(columns[0]) / 1e6
+            found[columns[2].strip().split(".")[0]] += int(columns[0])
     return found
 
 
@@ -79,7 +79,7 @@ def main() -> None:
         was, now = packages(old, homes[old], RENDER), packages(new, homes[new], IMPORTS + RENDER)
         print(f"\n{'PACKAGE':<22}{'BEFORE':>8}{'NOW':>8}  seconds, -X importtime")
         for package, _ in (was | now).most_common(16):
-            print(f"{package:<22}{was[package]:>8.2f}{now[package]:>8.2f}")
+            print(f"{package:<22}{was[package] / 1e6:>8.2f}{now[package] / 1e6:>8.2f}")
 
 
 if __name__ == "__main__":

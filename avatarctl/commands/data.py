@@ -163,6 +163,7 @@ def encode(
     }
     console.quiet(quiet)
     job = _job_of(source, output, preset, flags, weights, device, force)
+    _look(job)
     if dry_run:
         _dry_run(job, as_json)
         return
@@ -172,6 +173,19 @@ def encode(
     with console.warnings_as_notes(), console.progress(kind, "clips") as show:
         done = encode_clips(job, show)
     _tell(done, as_json, strict)
+
+
+def _look(job: EncodeJob) -> None:
+    """Raise for a SOURCE, weights or a device that can't serve, and then import what networks are built of."""
+    from avatarctl.data.discover import discover
+    from avatarctl.networks import devices, lean
+    from avatarctl.weights import find_weights
+
+    discover(job.source)
+    # The transformer is the one network that samples don't depend on: any path will do for it.
+    find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path())
+    devices.refuse_missing(job.device)
+    lean.import_networks()
 
 
 def _job_of(

@@ -17,6 +17,7 @@ from avatarctl.errors import InputFileError, UsageError
 from avatarctl.paths import embedded_avatar
 
 PRESET = "puppet"
+VOICE = "en-us+f3"
 
 
 def demo(
@@ -44,15 +45,16 @@ def demo(
         ),
     ] = None,
     voice: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--voice",
             metavar="VOICE",
             autocompletion=complete.voices,
             help="Voice of --say, as `espeak-ng --voices` lists them.",
+            show_default=VOICE,
             rich_help_panel=INPUT,
         ),
-    ] = "en-us+f3",
+    ] = None,
     sing: Annotated[
         bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.", rich_help_panel=INPUT)
     ] = False,
@@ -88,10 +90,12 @@ def demo(
     console.quiet(quiet)
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
+    if voice is not None and say is None:
+        raise UsageError(f"--voice: got {voice} without a text, expected --say too", 'add one: --say "Good morning"')
     spoken = output.with_suffix(".wav") if say is not None else None
     fresh = spoken is not None and not spoken.exists()
     if spoken is not None:
-        _speak(say or "", voice, spoken, force)
+        _speak(say or "", voice or VOICE, spoken, force)
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
     job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
@@ -120,12 +124,13 @@ def _speak(text: str, voice: str, target: Path, force: bool) -> None:
 
     espeak()  # before anything heavy
     from avatarctl import durable
-    from avatarctl.puppet.pack import wave_bytes
     from avatarctl.puppet.voice import say
 
     samples = say(text, voice)
     if not samples.any():
         raise InputFileError(f"--say: got silence for {text!r} in the voice {voice}", "give words that it can read")
+    from avatarctl.puppet.pack import wave_bytes
+
     spoken = wave_bytes(samples)
     if target.is_dir() or (target.exists() and not force and target.read_bytes() != spoken):
         raise UsageError(

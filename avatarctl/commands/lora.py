@@ -9,8 +9,9 @@ import typer
 
 from avatarctl import console
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.networks import lean
+from avatarctl.networks.header import damage
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -118,6 +119,8 @@ def _check_there(file: Path) -> None:
         raise InputFileError(
             f"{file}: got no such file, expected a LoRA", "check the path; a strength follows a colon: FILE:0.8"
         )
+    if fault := damage(file):
+        raise WeightsError(f"{file}: {fault}", "get the file again from where it comes")
 
 
 def _check_free(output: Path, force: bool) -> None:

@@ -258,6 +258,7 @@ def _run(
     progress: Any,
 ) -> None:
     from avatarctl.data.shards import read_about
+    from avatarctl.networks import devices
     from avatarctl.settings.check import make
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
@@ -272,6 +273,8 @@ def _run(
     command = "lora train" if kind == "lora" else "train"
     job = TrainJob(data=data, output=output, train=settings)
     read_about(data)
+    if not dry_run:
+        devices.refuse_missing(settings.device)
     if dry_run:
         from avatarctl.training.plan import plan
 

@@ -17,6 +17,7 @@ from typing import Any
 from avatarctl import __version__, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.networks import devices
 from avatarctl.paths import embedded_avatar
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.windows import Plan, plan_windows
@@ -61,6 +62,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
             raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
     from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
+    devices.refuse_missing(job.placement.device)
     picture, notes = look_at(job.image)
     audio = probe(job.audio)
     video = job.video
