@@ -86,7 +86,7 @@ def test_times_in_presets_are_those_of_the_flags(tmp_path: Path, written: str) -
 def test_times_that_are_none(given: Any) -> None:
     told = complaint(RenderSettings, {"start_s": "--start"}, start_s=given)
     assert told.startswith(
-        f"start_s (--start): got '{given}', expected a time such as 90, 90s, 1:30, 1:02.5 or 1:02:03.5"
+        f"start (--start): got '{given}', expected a time such as 90, 90s, 1:30, 1:02.5 or 1:02:03.5"
     )
 
 

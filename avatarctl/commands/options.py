@@ -85,6 +85,14 @@ Prompt = Annotated[
     str | None,
     typer.Option("--prompt", help="What happens in the video: who speaks, where, how.", rich_help_panel=LOOK),
 ]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--negative-prompt",
+        help="What the video is led away from.",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(
@@ -163,6 +171,15 @@ Overlap = Annotated[
         "--overlap",
         help="Latent frames that neighbouring windows share: more is smoother and slower.",
         show_default="5",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        help="Latent frames that are made together: 21, as trained, are 81 pictures.",
+        show_default="21",
         rich_help_panel=LOOK + RARE,
     ),
 ]
