@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +80,20 @@ def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     lean.allow()
     console.write_any_text()
+    console.json_events("--progress=json" in sys.argv or ("--progress", "json") in pairwise(sys.argv))
+    code: Any = 1
+    try:
+        _run()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+        raise
+    finally:
+        console.finished(code)
+        console.json_events(False)
+
+
+def _run() -> None:
     words = sys.argv[1:]
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")

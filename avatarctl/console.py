@@ -6,20 +6,23 @@ import codecs
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 from avatarctl import jsontext
 from avatarctl.errors import AvatarError
 
 RESULT_VERSION = 1
 _quiet = False
+_events: TextIO | None = None  # the real stderr, while it holds JSON lines alone
+RED, CYAN = "\x1b[1;31m", "\x1b[36m"
 # What terminals without these characters show in their place.
 PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->"}
 ANY_TEXT = "avatarctl-any-text"
@@ -56,9 +59,99 @@ def error(problem: AvatarError, command: str = "", as_json: bool = False) -> Non
     """Write message and hint to stderr, and with ``as_json`` the object with the errors to stdout."""
     if as_json:
         error_object(problem, command)
-    _to_stderr(f"error: {problem.message}")
+    if _events is not None:
+        event("error", message=problem.message, hint=problem.hint, exit_code=problem.exit_code)
+        return
+    _to_stderr(_labelled("error", RED, problem.message))
     if problem.hint:
-        _to_stderr(f"hint: {problem.hint}")
+        _to_stderr(_labelled("hint", CYAN, problem.hint))
+
+
+def _labelled(label: str, colour: str, text: str) -> str:
+    """Return a message behind its label: on a terminal coloured, and wrapped at words."""
+    lines = _wrapped(f"{label}: {text}")
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        return lines.replace(f"{label}:", f"{colour}{label}:\x1b[0m", 1)
+    return lines
+
+
+def _wrapped(text: str) -> str:
+    """Return a text wrapped at words to a terminal's width, long paths whole; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        ) or [""]
+    return "\n".join(lines)
+
+
+def json_events(on: bool) -> None:
+    """With ``--progress json``: from here on stderr holds JSON lines and nothing else, notes and errors among them."""
+    global _events
+    if on and _events is None:
+        _events = sys.stderr
+        sys.stderr = _Loose()
+    elif not on and _events is not None:
+        sys.stderr.flush()
+        sys.stderr, _events = _events, None
+
+
+def event(name: str, **facts: Any) -> None:
+    """Write an event as a JSON line to stderr."""
+    stream = _events or sys.stderr
+    stream.write(json.dumps({"event": name, **facts}, default=str) + "\n")
+    stream.flush()
+
+
+def finished(exit_code: int) -> None:
+    """Write the last event of a command, where stderr holds events."""
+    if _events is not None:
+        sys.stderr.flush()
+        status = {0: "done", 130: "interrupted", 143: "interrupted"}.get(exit_code, "failed")
+        event("finished", status=status, exit_code=exit_code)
+
+
+def item(name: str, state: str, **facts: Any) -> None:
+    """Write that an item of a batch ended, where stderr holds events."""
+    if _events is not None:
+        event("item", item=name, state=state, **facts)
+
+
+class _Loose(io.TextIOBase):
+    """What libraries write to stderr, line by line as events of their own."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        assert _events is not None
+        return _events.fileno()
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def flush(self) -> None:
+        line, self._line = self._line, ""
+        self._say(line)
+
+    @staticmethod
+    def _say(line: str) -> None:
+        if line.strip() and _events is not None:
+            event("note", message=line.rstrip())
 
 
 def error_object(problem: AvatarError, command: str = "") -> None:
@@ -82,8 +175,12 @@ def quiet(on: bool) -> None:
 
 def note(text: str) -> None:
     """Write a line for people to stderr, unless it shall be quiet."""
-    if not _quiet:
-        _to_stderr(text)
+    if _quiet:
+        return
+    if _events is not None:
+        event("note", message=text)
+    else:
+        _to_stderr(_wrapped(text))
 
 
 def _to_stderr(text: str) -> None:
@@ -131,45 +228,89 @@ class Progress(Protocol):
     """What long work reports while it runs."""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        """Tell that ``done`` of ``total`` units are done; ``facts`` are further numbers (seconds of video …)."""
+        """Tell that ``done`` of ``total`` units are done; ``facts`` are further numbers (seconds of video …).
+
+        ``total`` 0 tells of a stage without a count: ``stage`` is its name, ``fraction`` how much of it is done.
+        """
+
+
+# What is counted, as people read it; JSON keeps the name.
+SINGULAR = {
+    "window steps": "pass",
+    "steps": "step",
+    "clips": "clip",
+    "files": "file",
+    "samples": "sample",
+    "renders": "render",
+}
+EVERY_S = 10.0  # between lines where no terminal is
 
 
 @contextmanager
 def progress(kind: Literal["auto", "json", "none"], unit: str = "window steps") -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere, or JSON lines.
+    """Show progress on stderr: a line that moves on a terminal, a line every ten seconds elsewhere, or JSON lines.
 
-    ``unit`` is what is counted: window steps of a render, steps of a training run, clips.
+    ``unit`` is what is counted: window steps of a render, steps of a training run, clips, bytes. Nothing shows before the
+    first report, and nothing of the moving line stays.
     """
     if kind == "none":
         yield _silent
     elif kind == "json":
-        yield partial(_json_line, unit.replace(" ", "_"))
+        yield _Events(unit.replace(" ", "_"))
     elif sys.stderr.isatty():
         with _bar(unit) as show:
             yield show
     else:
-        yield _Lines(unit, every_s=10.0)
+        yield _Lines(unit)
 
 
 def _silent(done: int, total: int, **facts: Any) -> None:
     """Show nothing."""
 
 
-def _json_line(unit: str, done: int, total: int, **facts: Any) -> None:
-    _to_stderr(json.dumps({"event": "progress", unit: done, "of": total, **facts}))
+class _Events:
+    """One JSON object per report: ``stage`` when a stage begins or moves, ``progress`` when something was counted."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+
+    def __call__(self, done: int, total: int, **facts: Any) -> None:
+        if total or "stage" not in facts:
+            facts.pop("stage", None)
+            event("progress", **{self._unit: done, "of": total}, **facts)
+        else:
+            event("stage", **facts)
 
 
-def _words(facts: Mapping[str, Any], unit: str) -> str:
+def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: int = 80) -> str:
+    """Return the numbers of a report, the most telling first, as many as fit so many columns."""
     parts = []
-    if (loss := facts.get("loss")) is not None:
-        parts.append(f"loss {loss:.4f}")
-    if (step_s := facts.get("step_s")) is not None:
-        parts.append(f"{step_s:.2f} s per {unit.removesuffix('s')}")
+    if total and unit == "bytes":
+        parts.append(f"{size(done)} of {size(total)}")
+    elif total:
+        parts.append(f"{SINGULAR.get(unit, unit)} {done}/{total}")
+    if (speed := facts.get("bytes_per_s")) is not None:
+        parts.append(f"{size(speed)}/s")
     if (left_s := facts.get("left_s")) is not None:
         parts.append(f"{clock(left_s)} left")
+    if (loss := facts.get("loss")) is not None:
+        parts.append(f"loss {loss:.4f}")
     if (video_s := facts.get("video_s")) is not None:
-        parts.append(f"{clock(video_s)} of video finished")
+        whole_s = facts.get("of_s")
+        parts.append(f"{clock(video_s)} of {'video' if whole_s is None else clock(whole_s)}")
+    if (name := facts.get("name") or facts.get("item")) is not None:
+        parts.append(str(name))
+    while len(parts) > 1 and len(", ".join(parts)) > width:
+        parts.pop()
     return ", ".join(parts)
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them: 911 MB, 11.4 GB."""
+    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= bytes_:
+            return f"{count / bytes_:.1f} {unit}" if count < 100 * bytes_ else f"{count / bytes_:.0f} {unit}"
+    return f"{count:.0f} bytes"
 
 
 def clock(seconds: float) -> str:
@@ -180,30 +321,66 @@ def clock(seconds: float) -> str:
 
 
 class _Lines:
-    """One line at most every so many seconds, for logs."""
+    """A line at most every so many seconds, for logs."""
 
-    def __init__(self, unit: str, every_s: float) -> None:
-        self._unit, self._every_s = unit, every_s
-        self._last = 0.0
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._last = -EVERY_S
+        self._stage = ""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
+        self._stage = facts.get("stage", self._stage)
         now = time.monotonic()
-        if now - self._last >= self._every_s or done == total:
-            self._last = now
-            note(f"{done}/{total} {self._unit}, {_words(facts, self._unit)}".removesuffix(", "))
+        if now - self._last < EVERY_S and not (total and done == total):
+            return
+        fraction = done / total if total else facts.get("fraction")
+        if not total and fraction is None:
+            return  # a stage that has only begun: the line before it is news enough
+        self._last = now
+        share = "" if fraction is None else f"{fraction:.0%}"
+        words = _words(done, total, facts, self._unit, 200)
+        note(", ".join(part for part in (f"{self._stage} {share}".strip(), words) if part))
 
 
 @contextmanager
 def _bar(unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-    with RichProgress(*columns, console=Console(stderr=True)) as rich_progress:
-        task = rich_progress.add_task(unit, total=None, words="")
+    terminal = Console(stderr=True)
+    text = (TextColumn("{task.fields[stage]}", table_column=Column(no_wrap=True, width=10)),)
+    bar = RichProgress(
+        SpinnerColumn("line" if terminal.options.ascii_only else "dots"),
+        *text,
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[share]:>4}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[words]}", markup=False, table_column=Column(no_wrap=True)),
+        console=terminal,
+        transient=True,
+        expand=True,
+    )
+    task = bar.add_task("", total=None, stage="", share="", words="")
+    stage = ""
 
-        def show(done: int, total: int, **facts: Any) -> None:
-            rich_progress.update(task, completed=done, total=total, words=_words(facts, unit))
+    def show(done: int, total: int, **facts: Any) -> None:
+        nonlocal stage
+        stage = facts.get("stage", stage)
+        fraction = done / total if total else facts.get("fraction")
+        words = _words(done, total, facts, unit, terminal.width - 32)
+        share = "" if fraction is None else f"{fraction:.0%}"
+        bar.update(
+            task,
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0,
+            stage=stage,
+            share=share,
+            words=words,
+        )
+        bar.start()  # once: before the first report there is nothing to show
 
+    try:
         yield show
+    finally:
+        bar.stop()

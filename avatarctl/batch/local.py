@@ -113,7 +113,10 @@ def _hear(
     attempt = place.current
     if answer is not None and "outcome" not in answer:
         if attempt is not None:
-            tally.report(attempt.item, answer["done"], answer["total"])
+            if "stage" in answer:
+                tally.stage(attempt.item, answer["stage"])
+            else:
+                tally.report(attempt.item, answer["done"], answer["total"])
         return None
     if answer is None:
         assert place.process is not None

@@ -61,7 +61,11 @@ class Tally:
         self._total[item.name], self._done[item.name] = total, done
         self._before.setdefault(item.name, done)
         self._first = self._first or time.monotonic()
-        self._tell()
+        self._tell(item)
+
+    def stage(self, item: Item, stage: str) -> None:
+        """Take in that a stage of an item began."""
+        self._show(0, 0, stage=stage, item=item.name)
 
     def attempt(self, item: Item) -> None:
         """Take in that a worker begins with an item."""
@@ -80,7 +84,8 @@ class Tally:
             self._total.pop(item.name, None)
             self._done.pop(item.name, None)
             console.note(f"{item.name}: failed: {outcome.message}")
-        self._tell()
+        console.item(item.name, outcome.state, why=outcome.message, video_s=outcome.video_s, wall_s=outcome.wall_s)
+        self._tell(item)
 
     def forget_failed(self, where: str) -> bool:
         """Drop the rows of a source whose video failed, since it is tried anew; tell whether there were any."""
@@ -106,11 +111,11 @@ class Tally:
             **more,
         }
 
-    def _tell(self) -> None:
+    def _tell(self, item: Item) -> None:
         done, total = sum(self._done.values()), sum(self._total.values())
         fresh = done - sum(self._before.values())
         facts = {"left_s": round((time.monotonic() - self._first) * (total - done) / fresh, 1)} if fresh > 0 else {}
-        self._show(done, total, **facts)
+        self._show(done, total, **facts, item=item.name)
 
     # -- What goes out -----------------------------------------------------------------------------------------------
 

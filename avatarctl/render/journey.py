@@ -53,6 +53,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             rendered = None
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
+            show(0, 0, stage="loading")
             if not job.placement.compile:
                 lean.import_networks()
             from avatarctl.render.engine import run
