@@ -297,7 +297,7 @@ def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: in
         parts.append(f"loss {loss:.4f}")
     if (video_s := facts.get("video_s")) is not None:
         whole_s = facts.get("of_s")
-        parts.append(f"{clock(video_s)} of {'video' if whole_s is None else clock(whole_s)}")
+        parts.append(f"{clock(video_s)} of video" if whole_s is None else f"video {clock(video_s)}/{clock(whole_s)}")
     if (name := facts.get("name") or facts.get("item")) is not None:
         parts.append(str(name))
     while len(parts) > 1 and len(", ".join(parts)) > width:

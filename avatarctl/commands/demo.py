@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +13,26 @@ from avatarctl import console
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.generate import job_of, run_job
-from avatarctl.commands.pages import INPUT, LOOK
+from avatarctl.commands.pages import INPUT, LOOK, OUTPUT
 from avatarctl.errors import InputFileError, UsageError
-from avatarctl.paths import embedded_avatar
+from avatarctl.paths import derived, embedded_avatar
 
 PRESET = "puppet"
 VOICE = "en-us+f3"
 
 
 def demo(
-    output: o.Output = Path("demo.mp4"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="VIDEO",
+            help="Video to write: .mp4, .mov, .mkv or .webm.",
+            show_default="demo.mp4, then demo-2.mp4 …",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     image: o.Image = None,
     audio: Annotated[
         Path | None,
@@ -92,6 +103,7 @@ def demo(
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
     if voice is not None and say is None:
         raise UsageError(f"--voice: got {voice} without a text, expected --say too", 'add one: --say "Good morning"')
+    output = output or _free_name(say is not None, force)
     spoken = output.with_suffix(".wav") if say is not None else None
     fresh = spoken is not None and not spoken.exists()
     if spoken is not None:
@@ -111,6 +123,20 @@ def demo(
         if spoken is not None and fresh and not job.folder.exists():
             spoken.unlink()  # nothing came of it
         raise
+
+
+def _free_name(speaks: bool, force: bool) -> Path:
+    """Return demo.mp4, or the first of demo-2.mp4 … that is free; an unfinished demo is continued."""
+    taken = []
+    for number in itertools.count(1):
+        path = Path(f"demo-{number}.mp4" if number > 1 else "demo.mp4")
+        begun = derived(path, after=".render").exists()
+        if force or not (path.exists() or (speaks and path.with_suffix(".wav").exists() and not begun)):
+            break
+        taken.append(path)
+    if taken:
+        console.note(f"{taken[-1]} is there already: this is {path}; --force replaces {taken[0]}")
+    return path
 
 
 def _speak(text: str, voice: str, target: Path, force: bool) -> None:
