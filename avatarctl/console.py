@@ -6,6 +6,7 @@ import codecs
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -22,7 +23,8 @@ from avatarctl.errors import AvatarError
 RESULT_VERSION = 1
 _quiet = False
 _events: TextIO | None = None  # the real stderr, while it holds JSON lines alone
-RED, CYAN = "\x1b[1;31m", "\x1b[36m"
+RED, CYAN, GREEN, YELLOW = "\x1b[1;31m", "\x1b[36m", "\x1b[32m", "\x1b[33m"
+LEAST = 24  # columns that a wrapped column has at least
 # What terminals without these characters show in their place.
 PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->"}
 ANY_TEXT = "avatarctl-any-text"
@@ -199,12 +201,31 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain table, aligned, for stdout."""
+    """Return a plain table, aligned, for stdout; on a terminal the last column is wrapped at words to what is left of it."""
     widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
-    lines = [
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows]
-    ]
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    left = shutil.get_terminal_size().columns - before if sys.stdout.isatty() else 0
+    lines = []
+    for row in [headers, *rows]:
+        cells = [str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        pieces = [cells[-1]]
+        if LEAST <= left < widths[-1]:
+            pieces = textwrap.wrap(str(row[-1]), left, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += ["  ".join([*cells[:-1], pieces[0]]), *(" " * before + piece for piece in pieces[1:])]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def one_terminal() -> bool:
+    """Return whether results and errors are read at the same place."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def painted(text: str) -> str:
+    """Return a table whose lines begin with ok, warn or fail, on a terminal with these words in colour."""
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return text
+    colours = {"ok": GREEN, "warn": YELLOW, "fail": RED}
+    return re.sub(r"(?m)^(ok|warn|fail)\b", lambda found: f"{colours[found[0]]}{found[0]}\x1b[0m", text)
 
 
 def _object(command: str, status: str, code: int, data: Mapping[str, Any], errors: list[dict[str, str]]) -> str:

@@ -120,7 +120,7 @@ def _check_there(file: Path) -> None:
             f"{file}: got no such file, expected a LoRA", "check the path; a strength follows a colon: FILE:0.8"
         )
     if fault := damage(file):
-        raise WeightsError(f"{file}: {fault}", "get the file again from where it comes")
+        raise WeightsError(f"{file}: damaged: {fault}", "get the file again from where it comes")
 
 
 def _check_free(output: Path, force: bool) -> None:
