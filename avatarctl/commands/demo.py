@@ -146,9 +146,9 @@ def _speak(text: str, voice: str, target: Path, force: bool) -> None:
     if not target.parent.is_dir():
         folder = target.parent
         raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
-    from avatarctl.puppet.voice import espeak
+    from avatarctl.audio.speak import library
 
-    espeak()  # before anything heavy
+    library()  # before anything heavy
     from avatarctl import durable
     from avatarctl.puppet.voice import say
 

@@ -19,6 +19,10 @@ app = typer.Typer(
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**40, help="Where everything comes from: same seed, same world.")
 ]
+World = Annotated[
+    int,
+    typer.Option("--world", min=1, max=2, help="Which drawn world: 1, of 64 pixels, or 2, of 128 (not shipped yet)."),
+]
 
 
 @app.command()
@@ -39,6 +43,7 @@ def data(
         typer.Option("--bare-first", help="The first picture lacks the look: what a LoRA learns to put it on from."),
     ] = False,
     pauses: Annotated[bool, typer.Option("--pauses", help="Nobody speaks in the clips: hiss, hum, nothing.")] = False,
+    world: World = 1,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -54,10 +59,13 @@ def data(
     if bare_first and not look:
         raise UsageError("--bare-first: got no --look that the first picture could lack", "add --look hat")
     console.quiet(quiet)
-    from avatarctl.puppet.dataset import make_dataset
+    if world == 2:
+        from avatarctl.puppet.world2.clips import make_clips as make
+    else:
+        from avatarctl.puppet.dataset import make_dataset as make
 
     with _progress(quiet, progress, "clips") as show:
-        made = make_dataset(output, clips, seed, show, tuple(look or ()), pauses=pauses, bare_first=bare_first)
+        made = make(output, clips, seed, show, tuple(look or ()), pauses=pauses, bare_first=bare_first)
     console.result("puppet data", {"output": str(output), "clips": clips, "made": made}, str(output), as_json)
 
 
@@ -70,6 +78,13 @@ def train(
         Path | None, typer.Option("--looks", help="decoder: clips of faces with a look, made with --look.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps.")] = None,
+    world: World = 1,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="vae: weights to begin with, instead of random ones.")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", min=0.01, max=10.0, help="vae: multiplies the learning rates.")
+    ] = 1.0,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
     seed: Seed = 0,
     as_json: o.AsJson = False,
@@ -97,19 +112,19 @@ def train(
 
             paths, facts = write_encoders(output, seed), {}
         elif what == "speech":
-            from avatarctl.puppet.train_speech import STEPS as SPEECH_STEPS
-            from avatarctl.puppet.train_speech import train_speech
+            from avatarctl.puppet.train_speech import LESSONS, train_speech
 
-            path, share = train_speech(clips, output, steps or SPEECH_STEPS, seed, show)
+            path, share = train_speech(clips, output, steps or LESSONS[world].steps, seed, show, LESSONS[world])
             paths, facts = [path], {"variance_explained": round(share, 4)}
-        elif looks is not None:
-            from avatarctl.puppet.train_vae import DECODER_STEPS, train_decoder
-
-            paths, facts = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show)], {}
         else:
-            from avatarctl.puppet.train_vae import STEPS, train_vae
+            from avatarctl.puppet.train_vae import DECODER_STEPS, train_decoder, train_vae
+            from avatarctl.puppet.vae_recipes import RECIPES
 
-            paths, facts = [train_vae(clips, output, steps or STEPS, seed, show)], {}
+            recipe, facts = RECIPES[world], {}
+            if looks is not None:
+                paths = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show, recipe)]
+            else:
+                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate)]
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 
@@ -183,8 +198,8 @@ def evaluate(
     if minutes == 1:
         raise UsageError("--minutes: got 1, expected 0 or 2 at least", "the first minute is compared with the last one")
     console.quiet(quiet)
+    from avatarctl.audio.speak import library
     from avatarctl.errors import InputFileError, QualityError
-    from avatarctl.puppet.voice import espeak
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.placement import PlacementSettings
@@ -198,7 +213,7 @@ def evaluate(
     chosen = parse_lora(lora) if lora else None
     if chosen and not Path(chosen[0]).is_file():
         raise InputFileError(f"{chosen[0]}: got no such file, expected a LoRA", "check --lora")
-    espeak()
+    library()
     folder = find_weights(settings.weights, settings.size, "auto").folder
     import torch
 

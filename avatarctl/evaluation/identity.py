@@ -52,3 +52,27 @@ def drift(values_T: NDArray[np.float64], per_minute: int, per_second: int) -> Dr
     seconds = first[: count * per_second].reshape(count, per_second).mean(1)
     low, high = np.quantile(seconds, [0.05, 0.95])
     return Drift(abs(float(last.mean() - first.mean())), float(high - low))
+
+
+def slope_interval(
+    values_T: NDArray[np.float64], per_second: int, block_s: int = 10, draws: int = 2000
+) -> tuple[float, float]:
+    """Return the 95 % interval of how much a curve rises per minute, by a bootstrap over blocks of seconds.
+
+    Deviations from the straight line are drawn in blocks, since neighbouring seconds are alike. An interval that holds 0
+    tells of no drift. The same curve always has the same interval. Raises ``ValueError`` for less than six blocks.
+    """
+    seconds = values_T[: len(values_T) // per_second * per_second].reshape(-1, per_second).mean(1)
+    blocks = len(seconds) // block_s
+    if blocks < 6:
+        raise ValueError(f"got {len(seconds)} s, expected {6 * block_s} at least")
+    seconds = seconds[: blocks * block_s]
+    minutes = np.arange(len(seconds)) / 60
+    slope, start = np.polyfit(minutes, seconds, 1)
+    away = (seconds - slope * minutes - start).reshape(blocks, block_s)
+    chosen = np.random.default_rng(0).integers(blocks, size=(draws, blocks))
+    noise = away[chosen].reshape(draws, -1)
+    centred = minutes - minutes.mean()
+    slopes = slope + noise @ centred / (centred @ centred)
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    return float(low), float(high)

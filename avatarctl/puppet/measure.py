@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl import durable
+from avatarctl.audio.speak import RATE_HZ
 from avatarctl.console import progress
 from avatarctl.evaluation.identity import colour_distance, nearest
 from avatarctl.evaluation.sync import correlation, sync
@@ -23,7 +24,7 @@ from avatarctl.puppet.draw import Identity, Pose, draw, mouth_box
 from avatarctl.puppet.face import MEASURES, face_from_frames, still_mask
 from avatarctl.puppet.mouth import mouth_from_audio, mouth_from_frames
 from avatarctl.puppet.pack import write_wave
-from avatarctl.puppet.voice import RATE_HZ, Kind, make_voice
+from avatarctl.puppet.voice import Kind, make_voice
 from avatarctl.render import render
 from avatarctl.render.inputs import plan_of
 from avatarctl.settings.placement import PlacementSettings

@@ -26,16 +26,19 @@ LIP_LUMA, DARK_LUMA = 105.0, 30.0  # softened ends between lips (112) and the in
 
 
 def mouth_from_audio(
-    waveform_T: NDArray[np.float32], frames: int, fps: Fraction = Fraction(25)
+    waveform_T: NDArray[np.float32], frames: int, fps: Fraction = Fraction(25), smooth_frames: float = SMOOTH_FRAMES
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return opening and width (frames,), each 0 … 1, that a voice at 16 kHz drives. Deterministic; silence is a shut mouth."""
+    """Return opening and width (frames,), each 0 … 1, that a voice at 16 kHz drives. Deterministic; silence is a shut mouth.
+
+    ``smooth_frames``: deviation of the Gaussian that both are smoothed with, in frames at 25 fps.
+    """
     power, frequencies = _spectra(waveform_T, frames, fps)
     voice = power[:, (frequencies >= VOICE_HZ[0]) & (frequencies <= VOICE_HZ[1])].sum(1)
     loud = np.quantile(voice, 0.95) if len(voice) else 0.0
     floor = loud * 10 ** (-QUIET_DB / 10) + 1e-9
     rate = float(fps)
-    around = _smooth(voice, NEIGHBOURHOOD_S * rate) / np.maximum(
-        _smooth(np.ones_like(voice), NEIGHBOURHOOD_S * rate), 1e-9
+    around = smooth(voice, NEIGHBOURHOOD_S * rate) / np.maximum(
+        smooth(np.ones_like(voice), NEIGHBOURHOOD_S * rate), 1e-9
     )
     relative_db = 10 * np.log10((voice + 1e-12) / np.maximum(around, floor))
     opening = np.clip((relative_db - OPEN_DB[0]) / (OPEN_DB[1] - OPEN_DB[0]), 0, 1)
@@ -46,10 +49,10 @@ def mouth_from_audio(
     centroid = (weights * frequencies[band]).sum(1) / np.maximum(weights.sum(1), 1e-9)
     place = np.log(np.maximum(centroid, 1.0) / CENTROID_HZ[0]) / np.log(CENTROID_HZ[1] / CENTROID_HZ[0])
     width = np.clip(place, 0, 1)
-    spread = SMOOTH_FRAMES * rate / 25
+    spread = smooth_frames * rate / 25
     # A shut mouth is neither wide nor narrow: width counts as much as there is voice.
-    width = (_smooth(width * opening, spread) + 0.5 * 0.05) / (_smooth(opening, spread) + 0.05)
-    return np.clip(_smooth(opening, spread), 0, 1), np.clip(width, 0, 1)
+    width = (smooth(width * opening, spread) + 0.5 * 0.05) / (smooth(opening, spread) + 0.05)
+    return np.clip(smooth(opening, spread), 0, 1), np.clip(width, 0, 1)
 
 
 def mouth_from_frames(frames_THWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,7 +96,7 @@ def _cut(padded: NDArray[np.float64], middle: int) -> NDArray[np.float64]:
     return np.pad(part, (0, SPAN - len(part)))
 
 
-def _smooth(values: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+def smooth(values: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """Return values under a Gaussian window, the ends continued."""
     radius = int(np.ceil(4 * deviation))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)

@@ -41,8 +41,8 @@ class Optimiser:
                 group["lr"] = rate * share
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in [*self._wide, *self._rest]], clip_norm)
         for matrix, (_, parameter) in zip(self._matrices, self._wide, strict=True):
-            assert parameter.grad is not None
-            matrix.grad = parameter.grad.view(parameter.shape[0], -1)
+            # None where a batch leaves a weight out, as single pictures do with layers over time: it stays as it is.
+            matrix.grad = None if parameter.grad is None else parameter.grad.view(parameter.shape[0], -1)
         self._muon.step()
         self._adam.step()
         for _, parameter in [*self._wide, *self._rest]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl import durable
+from avatarctl.audio.speak import RATE_HZ
 from avatarctl.errors import QualityError
 from avatarctl.networks import checkpoints
 from avatarctl.puppet.dataset import EVALUATION_SEED
 from avatarctl.puppet.draw import Identity, Pose, draw
-from avatarctl.puppet.voice import RATE_HZ, make_voice, say
+from avatarctl.puppet.voice import make_voice, say
 from avatarctl.weights import find_weights
 
 MOST_BYTES = 24_000_000

@@ -1,9 +1,11 @@
-"""Train a small wav2vec 2.0 that tells bands of loudness and voicing from raw sound."""
+"""Train a small wav2vec 2.0 that tells from raw sound what drives a mouth: bands of loudness, or the mouth itself."""
 
 from __future__ import annotations
 
 import json
 import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,13 +21,12 @@ from avatarctl.errors import InputFileError
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.dims import SpeechDims
 from avatarctl.networks.kinds import build_speech_encoder
+from avatarctl.puppet.dataset import TRUTH
 from avatarctl.puppet.mouth import VOICE_HZ
 from avatarctl.training.draws import seed_of
 
 RATE_HZ, HOP, SPAN = 16000, 320, 640
-BANDS, OFFSETS = 24, (-8, -4, 0, 4, 8)  # bands of loudness, at these states before and after (20 ms each)
-STEPS = 4000
-BATCH, LENGTH_S = 8, 1.6
+BANDS = 24  # of loudness
 DIMS = SpeechDims(
     hidden_size=64,
     intermediate_size=128,
@@ -37,21 +38,64 @@ DIMS = SpeechDims(
 )
 
 
-def train_speech(data: Path, output: Path, steps: int, seed: int, show: Progress) -> tuple[Path, float]:
-    """Train and write ``speech_encoder.safetensors``; give it, and the share of variance explained on the last tenth of clips."""
-    waves = load_voices(data)
-    held, trained = waves[::10], [w for i, w in enumerate(waves) if i % 10]
+MOUTH = ("opening", "width", "press")
+# Mean and deviation of each over training clips, so that all errors weigh alike; bands beside a mouth weigh half.
+MOUTH_MEAN, MOUTH_SPREAD, BANDS_BESIDE = (0.4, 0.5, 0.1), (0.35, 0.25, 0.28), 0.5
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the states are taught to tell of their neighbourhood.
+
+    ``offsets``: at these states before and after, 20 ms each. ``mouth``: opening, width and pressed lips of the drawn
+    mouth at the offsets, and the bands of the state's own moment; else the bands at the offsets.
+    """
+
+    mouth: bool
+    offsets: tuple[int, ...]
+    steps: int
+    batch: int
+    length_s: float  # of the stretches of voices; longer than a voice is the whole voice
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a state tells."""
+        bands = BANDS + 1
+        return len(self.offsets) * len(MOUTH) + bands if self.mouth else len(self.offsets) * bands
+
+
+# By world. A render's window is as long as a clip: where the mouth is told, voices are normalised over as much.
+LESSONS = {
+    1: Lesson(mouth=False, offsets=(-8, -4, 0, 4, 8), steps=4000, batch=8, length_s=1.6),
+    2: Lesson(mouth=True, offsets=(-8, -6, -4, -2, 0, 2, 4, 6, 8), steps=8000, batch=3, length_s=4.0),
+}
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A clip's sound (T,) at 16 kHz and its mouth at every state (L, 3), or nothing of it (L, 0)."""
+
+    samples: NDArray[np.float32]
+    mouth_LM: NDArray[np.float32]
+
+
+def train_speech(
+    data: Path, output: Path, steps: int, seed: int, show: Progress, lesson: Lesson = LESSONS[1]
+) -> tuple[Path, float]:
+    """Train and write ``speech_encoder.safetensors``; return it, and the share of variance explained on held-out clips."""
+    voices = [Voice(samples, mouth_of(path, len(samples), lesson)) for path, samples in read_voices(data)]
+    held, trained = voices[::10], [voice for i, voice in enumerate(voices) if i % 10]
     torch.manual_seed(seed_of(seed, "speech weights"))
     model = build_speech_encoder(DIMS)
-    head = nn.Linear(DIMS.hidden_size, (BANDS + 1) * len(OFFSETS))
+    head = nn.Linear(DIMS.hidden_size, lesson.outputs)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     model.eval()  # dropout and masking would only blur a regression this small
     for step in range(steps):
         chance = np.random.default_rng([seed, 7020, step])
-        samples = np.stack([cut(trained[chance.integers(len(trained))], chance) for _ in range(BATCH)])
-        loss = error_of(model, head, samples)
+        batch = [cut(trained[chance.integers(len(trained))], lesson, chance) for _ in range(lesson.batch)]
+        loss = error_of(model, head, batch, lesson)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -59,44 +103,70 @@ def train_speech(data: Path, output: Path, steps: int, seed: int, show: Progress
         rate.step()
         show(step + 1, steps, loss=float(loss.detach()))
     with torch.no_grad():
-        left = float(np.mean([float(error_of(model, head, w[None, : len(w) // HOP * HOP])) for w in held]))
+        left = float(np.mean([float(error_of(model, head, [voice], lesson)) for voice in held]))
     path = save_weights(model, output / "speech_encoder.safetensors", names="ours")
     (output / "speech_encoder.json").write_text(json.dumps({"steps": steps, "seed": seed, "error": left}) + "\n")
     return path, 1 - left
 
 
-def load_voices(data: Path) -> list[NDArray[np.float32]]:
-    """Return the voices of a folder of clips."""
-    files = sorted(data.glob("square/*/*/audio.wav"))
+def read_voices(data: Path) -> list[tuple[Path, NDArray[np.float32]]]:
+    """Return the folders of all clips and their voices."""
+    files = sorted(data.rglob("square/*/*/audio.wav"))
     if not files:
         raise InputFileError(f"{data}: got no drawn clips", "make some: avatarctl puppet data --output DIR")
     voices = []
     for path in files:
         with wave.open(str(path)) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-        voices.append((samples / 32768).astype(np.float32))
+        voices.append((path.parent, (samples / 32768).astype(np.float32)))
     return voices
 
 
-def cut(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
+def load_voices(data: Path) -> list[NDArray[np.float32]]:
+    """Return the voices of a folder of clips."""
+    return [samples for _, samples in read_voices(data)]
+
+
+def mouth_of(clip: Path, samples: int, lesson: Lesson) -> NDArray[np.float32]:
+    """Return a clip's mouth at the middle of every 20 ms (L, 3), each part about zero mean, unit variance."""
+    count = samples // HOP
+    if not lesson.mouth:
+        return np.zeros((count, 0), np.float32)
+    truth = np.load(clip / TRUTH)
+    curves = np.stack([truth[name] for name in MOUTH], axis=1)
+    curves[0] = curves[1]  # the first picture is at rest, whatever is heard
+    places = (np.arange(count) + 0.5) * HOP / RATE_HZ * 25 - 0.5  # in pictures
+    mouth = np.stack([np.interp(places, np.arange(len(curves)), curve) for curve in curves.T], axis=1)
+    return ((mouth - MOUTH_MEAN) / MOUTH_SPREAD).astype(np.float32)
+
+
+def cut(voice: Voice, lesson: Lesson, chance: np.random.Generator) -> Voice:
     """Return a stretch of a voice at some level, with some noise."""
-    count = round(LENGTH_S * RATE_HZ)
-    start = chance.integers(len(samples) - count + 1)
-    part = samples[start : start + count] * chance.uniform(0.2, 1.2)
-    return part + chance.normal(0, 10 ** chance.uniform(-3.2, -1.9), count).astype(np.float32)
+    states = min(round(lesson.length_s * RATE_HZ) // HOP, len(voice.mouth_LM))
+    start = int(chance.integers(len(voice.mouth_LM) - states + 1))
+    part = voice.samples[start * HOP : (start + states) * HOP] * chance.uniform(0.2, 1.2)
+    noise = chance.normal(0, 10 ** chance.uniform(-3.2, -1.9), len(part))
+    return Voice((part + noise).astype(np.float32), voice.mouth_LM[start : start + states])
 
 
-def error_of(model: Wav2Vec2Model, head: nn.Linear, samples_BT: NDArray[np.float32]) -> Tensor:
-    """Return the mean squared error of what the states tell of their neighbourhood; 1 is the error of telling the mean."""
-    heard = np.stack([normalise(row) for row in samples_BT])
+def error_of(model: Wav2Vec2Model, head: nn.Linear, voices: Sequence[Voice], lesson: Lesson) -> Tensor:
+    """Return the mean squared error of what the states tell of their neighbourhood; 1 is about the error of telling the mean."""
+    heard = np.stack([normalise(voice.samples) for voice in voices])
     states = model(torch.from_numpy(heard)).last_hidden_state
-    told = head(states).unflatten(2, (len(OFFSETS), BANDS + 1))
-    wanted = torch.from_numpy(np.stack([targets(row) for row in heard]))[:, : states.shape[1]]
-    total = torch.zeros(())
-    for place, offset in enumerate(OFFSETS):
-        first, last = max(0, -offset), states.shape[1] - max(0, offset)
-        total = total + ((told[:, first:last, place] - wanted[:, first + offset : last + offset]) ** 2).mean()
-    return total / len(OFFSETS)
+    rows = [wanted(samples, voice.mouth_LM, lesson) for samples, voice in zip(heard, voices, strict=True)]
+    asked = torch.from_numpy(np.stack(rows))[:, : states.shape[1]]
+    known = ~asked.isnan()
+    return ((head(states[:, : asked.shape[1]]) - asked)[known] ** 2).mean()
+
+
+def wanted(samples_T: NDArray[np.float32], mouth_LM: NDArray[np.float32], lesson: Lesson) -> NDArray[np.float32]:
+    """Return what each state is to tell (L, outputs), not a number where that lies outside of the sound."""
+    bands = targets(samples_T)
+    told = mouth_LM if lesson.mouth else bands
+    padded = np.pad(told, ((max(lesson.offsets),) * 2, (0, 0)), constant_values=np.nan)
+    first = max(lesson.offsets)
+    around = [padded[first + offset : first + offset + len(told)] for offset in lesson.offsets]
+    return np.concatenate([*around, *([bands * BANDS_BESIDE] if lesson.mouth else [])], axis=1).astype(np.float32)
 
 
 def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,18 +194,20 @@ def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def probe(encoder: Wav2Vec2Model, voices: list[NDArray[np.float32]], openings: list[NDArray[np.float64]]) -> float:
     """Return the correlation of a linear reading of the states with the mouth's opening, on voices it was not fitted on."""
-    rows, wanted = [], []
+    rows, openings_of = [], []
     with torch.no_grad():
         for voice, opening in zip(voices, openings, strict=True):
             states = encoder(torch.from_numpy(normalise(voice))[None]).last_hidden_state[0].numpy()
             places = [min(int((frame + 0.5) * 50 / Fraction(25)), len(states) - 1) for frame in range(len(opening))]
             rows.append(
-                np.concatenate([states[np.clip(np.array(places) + o, 0, len(states) - 1)] for o in OFFSETS], axis=1)
+                np.concatenate(
+                    [states[np.clip(np.array(places) + o, 0, len(states) - 1)] for o in (-8, -4, 0, 4, 8)], axis=1
+                )
             )
-            wanted.append(opening)
+            openings_of.append(opening)
     fit = [i for i in range(len(rows)) if i % 3]
     x = np.concatenate([rows[i] for i in fit])
-    y = np.concatenate([wanted[i] for i in fit])
+    y = np.concatenate([openings_of[i] for i in fit])
     weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
     told = np.concatenate([np.c_[rows[i], np.ones(len(rows[i]))] @ weights for i in range(0, len(rows), 3)])
-    return float(np.corrcoef(told, np.concatenate([wanted[i] for i in range(0, len(rows), 3)]))[0, 1])
+    return float(np.corrcoef(told, np.concatenate([openings_of[i] for i in range(0, len(rows), 3)]))[0, 1])

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import subprocess
-import wave
 from typing import Literal
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from avatarctl.errors import UsageError
+from avatarctl.audio.speak import RATE_HZ, speak
 
-RATE_HZ = 16000
 Kind = Literal["speech", "singing"]
 VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4", "f5", "croak", "klatt2")
 # Languages of the training set, and of the evaluation: no voice is in both.
@@ -31,29 +25,9 @@ WORDS = (
 VOWELS = {"a": (730, 1090), "e": (530, 1840), "i": (270, 2290), "o": (570, 840), "u": (300, 870)}
 
 
-def espeak() -> str:
-    """Return espeak-ng's program; raises ``UsageError`` with the way to install it."""
-    found = shutil.which("espeak-ng")
-    if found is None:
-        raise UsageError(
-            "espeak-ng: not found, it makes the voices", "apt-get install espeak-ng, or brew install espeak-ng"
-        )
-    return found
-
-
 def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) -> NDArray[np.float32]:
-    """Return spoken text (T,) at 16 kHz, full scale 1."""
-    command = [espeak(), "-v", voice, "-s", str(speed_wpm), "-p", str(pitch), "--stdout", "--", text]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode or not done.stdout:
-        raise UsageError(
-            f"espeak-ng: can't say it with voice {voice} ({done.stderr.decode(errors='replace').strip()})",
-            "`espeak-ng --voices` lists the voices there are",
-        )
-    with wave.open(io.BytesIO(done.stdout)) as file:
-        rate = file.getframerate()
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-    return np.asarray(soxr.resample(samples, rate, RATE_HZ), np.float32)
+    """Return spoken text (T,) at 16 kHz, full scale 1; raises ``UsageError`` with the way to install espeak-ng."""
+    return speak(text, voice, speed_wpm, pitch)[0]
 
 
 def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: bool = False) -> NDArray[np.float32]:
@@ -63,18 +37,18 @@ def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: 
     """
     chance = np.random.default_rng([seed, 7002, int(evaluation)])
     count = round(duration_s * RATE_HZ)
-    parts: list[NDArray[np.float32]] = [_pause(chance, 0.0, 0.35)]
+    parts: list[NDArray[np.float32]] = [silence(chance, 0.0, 0.35)]
     voice = f"{chance.choice(EVALUATION if evaluation else TRAINING)}+{chance.choice(VARIANTS)}"
     speed, pitch = int(chance.integers(110, 210)), int(chance.integers(15, 90))
     while sum(map(len, parts)) < count:
         if kind == "singing":
-            parts.append(_phrase(chance))
+            parts.append(sing_phrase(chance)[0])
         else:
             words = [str(word) for word in chance.choice(WORDS, int(chance.integers(3, 9)))]
             parts.append(_trimmed(say(" ".join(words), voice, speed, pitch)))
-        parts.append(_pause(chance, 0.05, 1.1 if chance.random() < 0.25 else 0.35))
+        parts.append(silence(chance, 0.05, 1.1 if chance.random() < 0.25 else 0.35))
     whole = np.concatenate(parts)[:count]
-    whole = _levelled(whole, chance) * chance.uniform(0.25, 1.0)
+    whole = levelled(whole, chance) * chance.uniform(0.25, 1.0)
     noise = chance.normal(0, 1, count).astype(np.float32)
     quiet = 10 ** (chance.uniform(-62, -38) / 20)
     return np.clip(whole + noise * quiet, -1, 1).astype(np.float32)
@@ -98,7 +72,8 @@ def make_pause(seed: int, duration_s: float) -> NDArray[np.float32]:
     return np.clip(hiss * level, -1, 1).astype(np.float32)
 
 
-def _pause(chance: np.random.Generator, least_s: float, most_s: float) -> NDArray[np.float32]:
+def silence(chance: np.random.Generator, least_s: float, most_s: float) -> NDArray[np.float32]:
+    """Return a pause (T,) of some length."""
     return np.zeros(round(chance.uniform(least_s, most_s) * RATE_HZ), np.float32)
 
 
@@ -108,16 +83,17 @@ def _trimmed(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples[heard[0] : heard[-1] + 1] if len(heard) else samples
 
 
-def _levelled(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
+def levelled(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:
     """Let the level wander slowly, by up to six decibels, and set the peak to 1."""
     points = np.interp(np.arange(len(samples)), np.linspace(0, len(samples), 5), chance.uniform(-6, 0, 5))
     moved = samples * (10 ** (points / 20)).astype(np.float32)
     return moved / max(float(np.abs(moved).max()), 1e-6)
 
 
-def _phrase(chance: np.random.Generator) -> NDArray[np.float32]:
-    """Sing a few notes: a buzz with vibrato through two formants, each note a vowel."""
-    notes = []
+def sing_phrase(chance: np.random.Generator) -> tuple[NDArray[np.float32], list[tuple[float, float, str]]]:
+    """Sing a few notes, a buzz with vibrato through two formants; return them, and (start, stop, vowel) of each in seconds."""
+    notes: list[NDArray[np.float32]] = []
+    sung = []
     base_hz = chance.uniform(110, 330)
     for _ in range(int(chance.integers(3, 7))):
         seconds = chance.uniform(0.18, 0.7)
@@ -125,7 +101,10 @@ def _phrase(chance: np.random.Generator) -> NDArray[np.float32]:
         pitch_hz = base_hz * 2 ** (chance.choice([-5, -3, 0, 2, 4, 5, 7]) / 12)
         wobble = 1 + 0.012 * np.sin(2 * np.pi * 5.5 * time_s + chance.uniform(0, 6))
         phase = 2 * np.pi * np.cumsum(pitch_hz * wobble) / RATE_HZ
-        first, second = VOWELS[str(chance.choice(list(VOWELS)))]
+        vowel = str(chance.choice(list(VOWELS)))
+        first, second = VOWELS[vowel]
+        start_s = sum(map(len, notes)) / RATE_HZ
+        sung.append((start_s, start_s + seconds, vowel))
         note = np.zeros(len(time_s))
         for harmonic in range(1, int(3800 // pitch_hz) + 1):
             hz = harmonic * pitch_hz
@@ -134,6 +113,6 @@ def _phrase(chance: np.random.Generator) -> NDArray[np.float32]:
         shape = np.minimum(1, np.minimum(time_s / 0.04, (seconds - time_s) / 0.07))
         notes.append((note * np.maximum(shape, 0)).astype(np.float32))
         if chance.random() < 0.5:
-            notes.append(_pause(chance, 0.03, 0.15))
+            notes.append(silence(chance, 0.03, 0.15))
     phrase = np.concatenate(notes)
-    return phrase / max(float(np.abs(phrase).max()), 1e-6)
+    return phrase / max(float(np.abs(phrase).max()), 1e-6), sung

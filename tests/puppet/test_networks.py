@@ -27,8 +27,11 @@ from avatarctl.puppet.dataset import FPS, FRAMES, write_clip
 from avatarctl.puppet.draw import Identity
 from avatarctl.puppet.encoders import TEXT_LEN, write_encoders
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
+from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.train_speech import load_voices, probe, train_speech
-from avatarctl.puppet.train_vae import at_once, decode_at_once, encode_at_once, new_vae, train_decoder, train_vae
+from avatarctl.puppet.train_vae import train_decoder, train_vae
+from avatarctl.puppet.vae import at_once, decode_at_once, encode_at_once, new_vae
+from avatarctl.puppet.vae_recipes import WORLD_1, batch_of
 from avatarctl.settings.render import RenderSettings
 from avatarctl.training.log import read
 
@@ -97,17 +100,18 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
     first, second = load_file(straight), load_file(stopped)
     assert all(torch.equal(first[name], second[name]) for name in first)
     model = load_vae(straight)
-    latents = vae.encode(model, puppet_vae.to_tensor(puppet_vae.load_pictures(clips)[:2, :9]))
+    pictures = Pictures(clips)
+    latents = vae.encode(model, to_tensor(np.stack([pictures.stretch(clip, 0, 9) for clip in (0, 1)])))
     assert latents.shape == (2, 16, 3, 8, 8)
     assert 0.3 < float(latents.std()) < 3  # its configuration has the statistics
     assert (tmp_path / "straight" / "vae" / "pictures.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_vae_sees_short_clips_first_and_whole_ones_last() -> None:
-    clips = np.zeros((2, FRAMES, 8, 8, 3), np.uint8)
-    chance = np.random.default_rng(0)
-    shapes = [puppet_vae.batch_of(clips, frames, count, chance).shape for _, frames, count in puppet_vae.STAGES]
-    assert shapes == [(2, 3, 9, 8, 8), (2, 3, 17, 8, 8), (1, 3, 33, 8, 8), (1, 3, FRAMES, 8, 8)]
+def test_the_vae_sees_short_clips_first_and_whole_ones_last(clips: Path) -> None:
+    chance, pictures = np.random.default_rng(0), Pictures(clips)
+    batches = [WORLD_1.batch(round(stage.until * 100) - 1, 100) for stage in WORLD_1.stages]
+    shapes = [batch_of(pictures, batch, WORLD_1, chance)[0].shape for batch in batches]
+    assert shapes == [(2, 3, 9, 64, 64), (2, 3, 17, 64, 64), (1, 3, 33, 64, 64), (1, 3, FRAMES, 64, 64)]
 
 
 def test_the_decoder_learns_looks_and_leaves_latents_alone(clips: Path, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""A folder of drawn clips from a number and a seed, in the layout that `avatarctl data encode` reads."""
+
+from __future__ import annotations
+
+import shutil
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatarctl import durable
+from avatarctl.audio.speak import RATE_HZ, Phoneme
+from avatarctl.console import Progress
+from avatarctl.puppet.voice import Kind
+from avatarctl.puppet.world2.drive import FPS, closures, drive
+from avatarctl.puppet.world2.face import EYE_Y
+from avatarctl.puppet.world2.identity import Identity, Pose
+from avatarctl.puppet.world2.life import poses
+from avatarctl.puppet.world2.mouth import X, Y
+from avatarctl.puppet.world2.portrait import SIZE, VIEW, Portrait, in_picture
+from avatarctl.puppet.world2.voice import Voice, after, make_voice
+
+FRAMES = 81
+SINGING_SHARE, MID_SPEECH_SHARE = 0.12, 0.5
+LEAD = (20, 80)  # pictures of a voice before a clip that begins amid speech
+BEFORE_PAUSE = (80, 20)  # pictures of a voice and of quiet before a clip of a pause
+TRUTH = "truth.npz"
+# Where eyes and mouth move, as ellipses (x, y, rx, ry) of the drawing: what counts more in training, and is measured.
+MOUTH_REGION = (X, Y + 0.045, 0.180, 0.118)
+EYE_REGIONS = ((0.5 - 0.125, EYE_Y - 0.018, 0.110, 0.085), (0.5 + 0.125, EYE_Y - 0.018, 0.110, 0.085))
+HEAD_REGION = (0.5, 0.46, 0.36, 0.42)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip's voice does to a face: sound, phonemes in seconds of the clip, a pose for every picture."""
+
+    waveform: NDArray[np.float32]
+    phonemes: tuple[Phoneme, ...]
+    poses: tuple[Pose, ...]
+
+    @classmethod
+    def of(cls, seed: int, kind: Kind, pause: bool = False) -> Scene:
+        """Return the scene of a seed; half of them begin amid speech. ``pause``: nobody speaks any more."""
+        chance = np.random.default_rng([seed, 8014])
+        lead = int(chance.integers(*LEAD)) if chance.random() < MID_SPEECH_SHARE else 0
+        if pause:
+            spoken, quiet = BEFORE_PAUSE
+            lead = spoken + quiet
+            voice = after(make_voice(seed, float(spoken / FPS), kind), float((quiet + FRAMES) / FPS), seed)
+        else:
+            voice = make_voice(seed, float((lead + FRAMES) / FPS), kind)
+        return cls.spoken(voice, FRAMES, seed, lead)
+
+    @classmethod
+    def spoken(cls, voice: Voice, frames: int, seed: int, lead: int = 0) -> Scene:
+        """Return the scene of a voice that begins ``lead`` pictures before the clip."""
+        heard = drive(voice.samples, voice.phonemes, lead + frames)
+        lead_s = float(lead / FPS)
+        phonemes = tuple(each.moved(-lead_s) for each in voice.phonemes if each.stop_s > lead_s)
+        waveform = voice.samples[round(lead_s * RATE_HZ) :]
+        return cls(waveform, phonemes, tuple(poses(heard, voice.ends_s, seed, lead)))
+
+
+def make_clips(
+    output: Path,
+    clips: int,
+    seed: int,
+    show: Progress,
+    look: tuple[str, ...] = (),
+    size: int = SIZE,
+    pauses: bool = False,
+    bare_first: bool = False,
+) -> int:
+    """Make the clips that are missing; return how many were made. Each depends on (seed, number) alone, and is whole or absent.
+
+    ``pauses``: after a voice outside of the clip, nobody speaks in it. ``bare_first``: the first picture lacks the look.
+
+    ``square/speech|singing/NNNNN/{images,face_masks,lip_masks}/*.png``, ``audio.wav``, and ``truth.npz``.
+    """
+    made = 0
+    for number in range(clips):
+        clip_seed = seed * 100_003 + number
+        kind: Kind = "singing" if np.random.default_rng([clip_seed, 8003]).random() < SINGING_SHARE else "speech"
+        folder = output / "square" / kind / f"{number:05d}"
+        if not folder.is_dir():
+            made += 1
+            who = Identity.of(clip_seed, look)
+            scene = Scene.of(clip_seed, kind, pauses)
+            with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
+                write_clip(folder, who, scene, size, Identity.of(clip_seed) if bare_first else None)
+        show(number + 1, clips)
+    return made
+
+
+def write_clip(folder: Path, who: Identity, scene: Scene, size: int = SIZE, first: Identity | None = None) -> None:
+    """Write one clip: pictures, masks of the head and of what moves in it (mouth and eyes), the voice, the truth.
+
+    ``first``: who is seen in the first picture, if it is another one.
+    """
+    part = durable.part_of(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    for name in ("images", "face_masks", "lip_masks"):
+        (part / name).mkdir(parents=True)
+    portrait = Portrait.of(who, size)
+    head, moving = region_mask(size, [HEAD_REGION]), region_mask(size, [MOUTH_REGION, *EYE_REGIONS])
+    for index, pose in enumerate(scene.poses):
+        name = f"frame_{index}.png"
+        shown = Portrait.of(first, size) if first and index == 0 else portrait
+        _save(shown.picture(pose), part / "images" / name)
+        _save(head, part / "face_masks" / name)
+        _save(moving, part / "lip_masks" / name)
+    with wave.open(str(part / "audio.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes((scene.waveform * 32767).astype("<i2").tobytes())
+    truth: dict[str, Any] = curves(scene.poses)
+    np.savez(part / TRUTH, closures=closures(scene.phonemes, len(scene.poses)), **truth)
+    part.rename(folder)
+
+
+def curves(made: Sequence[Pose]) -> dict[str, NDArray[np.float64]]:
+    """Return every part of poses over time (frames,)."""
+    return {each.name: np.array([getattr(pose, each.name) for pose in made]) for each in fields(Pose)}
+
+
+def region_mask(size: int, regions: Sequence[tuple[float, float, float, float]]) -> NDArray[np.uint8]:
+    """Return 255 in ellipses of the drawing, 0 elsewhere, (size, size)."""
+    rows, columns = (np.mgrid[:size, :size] + 0.5) / size
+    inside = np.zeros((size, size), bool)
+    for x, y, rx, ry in regions:
+        column, row = in_picture(x, y)
+        inside |= ((columns - column) * VIEW / rx) ** 2 + ((rows - row) * VIEW / ry) ** 2 <= 1
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    Image.fromarray(pixels).save(path, compress_level=1)
