@@ -306,8 +306,8 @@ class _Events:
 def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: int = 80) -> str:
     """Return the numbers of a report, the most telling first, as many as fit so many columns."""
     parts = []
-    if total and unit == "bytes":
-        parts.append(f"{size(done)} of {size(total)}")
+    if "of_bytes" in facts:
+        parts.append(f"{size(facts['bytes'])} of {size(facts['of_bytes'])}")
     elif total:
         parts.append(f"{SINGULAR.get(unit, unit)} {done}/{total}")
     if (speed := facts.get("bytes_per_s")) is not None:
@@ -354,7 +354,7 @@ class _Lines:
         now = time.monotonic()
         if now - self._last < EVERY_S and not (total and done == total):
             return
-        fraction = done / total if total else facts.get("fraction")
+        fraction = facts.get("fraction", done / total if total else None)
         if not total and fraction is None:
             return  # a stage that has only begun: the line before it is news enough
         self._last = now
@@ -388,7 +388,7 @@ def _bar(unit: str) -> Iterator[Progress]:
     def show(done: int, total: int, **facts: Any) -> None:
         nonlocal stage
         stage = facts.get("stage", stage)
-        fraction = done / total if total else facts.get("fraction")
+        fraction = facts.get("fraction", done / total if total else None)
         words = _words(done, total, facts, unit, terminal.width - 32)
         share = "" if fraction is None else f"{fraction:.0%}"
         bar.update(

@@ -130,8 +130,8 @@ def test_numbers_give_way_where_the_line_is_short() -> None:
     assert console._words(45, 192, facts, "window steps", 60) == "pass 45/192, 1:02:05 left, 1:01 of video"
     assert console._words(45, 192, facts, "window steps", 25) == "pass 45/192, 1:02:05 left"
     assert console._words(45, 192, facts, "window steps", 5) == "pass 45/192"
-    speed = {"bytes_per_s": 45e6, "left_s": 60.0, "name": "a.pt"}
-    assert console._words(10**9, 25 * 10**9, speed, "bytes") == "1.0 GB of 25.0 GB, 45.0 MB/s, 1:00 left, a.pt"
+    speed = {"bytes": 10**9, "of_bytes": 25 * 10**9, "bytes_per_s": 45e6, "left_s": 60.0, "name": "a.pt"}
+    assert console._words(1000, 25000, speed, "MB") == "1.0 GB of 25.0 GB, 45.0 MB/s, 1:00 left, a.pt"
 
 
 def test_messages_wrap_at_words_and_long_paths_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ def refuse_missing(device: str) -> None:
         return
     hint = "use --device cpu, or see what this machine has: avatarctl doctor"
     if not torch_has_gpus():
-        raise DeviceError(f"device {device}: got a torch that is built for the CPU alone", hint)
+        raise DeviceError(f"device {device}: no GPU is usable, torch is built for the CPU alone", hint)
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-        raise DeviceError(f"device {device}: CUDA_VISIBLE_DEVICES hides every GPU from this process", hint)
+        raise DeviceError(f"device {device}: no GPU is usable, CUDA_VISIBLE_DEVICES hides all from this process", hint)
 
 
 def torch_has_gpus() -> bool:

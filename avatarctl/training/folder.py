@@ -24,7 +24,18 @@ from avatarctl.weights import fingerprint
 
 MANIFEST, LOCK = "run.json", "lock"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
-OWN = (MANIFEST, LOCK, checkpoints.FOLDER, log.METRICS, log.CURVE, log.EVENTS, validate.FOLDER, "save", "stop")
+OWN = (
+    MANIFEST,
+    LOCK,
+    checkpoints.FOLDER,
+    log.METRICS,
+    log.CURVE,
+    log.TABLE,
+    log.EVENTS,
+    validate.FOLDER,
+    "save",
+    "stop",
+)
 
 
 @contextmanager
