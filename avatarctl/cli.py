@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -80,21 +81,17 @@ def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     lean.allow()
     console.write_any_text()
-    console.json_events("--progress=json" in sys.argv or ("--progress", "json") in pairwise(sys.argv))
-    code: Any = 1
-    try:
-        _run()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-        raise
-    finally:
-        console.finished(code)
-        console.json_events(False)
-
-
-def _run() -> None:
     words = sys.argv[1:]
+    console.json_lines("--progress=json" in words or ("--progress", "json") in pairwise(words))
+    code = _run(words)
+    console.finished(code)
+    console.json_lines(False)
+    if code:
+        sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command line to its end; return the exit code, after what went wrong was told."""
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
     try:
@@ -104,26 +101,25 @@ def _run() -> None:
     except UNREADABLE as problem:
         if type(problem).__name__ == "NoArgsIsHelpError":  # the message is the help page
             console.note(problem.format_message())
-            sys.exit(problem.exit_code)
+            return int(problem.exit_code)
         found = mistyped.explain(problem, words)
         console.error(found, command, as_json)
-        sys.exit(found.exit_code)
+        return found.exit_code
     except AvatarError as problem:
         console.trace()
         console.error(problem, command, as_json)
-        sys.exit(problem.exit_code)
+        return problem.exit_code
     except KeyboardInterrupt:
         console.note("interrupted")
-        sys.exit(130)
+        return 130
     except Exception as bug:
         console.trace()
         told = _in_words(bug)
         console.error(told, command, as_json)
-        sys.exit(told.exit_code)
+        return told.exit_code
     if code == 130:  # Typer made it of a KeyboardInterrupt
         console.note("interrupted; run the same command again to continue")
-    if code:
-        sys.exit(code)
+    return code if isinstance(code, int) else 0
 
 
 def _in_words(bug: Exception) -> AvatarError:

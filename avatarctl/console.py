@@ -91,8 +91,39 @@ def _wrapped(text: str) -> str:
     return "\n".join(lines)
 
 
-def json_events(on: bool) -> None:
-    """With ``--progress json``: from here on stderr holds JSON lines and nothing else, notes and errors among them."""
+def error_object(problem: AvatarError, command: str = "") -> None:
+    """Write the object with the errors to stdout, and nothing for people."""
+    errors = [{"message": problem.message, "hint": problem.hint}]
+    sys.stdout.write(_object(command, "failed", problem.exit_code, problem.data, errors) + "\n")
+    sys.stdout.flush()
+
+
+def trace() -> None:
+    """With ``AVATARCTL_DEBUG=1``: write the traceback of the error at hand to stderr."""
+    if os.environ.get("AVATARCTL_DEBUG") == "1":
+        text = traceback.format_exc()
+        event("note", text=text) if _events is not None else _to_stderr(text)
+
+
+def quiet(on: bool) -> None:
+    """With ``--quiet``: no notes from here on, only results and errors."""
+    global _quiet
+    _quiet = on
+
+
+def note(text: str) -> None:
+    """Write a line for people to stderr, unless it shall be quiet."""
+    if _events is not None:
+        event("note", text=text)
+    elif not _quiet:
+        _to_stderr(_wrapped(text))
+
+
+# -- Events: with --progress json, stderr is JSON lines and nothing else ------------------------------------------------
+
+
+def json_lines(on: bool) -> None:
+    """From here on write notes, errors, progress and what libraries write as JSON lines, each an object with ``event``."""
     global _events
     if on and _events is None:
         _events = sys.stderr
@@ -102,25 +133,29 @@ def json_events(on: bool) -> None:
         sys.stderr, _events = _events, None
 
 
-def event(name: str, **facts: Any) -> None:
-    """Write an event as a JSON line to stderr."""
+def events() -> bool:
+    """Return whether a program watches."""
+    return _events is not None
+
+
+def event(kind: str, **facts: Any) -> None:
+    """Write an event for programs that watch: note, error, stage, progress, item (of a batch), finished; else nothing."""
+    if _events is not None:
+        _write_event(kind, facts)
+
+
+def _write_event(kind: str, facts: Mapping[str, Any]) -> None:
     stream = _events or sys.stderr
-    stream.write(json.dumps({"event": name, **facts}, default=str) + "\n")
+    stream.write(json.dumps({"event": kind, **facts}, default=str) + "\n")
     stream.flush()
 
 
 def finished(exit_code: int) -> None:
-    """Write the last event of a command, where stderr holds events."""
+    """Write the last event: how the command ended."""
     if _events is not None:
         sys.stderr.flush()
-        status = {0: "done", 130: "interrupted", 143: "interrupted"}.get(exit_code, "failed")
-        event("finished", status=status, exit_code=exit_code)
-
-
-def item(name: str, state: str, **facts: Any) -> None:
-    """Write that an item of a batch ended, where stderr holds events."""
-    if _events is not None:
-        event("item", item=name, state=state, **facts)
+    status = "done" if exit_code == 0 else "interrupted" if exit_code > 128 else "failed"
+    event("finished", status=status, exit_code=exit_code)
 
 
 class _Loose(io.TextIOBase):
@@ -153,36 +188,7 @@ class _Loose(io.TextIOBase):
     @staticmethod
     def _say(line: str) -> None:
         if line.strip() and _events is not None:
-            event("note", message=line.rstrip())
-
-
-def error_object(problem: AvatarError, command: str = "") -> None:
-    """Write the object with the errors to stdout, and nothing for people."""
-    errors = [{"message": problem.message, "hint": problem.hint}]
-    sys.stdout.write(_object(command, "failed", problem.exit_code, problem.data, errors) + "\n")
-    sys.stdout.flush()
-
-
-def trace() -> None:
-    """With ``AVATARCTL_DEBUG=1``: write the traceback of the error at hand to stderr."""
-    if os.environ.get("AVATARCTL_DEBUG") == "1":
-        _to_stderr(traceback.format_exc())
-
-
-def quiet(on: bool) -> None:
-    """With ``--quiet``: no notes from here on, only results and errors."""
-    global _quiet
-    _quiet = on
-
-
-def note(text: str) -> None:
-    """Write a line for people to stderr, unless it shall be quiet."""
-    if _quiet:
-        return
-    if _events is not None:
-        event("note", message=text)
-    else:
-        _to_stderr(_wrapped(text))
+            event("note", text=line.rstrip())
 
 
 def _to_stderr(text: str) -> None:
@@ -297,10 +303,11 @@ class _Events:
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
         if total or "stage" not in facts:
-            facts.pop("stage", None)
-            event("progress", **{self._unit: done, "of": total}, **facts)
+            if "item" not in facts:
+                facts.pop("stage", None)
+            _write_event("progress", {self._unit: done, "of": total, **facts})
         else:
-            event("stage", **facts)
+            _write_event("stage", facts)
 
 
 def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: int = 80) -> str:

@@ -92,7 +92,7 @@ def test_errors_are_events_too(words: list[str], code: int, part: str, tmp_path:
 
 
 def test_what_libraries_write_becomes_notes(capfd: pytest.CaptureFixture[str]) -> None:
-    console.json_events(True)
+    console.json_lines(True)
     try:
         sys.stderr.write("a library\nwrote ")
         sys.stderr.write("this\n")
@@ -100,9 +100,9 @@ def test_what_libraries_write_becomes_notes(capfd: pytest.CaptureFixture[str]) -
         sys.stderr.write("no end")
         console.finished(3)
     finally:
-        console.json_events(False)
+        console.json_lines(False)
     rows = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [row.get("message") for row in rows] == ["a library", "wrote this", "ours, of\ntwo lines", "no end", None]
+    assert [row.get("text") for row in rows] == ["a library", "wrote this", "ours, of\ntwo lines", "no end", None]
     assert rows[-1] == {"event": "finished", "status": "failed", "exit_code": 3}
 
 

@@ -16,9 +16,10 @@ from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
 from avatarctl.render.inputs import usable_separator
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
+from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-from avatarctl.settings.values import parse_lora
+from avatarctl.settings.values import lora_file, parse_lora
 
 # Parts of messages by which a hint is chosen.
 NO_PICTURE = "neither --image nor the preset names one"
@@ -60,6 +61,8 @@ class Base:
     name: str = NAME
     example: str = ""
     """Preset that hints name."""
+    preset: str | None = None
+    """Name of the preset that the values came from."""
 
 
 def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tuple[list[Item], list[Bad], list[str]]:
@@ -138,7 +141,11 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        subtitles=tuple(
+            (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
+        ),
+        preset=base.preset,
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
     )
     try:
         format_of(job.output, job.render.codec)
@@ -184,10 +191,14 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     return str(PurePosixPath(name))
 
 
+def _inputs(job: RenderJob) -> list[Path]:
+    return [job.audio, job.image, *(path for _, path in job.subtitles)]
+
+
 def collisions(items: Sequence[Item]) -> list[str]:
     """Return what is wrong with the places of videos: two in one place, or one in the place of an input."""
     found = []
-    inputs = {path.resolve(): path for item in items for path in (item.job.audio, item.job.image)}
+    inputs = {path.resolve(): path for item in items for path in _inputs(item.job)}
     makers: dict[str, Item] = {}
     for item in items:
         # Many file systems take no notice of case, some none of how an accent is written.
@@ -210,6 +221,7 @@ def _needs(item: Item) -> list[tuple[str, Any]]:
     job = item.job
     weights = (job.weights, job.render.size, job.variant)
     files = [("audio", job.audio), ("image", job.image), *(("lora", path) for path, _ in job.lora)]
+    files += [("subtitles", path) for _, path in job.subtitles]
     return [*files, ("weights", weights), *([("separator", job.weights)] if job.render.separate_vocals else [])]
 
 
@@ -217,6 +229,7 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     """Look at one file, or for weights; give what is wrong."""
     from avatarctl.audio.decode import probe
     from avatarctl.networks.images import read_image
+    from avatarctl.render.subtitles import read_subtitles
     from avatarctl.weights import find_weights
 
     what, value = need
@@ -225,6 +238,8 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
             find_weights(*value)
         elif what == "separator":
             usable_separator(value)
+        elif what == "subtitles":
+            read_subtitles(value)
         elif not _there(value):
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")

@@ -113,10 +113,7 @@ def _hear(
     attempt = place.current
     if answer is not None and "outcome" not in answer:
         if attempt is not None:
-            if "stage" in answer:
-                tally.stage(attempt.item, answer["stage"])
-            else:
-                tally.report(attempt.item, answer["done"], answer["total"])
+            tally.report(attempt.item, answer["done"], answer["total"], answer.get("stage", ""))
         return None
     if answer is None:
         assert place.process is not None

@@ -96,14 +96,13 @@ class Reports:
         self._answers, self._index, self._last = answers, index, 0.0
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        """Pass on that ``done`` of ``total`` window steps are done, or (``total`` 0) the stage that began."""
+        """Pass on that ``done`` of ``total`` window steps are done, and the stage; ``total`` 0: a stage began."""
         now = time.monotonic()
-        if not total:
-            if "fraction" not in facts:
-                _say(self._answers, {"item": self._index, "stage": facts["stage"]})
-        elif now - self._last >= REPORT_EVERY_S or done == total:
-            self._last = now
-            _say(self._answers, {"item": self._index, "done": done, "total": total})
+        begins = not total and "fraction" not in facts
+        if begins or (total and (now - self._last >= REPORT_EVERY_S or done == total)):
+            self._last = self._last if begins else now
+            stage = str(facts.get("stage", ""))
+            _say(self._answers, {"item": self._index, "done": done, "total": total, "stage": stage})
 
 
 if __name__ == "__main__":

@@ -211,11 +211,20 @@ def _dry_run(job: EncodeJob, as_json: bool) -> None:
     from avatarctl.data.encode import plan
 
     found = plan(job)
+    _tell_passed_over(found["passed_over"])
     text = f"{found['clips']} clips: {found['to_encode']} to encode, {found['known']} known already"
     console.result("data encode", found, text, as_json, status="dry run")
 
 
+def _tell_passed_over(names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        count = f"{len(names)} file{'s' if len(names) != 1 else ''}"
+        console.note(f"passed over {count}, no clips: {', '.join(names[:SHOWN])}{more}")
+
+
 def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
+    _tell_passed_over(done.passed_over)
     if not done.samples:
         reasons = [f"{name}: {reason}" for name, reason in [*done.failed, *done.skipped]]
         raise InputFileError(

@@ -102,7 +102,10 @@ def demo(
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
     if voice is not None and say is None:
-        raise UsageError(f"--voice: got {voice} without a text, expected --say too", 'add one: --say "Good morning"')
+        raise UsageError(
+            f"--voice: got {voice} without --say, expected a text that this voice speaks",
+            f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
+        )
     output = output or _free_name(say is not None, force)
     spoken = output.with_suffix(".wav") if say is not None else None
     fresh = spoken is not None and not spoken.exists()

@@ -52,6 +52,9 @@ def generate(
     contact_sheet: o.ContactSheet = None,
     with_audio: o.WithAudio = None,
     enlarge: o.Enlarge = None,
+    subtitles: o.Subtitles = None,
+    metadata: o.Metadata = None,
+    mark_synthetic: o.MarkSynthetic = None,
     crf: o.Crf = None,
     codec: o.Codec = None,
     work_dir: o.WorkDir = None,
@@ -101,6 +104,9 @@ def generate(
         "contact_sheet_every_s": contact_sheet,
         "with_audio": with_audio,
         "enlarge": enlarge,
+        "subtitles": tuple(subtitles) if subtitles else None,
+        "metadata": metadata,
+        "mark_synthetic": mark_synthetic,
         "crf": crf,
         "codec": codec,
     }
@@ -173,9 +179,10 @@ def job_of(
     from avatarctl.settings import presets
     from avatarctl.settings.check import make
     from avatarctl.settings.formats import named_after
+    from avatarctl.settings.languages import parse_subtitles
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
 
     values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
     settings = make(AllSettings, values, places, example=presets.example_of(preset))
@@ -192,7 +199,11 @@ def job_of(
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        subtitles=tuple(
+            (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
+        ),
+        preset=presets.title_of(preset),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
         **files,
     )
 

@@ -24,6 +24,9 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
 
     Example: avatarctl lora info style.safetensors
     """
+    from avatarctl.settings.values import lora_file
+
+    file = lora_file(file)
     _check_there(file)
     lean.import_networks()
     from avatarctl.networks.adapters import describe_lora
@@ -55,13 +58,13 @@ def merge(
 
     Example: avatarctl lora merge person.safetensors style.safetensors:0.6 --output mine/transformer.safetensors
     """
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
     from avatarctl.weights import find_transformer
 
     try:
-        parsed = [(Path(file), scale) for file, scale in map(parse_lora, loras)]
+        parsed = [(lora_file(Path(file)), scale) for file, scale in map(parse_lora, loras)]
     except ValueError as error:
-        raise UsageError(f"FILE: {error}", "a strength is a finite number after a colon") from error
+        raise UsageError(f"FILE: {error}", "avatarctl lora merge FILE:0.8 …") from error
     for file, _ in parsed:
         _check_there(file)
     _check_free(output, force)
@@ -99,6 +102,9 @@ def convert(
 
     Example: avatarctl lora convert person.safetensors --to comfy --output person-comfy.safetensors
     """
+    from avatarctl.settings.values import lora_file
+
+    file = lora_file(file)
     _check_there(file)
     _check_free(output, force)
     lean.import_networks()
@@ -114,10 +120,13 @@ def convert(
 
 def _check_there(file: Path) -> None:
     if file.is_dir():
-        raise InputFileError(f"{file}: got a folder, expected a LoRA file", "name the .safetensors file in it")
+        raise InputFileError(
+            f"{file}: got a folder without lora.safetensors, expected a LoRA file or a run of `avatarctl lora train`",
+            "name a .safetensors file",
+        )
     if not file.is_file():
         raise InputFileError(
-            f"{file}: got no such file, expected a LoRA", "check the path; a strength follows a colon: FILE:0.8"
+            f"{file}: got no such file, expected a LoRA", "check the path; its strength follows a colon: FILE:0.8"
         )
     if fault := damage(file):
         raise WeightsError(f"{file}: damaged: {fault}", "get the file again from where it comes")

@@ -212,7 +212,7 @@ def evaluate(
     settings = make(AllSettings, values, places)
     chosen = parse_lora(lora) if lora else None
     if chosen and not Path(chosen[0]).is_file():
-        raise InputFileError(f"{chosen[0]}: got no such file, expected a LoRA", "check --lora")
+        raise InputFileError(f"--lora: got no such file: {chosen[0]}, expected a LoRA", "name a .safetensors file")
     library()
     folder = find_weights(settings.weights, settings.size, "auto").folder
     import torch

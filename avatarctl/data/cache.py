@@ -27,7 +27,9 @@ OURS = (ABOUT, NULL, SHARDS, INDEX, LOCKS, BEGINNING)
 def encoder_files(job: EncodeJob) -> dict[str, Path]:
     """Find the weights of the frozen networks, role by role; raises ``WeightsError``."""
     # The transformer is the one network that samples don't depend on: any path will do for it.
-    files = find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path()).by_role()
+    files = find_weights(
+        job.weights, job.settings.sizes[0], "auto", Path(), "--preset puppet --weights puppet"
+    ).by_role()
     del files["transformer"]
     return files
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from avatarctl.console import Progress
 from avatarctl.networks.placement import decide
 from avatarctl.networks.vae import Tiling
 from avatarctl.paths import derived
-from avatarctl.render import frontier
+from avatarctl.render import frontier, marks
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
@@ -22,8 +23,9 @@ from avatarctl.render.frames import Frames, save_final, segment_file, window_fil
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.join import Sound, join
 from avatarctl.render.networks import LoadedNetworks, Networks
-from avatarctl.render.prepare import decode_audio, own_device
+from avatarctl.render.prepare import decode_audio, own_device, start_of
 from avatarctl.render.stop import Stop, no_grad_on, stopping
+from avatarctl.render.subtitles import SoftTrack, lay_out
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
@@ -45,6 +47,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         team = join_team(placement.device)
         show(0, 0, stage="sound")
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        tracks = lay_out(job, folder, start_of(checked, sound), plan.video_frames / plan.fps)
         show(0, 0, stage="loading")
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         show(0, 0, stage="conditions")
@@ -55,7 +58,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         steps = work.sample()
         work.finish_segments()
         show(0, 0, stage="joining")
-        sheet = deliver(job, folder, sound, work.frames.count, plan)
+        sheet = deliver(job, folder, sound, tracks, work.frames.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
     if steps:
         remember_speed(job, checked.weights, work.step_s())
@@ -221,7 +224,9 @@ class Work:
         ready = [self.folder.path / segment_file(s, self.job.video) for s in range(self._segments_done())]
         if ready:
             part = self.folder.new_part(self.preview)
-            join(ready, part, None, self.job.video)
+            manifest = self.folder.manifest()
+            join(ready, part, None, self.job.video, marks.tags_of(manifest, self.job.video))
+            marks.append_xmp(manifest, self.job.video, part)
             self.folder.adopt(part, self.preview)
         self._preview_at = time.monotonic()
         self._preview_cost_s = self._preview_at - begin
@@ -257,11 +262,15 @@ class Work:
 # -- The finished video ---------------------------------------------------------------------------------------------
 
 
-def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
-    """Join the segments, put the sound beside them, and the result in its place; return the contact sheet's path, if any."""
+def deliver(
+    job: RenderJob, folder: RenderFolder, sound: Sound | None, tracks: Sequence[SoftTrack], segments: int, plan: Plan
+) -> Path | None:
+    """Join segments, sound, subtitles and marks to the video, and put it in its place; return the contact sheet, if any."""
     names = [segment_file(segment, job.video) for segment in range(segments)]
     part = folder.new_part(f"video{job.video.suffix}")
-    join([folder.path / name for name in names], part, sound, job.video)
+    manifest = folder.manifest()
+    join([folder.path / name for name in names], part, sound, job.video, marks.tags_of(manifest, job.video), tracks)
+    marks.append_xmp(manifest, job.video, part)
     _move(part, job.output)
     if job.render.contact_sheet_every_s is None:
         return None

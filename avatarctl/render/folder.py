@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
 DELIVERED = "delivered.json"
-OWN_FOLDERS = ("windows", "frontier", "segments")
+SUBTITLES = "subtitles"
+OWN_FOLDERS = ("windows", "frontier", "segments", SUBTITLES)
 PREVIEW = "preview"  # with the suffix of the video
 OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", *(PREVIEW + suffix for suffix in SUFFIXES))
 

@@ -20,7 +20,9 @@ from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.networks import devices
 from avatarctl.paths import embedded_avatar
 from avatarctl.render.folder import RenderFolder
+from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
+from avatarctl.settings.names import key_of
 from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
@@ -65,6 +67,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     devices.refuse_missing(job.placement.device)
     picture, notes = look_at(job.image)
     audio = probe(job.audio)
+    check_subtitles(job)
     video = job.video
     if video.crf is None and job.render.crf is not None:
         warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
@@ -73,7 +76,10 @@ def check(job: RenderJob, force: bool = False) -> Checked:
         _writable(job.frames.parent if not job.frames.exists() else job.frames)
     for path, _ in job.lora:
         if not path.is_file():
-            raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
+            raise InputFileError(
+                f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
+                "name a .safetensors file, or the run folder of `avatarctl lora train`",
+            )
     weights = find_weights(job.weights, job.render.size, job.variant)
     notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
     return Checked(job, audio, weights, separator_of(job), notes)
@@ -140,6 +146,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
             content[name] = str(Path(content[name]).resolve())
     # What they come to here, not "auto": the container decides, and another version may decide otherwise.
     content["render"].update(codec=job.video.codec, crf=job.video.crf)
+    content["subtitles"] = [[language, str(Path(path).resolve())] for language, path in content["subtitles"]]
     content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
     return {
         "version": MANIFEST_VERSION,
@@ -147,7 +154,13 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "threads": threads.count(),
         "job": content,
-        "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
+        "inputs": fingerprint(
+            [
+                ("image", job.image),
+                ("audio", job.audio),
+                *((f"subtitles {i + 1} ({language})", path) for i, (language, path) in enumerate(job.subtitles)),
+            ]
+        ),
         "weights": fingerprint(
             [
                 *checked.weights.by_role().items(),
@@ -169,16 +182,16 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
     for group in ("inputs", "weights"):
         before, after = old[group], new[group]
         for name in sorted({*before, *after}):
-            was, now = before.get(name, {}).get("sha256"), after.get(name, {}).get("sha256")
-            if was != now:
-                path = (after.get(name) or before.get(name))["path"]
-                changes.append(f"{name} ({path}): sha256 was {_short(was)}, is {_short(now)}")
+            was, now = before.get(name), after.get(name)
+            if was is None or now is None or was["sha256"] != now["sha256"]:
+                changes.append(_another(name, was, now))
     # A setting that is younger than the render has its default there.
+    fields = RenderSettings.model_fields
     was_job, now_job = (json.loads(job_of(manifest).model_dump_json()) for manifest in (old, new))
     for name in sorted({*was_job["render"], *now_job["render"]}):
         was, now = was_job["render"].get(name), now_job["render"].get(name)
         if was != now and name not in ("checkpoint_every_s", "preview"):
-            changes.append(f"{name}: was {was}, is {now}")
+            changes.append(f"{key_of(name, fields)}: was {was}, is {now}")
     for name in PLACEMENT_THAT_COUNTS:
         was, now = was_job["placement"].get(name), now_job["placement"].get(name)
         if was != now:
@@ -192,8 +205,14 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
         )
 
 
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "absent"
+def _another(name: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """Return what became of an input or of weights since a render began."""
+    if was is None or now is None:
+        path = (now or was or {}).get("path")
+        return f"{name} ({path}): " + ("not there last time" if was is None else "there last time, not now")
+    kind = {"image": "picture", "audio": "recording"}.get(name, "file")
+    then = "" if was["path"] == now["path"] else f", which was {was['path']}"
+    return f"{name} ({now['path']}): another {kind} than last time{then}"
 
 
 def exact(seconds: float) -> Fraction:
