@@ -270,6 +270,8 @@ SINGULAR = {
     "samples": "sample",
     "renders": "render",
 }
+# What is being done while they are counted, where a report doesn't say.
+STAGES = {"steps": "training", "clips": "encoding", "files": "reading", "samples": "checking", "renders": "rendering"}
 EVERY_S = 10.0  # between lines where no terminal is
 
 
@@ -333,6 +335,11 @@ def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: in
     return ", ".join(parts)
 
 
+def _stage(total: int, facts: Mapping[str, Any], unit: str, before: str) -> str:
+    """Return the stage that a report belongs to."""
+    return str(facts.get("stage") or (STAGES.get(unit, before) if total else before))
+
+
 def size(count: float) -> str:
     """Return bytes as people read them: 911 MB, 11.4 GB."""
     for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -357,7 +364,7 @@ class _Lines:
         self._stage = ""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        self._stage = facts.get("stage", self._stage)
+        self._stage = _stage(total, facts, self._unit, self._stage)
         now = time.monotonic()
         if now - self._last < EVERY_S and not (total and done == total):
             return
@@ -373,13 +380,19 @@ class _Lines:
 @contextmanager
 def _bar(unit: str) -> Iterator[Progress]:
     from rich.console import Console
+    from rich.constrain import Constrain
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
     from rich.table import Column
 
+    class Line(RichProgress):
+        def get_renderables(self) -> Iterator[Constrain]:
+            """Leave room for what a terminal shows of Ctrl-C, which would break the line."""
+            yield Constrain(self.make_tasks_table(self.tasks), terminal.width - 2)
+
     terminal = Console(stderr=True)
     text = (TextColumn("{task.fields[stage]}", table_column=Column(no_wrap=True, width=10)),)
-    bar = RichProgress(
+    bar = Line(
         SpinnerColumn("line" if terminal.options.ascii_only else "dots"),
         *text,
         BarColumn(bar_width=None),
@@ -394,9 +407,9 @@ def _bar(unit: str) -> Iterator[Progress]:
 
     def show(done: int, total: int, **facts: Any) -> None:
         nonlocal stage
-        stage = facts.get("stage", stage)
+        stage = _stage(total, facts, unit, stage)
         fraction = facts.get("fraction", done / total if total else None)
-        words = _words(done, total, facts, unit, terminal.width - 32)
+        words = _words(done, total, facts, unit, terminal.width - 34)
         share = "" if fraction is None else f"{fraction:.0%}"
         bar.update(
             task,

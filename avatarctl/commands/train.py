@@ -295,6 +295,7 @@ def _run(
         console.warnings_as_notes(),
         console.progress("none" if quiet and progress == "auto" else progress, "steps") as show,
     ):
+        show(0, 0, stage="loading")
         done = run(job, show, force)
     if done is None:
         return  # process 0 of the launcher tells

@@ -68,7 +68,7 @@ def estimate(checked: Checked) -> Estimate:
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
         time_basis=(
-            "no render like this was finished here yet: see benchmarks/device.py"
+            "no render like this was finished here yet"
             if known is None
             else f"{known['step_s']:.3g} s per window step in {known['renders']} earlier renders with these settings"
         ),
