@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console
+from avatarctl import __version__, console, interrupts
 from avatarctl.commands import (
     about,
     batch,
@@ -33,6 +33,9 @@ from avatarctl.errors import AvatarError, InputFileError
 from avatarctl.networks import lean
 
 SHOWN = 80  # characters of a name that is too long
+
+# They write nothing before the render watches for signals itself: until then Ctrl-C ends them at once.
+RENDERING = ("generate", "resume", "demo")
 
 app = typer.Typer(
     name="avatarctl",
@@ -94,6 +97,8 @@ def _run(words: Sequence[str]) -> int:
     """Run a command line to its end; return the exit code, after what went wrong was told."""
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
+    if command not in RENDERING:
+        interrupts.raise_again()
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
         with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):

@@ -119,6 +119,11 @@ def note(text: str) -> None:
         _to_stderr(_wrapped(text))
 
 
+def can_ask() -> bool:
+    """Return whether somebody at a terminal can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 # -- Events: with --progress json, stderr is JSON lines and nothing else ------------------------------------------------
 
 
@@ -353,6 +358,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size_in_words(count: float) -> str:
+    """Return bytes as people read them: 740 kB, 8 MB, 12.3 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{-(-count // 1000):.0f} kB"
 
 
 class _Lines:

@@ -85,7 +85,7 @@ def make_in_cluster(
                     if outcome.state == "elsewhere":
                         waiting.appendleft(replace(attempt, packed=True))
                     elif closing and outcome.state in ("stopped", "lost"):
-                        tally.ended(attempt.item, Outcome("stopped", message="goes on when this is run again"))
+                        tally.ended(attempt.item, Outcome("stopped", message="is continued when this is run again"))
                     else:
                         if outcome.state in ("stopped", "lost"):
                             outcome = replace(outcome, state="failed", exit_code=1)

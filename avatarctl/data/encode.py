@@ -214,6 +214,7 @@ class Work:
         settings = self.settings
         with reading(clip), ExitStack() as stack:
             masks, notes = mask_films(clip, film)
+            notes = [film.colours.note, *notes] if film.colours.note else notes
             if notes:
                 facts["notes"] = notes
             assert film.fps is not None and clip.sound is not None
@@ -334,7 +335,9 @@ def interruptible() -> Iterator[None]:
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise Interrupted("stopped; every clip that was finished is kept", "the same command goes on", number)
+        raise Interrupted(
+            "stopped; every clip that was finished is kept", "run the same command again to continue", number
+        )
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -353,4 +356,4 @@ def full_device() -> Iterator[None]:
         what = str(error).splitlines()[0]
         raise DeviceError(f"device: out of memory ({what})", "use --device cpu, or a GPU with more memory") from error
     except MemoryError as error:
-        raise DeviceError("out of memory", "close other programs; the same command goes on") from error
+        raise DeviceError("out of memory", "close other programs; run the same command again to continue") from error
