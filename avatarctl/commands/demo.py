@@ -30,7 +30,7 @@ def demo(
             "-o",
             metavar="VIDEO",
             help="Video to write: .mp4, .mov, .mkv or .webm.",
-            show_default="demo.mp4, then demo-2.mp4 …",
+            show_default="demo.mp4, or demo-2.mp4 where it is taken",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
