@@ -85,12 +85,21 @@ def main() -> None:
     lean.allow()
     console.write_any_text()
     words = sys.argv[1:]
-    console.json_lines("--progress=json" in words or ("--progress", "json") in pairwise(words))
+    console.json_lines(_progress(words) == "json")
     code = _run(words)
     console.finished(code)
     console.json_lines(False)
     if code:
         sys.exit(code)
+
+
+def _progress(words: Sequence[str]) -> str:
+    """Return what --progress asks for, the last one where there are several, before the command line is parsed."""
+    asked = ""
+    for before, word in pairwise(["", *words]):
+        if before == "--progress" or word.startswith("--progress="):
+            asked = word.removeprefix("--progress=")
+    return asked
 
 
 def _run(words: Sequence[str]) -> int:
