@@ -68,7 +68,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
     devices.refuse_missing(job.placement.device)
     picture, notes = look_at(job.image)
-    audio = probe(job.audio)
+    audio = probe(job.audio, job.render.audio_track)
     check_output(job.output)
     check_subtitles(job)
     video = job.video
