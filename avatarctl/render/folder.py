@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -56,7 +57,7 @@ class RenderFolder:
         Raises ``UsageError`` for a folder that isn't ours. One that has no render in the end is left as it was found.
         """
         self.check_ours()
-        with guarded(self.path):
+        with self._guarded():
             self._made = ownership.make_folder(self.path)
             try:
                 self._lock.acquire(timeout=0)
@@ -67,7 +68,7 @@ class RenderFolder:
                     f"{self.path}: the render is held by {who}", "wait for it, or stop that process and run this again"
                 ) from error
         try:
-            with guarded(self.path):
+            with self._guarded():
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in ours.parts(self.path):
@@ -234,7 +235,7 @@ class RenderFolder:
 
     def adopt(self, part: Path, name: str) -> None:
         """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
-        with guarded(self.path):
+        with self._guarded():
             with part.open("rb") as file:
                 os.fsync(file.fileno())
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -246,7 +247,7 @@ class RenderFolder:
     def new_part(self, name: str) -> Path:
         """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
-        with guarded(self.path):
+        with self._guarded():
             target.parent.mkdir(parents=True, exist_ok=True)
         # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
         return durable.part_of(target)
@@ -322,7 +323,7 @@ class RenderFolder:
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
         line = jsontext.dumps({"time": round(time.time(), 3), "event": kind, **data}) + "\n"
-        with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
+        with self._guarded(), (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
 
     # -- How a write becomes durable -----------------------------------------------------------------------------------
@@ -340,15 +341,19 @@ class RenderFolder:
             return "" if unsealed(self.path / INDEX) else "damaged"
         return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
+    def _guarded(self) -> AbstractContextManager[None]:
+        return guarded(self.path, self.path)
+
     def _replace(self, name: str, data: bytes) -> None:
-        with guarded(self.path):
+        with self._guarded():
             durable.replace(self.path / name, data)
 
 
-def guarded(path: Path) -> AbstractContextManager[None]:
-    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render."""
+def guarded(path: Path, render: Path | None = None) -> AbstractContextManager[None]:
+    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render, in folder ``render``."""
+    again = "avatarctl resume" + (f" {shlex.quote(str(render))}" if render is not None else "")
     return durable.guarded(
         path,
-        full="free some space and run `avatarctl resume`, or the same command again: what is finished is kept",
+        full=f"free some space and run `{again}`, or the same command again: what is finished is kept",
         elsewhere="choose another with --work-dir",
     )
