@@ -14,7 +14,7 @@ from avatarctl import ownership
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
-from avatarctl.render.inputs import usable_separator
+from avatarctl.render.inputs import check_lora, usable_separator, usable_weights
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.languages import parse_subtitles
@@ -236,12 +236,11 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     from avatarctl.audio.decode import probe
     from avatarctl.networks.images import read_image
     from avatarctl.render.subtitles import read_subtitles
-    from avatarctl.weights import find_weights
 
     what, value = need
     try:
         if what == "weights":
-            find_weights(*value)
+            usable_weights(*value)
         elif what == "separator":
             usable_separator(value)
         elif what == "subtitles":
@@ -249,6 +248,8 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
         elif not _there(value):
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")
+        elif what == "lora":
+            check_lora(value)
         elif what == "audio":
             probe(value)
         elif what == "image":

@@ -9,7 +9,7 @@ import typer
 
 from avatarctl import console, durable, ownership
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.ownership import Inputs
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
@@ -28,8 +28,15 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
     file = lora_file(file)
     _check_there(file)
     from avatarctl.networks.adapters import describe_lora
+    from avatarctl.networks.header import DIVERGED, not_finite_text
 
     facts = describe_lora(file)
+    if facts["not_finite"]:
+        if not as_json:
+            console.result("lora info", facts, _text(facts), as_json)
+        broken = WeightsError(not_finite_text(str(file), facts["not_finite"]), DIVERGED)
+        broken.data = facts
+        raise broken
     console.result("lora info", facts, _text(facts), as_json)
 
 
@@ -70,7 +77,11 @@ def merge(
         output, force, [("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)]
     )
     from avatarctl.networks.adapters import merge_into
+    from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 
+    refuse_damaged(base, "a transformer", WEIGHTS_HINT)
+    for file, _ in parsed:
+        refuse_damaged_lora(file)
     layers = merge_into(base, parsed, durable.through(output), dtype)
     data = {
         "path": str(output),
@@ -156,6 +167,7 @@ def _text(facts: dict[str, Any]) -> str:
     rows = [
         ("names of", facts["form"]),
         ("made for", facts["made_for"]),
+        ("changes", ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())),
         ("rank", listed(facts["ranks"]) or "none"),
         ("alpha", listed(facts["alphas"]) or "none"),
         *layers,
@@ -164,7 +176,13 @@ def _text(facts: dict[str, Any]) -> str:
             f"{facts['parameters'] / 1e6:.1f} million, {listed(facts['dtypes'])}, {facts['bytes'] / 1e6:.1f} MB",
         ),
     ]
+    if facts["not_finite"]:
+        rows.append(("not finite", _some(facts["not_finite"])))
     if facts["unknown"]:
-        rows.append(("fit nothing", ", ".join(facts["unknown"][:8]) + (" …" if len(facts["unknown"]) > 8 else "")))
+        rows.append(("fit nothing", _some(facts["unknown"])))
     rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
     return console.table(("LORA", facts["path"]), rows)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from avatarctl import durable, ownership
 from avatarctl.data.shards import ABOUT, INDEX, NULL, SHARDS, read_about
 from avatarctl.errors import BusyError, ChangedError, InputFileError, UsageError
+from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged
 from avatarctl.settings.encode import EncodeJob
 from avatarctl.weights import find_weights, fingerprint
 
@@ -35,6 +36,8 @@ def encoder_files(job: EncodeJob) -> dict[str, Path]:
         job.weights, job.settings.sizes[0], "auto", Path(), "--preset puppet --weights puppet"
     ).by_role()
     del files["transformer"]
+    for role, path in files.items():
+        refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
     return files
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from avatarctl.console import Progress
 from avatarctl.networks.placement import decide
@@ -15,13 +16,15 @@ from avatarctl.render import frontier, marks
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
+from avatarctl.render.finite import require_finite_latents
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.join import Sound, join
+from avatarctl.render.join import join
 from avatarctl.render.networks import LoadedNetworks, Networks
 from avatarctl.render.ours import PREVIEW
-from avatarctl.render.prepare import decode_audio, own_device, start_of
+from avatarctl.render.prepare import own_device
+from avatarctl.render.sound import Sound, decode_audio, start_of
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.subtitles import SoftTrack, lay_out
 from avatarctl.sampling.denoise import Sampler
@@ -42,7 +45,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
-        tracks = lay_out(job, folder, start_of(checked, sound), plan.video_frames / plan.fps)
+        tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
@@ -166,6 +169,7 @@ class Work:
             self._step_s = [*self._step_s[-19:], (time.monotonic() - began) / together]
             for final in finals:
                 self.predictor.forget(final.window)
+                self._require_finite(final.window, final.latents)
                 if final.window >= self.write_from:
                     save_final(self.folder, final)
                     self.folder.event("window done", window=final.window)
@@ -190,9 +194,14 @@ class Work:
         return sum(self._step_s) / max(len(self._step_s), 1)
 
     def checkpoint(self) -> None:
-        """Save the windows in flight."""
+        """Save the windows in flight: only finite ones, since all that follows from others is lost."""
+        for index, window in self.sampler.windows.items():
+            self._require_finite(index, window.latents)
         frontier.save(self.folder, frontier.Frontier(self.sampler.windows, self.sampler.progress.first))
         self.folder.event("checkpoint", window_steps=self.sampler.progress.steps_done())
+
+    def _require_finite(self, window: int, latents: Tensor) -> None:
+        require_finite_latents(latents, window, self.job, self.plan, self.networks.files)
 
     def finish_segments(self) -> None:
         """Decode and encode what is still missing."""

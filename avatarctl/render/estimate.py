@@ -6,8 +6,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from statistics import median
 from typing import Any
 
+from avatarctl.audio.decode import AudioInfo
 from avatarctl.networks import memory
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
 from avatarctl.networks.header import read_header
@@ -19,6 +21,7 @@ from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
+RECENT = 5  # renders whose speeds count
 PASSES = {"cfg": 3, "native": 3, "none": 1}
 
 
@@ -55,6 +58,7 @@ def estimate(checked: Checked, samples: int | None = None) -> Estimate:
     peak, basis = _memory(job, checked.weights, plan.window)
     reach = plan.reach
     width, height = settings.size
+    track_bytes = _track_bytes(checked.audio, plan.samples)
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
@@ -63,8 +67,8 @@ def estimate(checked: Checked, samples: int | None = None) -> Estimate:
         passes=window_steps * guided,
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
-        cache_bytes=_cache_bytes(plan, settings, reach),
-        least_bytes=plan.samples * 4 + plan.latent_frames * _frame_bytes(settings),
+        cache_bytes=_cache_bytes(plan, settings, reach) + track_bytes,
+        least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
         memory_bytes=peak,
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
@@ -123,7 +127,7 @@ def _samples(checked: Checked) -> int:
     if whole_s is None:
         from avatarctl.audio.decode import read_blocks
 
-        rate, _, blocks = read_blocks(checked.job.audio)
+        rate, _, blocks = read_blocks(checked.job.audio, track=settings.audio_track)
         whole_s = sum(len(block) for block in blocks) / rate
     left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), Fraction(0))
     used_s = left_s if settings.duration_s is None else min(left_s, exact(settings.duration_s))
@@ -140,6 +144,11 @@ def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
 def _frame_bytes(settings: RenderSettings) -> int:
     """Return the bytes of a latent frame as it is saved."""
     return 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
+
+
+def _track_bytes(audio: AudioInfo, samples: int) -> int:
+    """Return the bytes of the recording's own samples, in all their channels."""
+    return samples * audio.rate_hz * audio.channels * 4 // SAMPLE_RATE_HZ
 
 
 def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: WeightFiles) -> str:
@@ -160,8 +169,10 @@ def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:
     """Note the seconds per window step of a finished render, for later estimates."""
     known = _read_speeds()
     key = speed_key(job.render, job.placement, weights)
-    renders = known.get(key, {}).get("renders", 0) + 1
-    known[key] = {"step_s": step_s, "renders": renders}
+    before = known.get(key, {})
+    # The median of the last few: one render beside another busy program is no measure.
+    recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
+    known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from avatarctl import durable
 from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
 from avatarctl.render import pngs
+from avatarctl.render.finite import require_finite_pictures
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
@@ -95,7 +96,7 @@ class Frames:
         settings = self._settings
         with SegmentWriter(part, *settings.size, settings.fps, self._video, settings.enlarge) as writer:
             for frame in range(start, stop):
-                pictures = to_pictures(stream.push(self._latents(frame)))
+                pictures = self._decoded(stream, frame, segment)
                 pictures = pictures[: self._plan.video_frames - first - writer.pictures]
                 if self._png is not None:
                     self._save_png(first + writer.pictures, pictures)
@@ -103,6 +104,11 @@ class Frames:
         self._next = stop
         stream.rest()
         self._folder.adopt(part, name)
+
+    def _decoded(self, stream: DecodeStream, frame: int, segment: int) -> NDArray[np.uint8]:
+        pixels = stream.push(self._latents(frame))
+        require_finite_pictures(pixels, segment)
+        return to_pictures(pixels)
 
     def _at(self, start: int) -> DecodeStream:
         """Return a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
@@ -65,23 +66,39 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
     picture, notes = look_at(job.image)
-    audio = probe(job.audio)
+    audio = probe(job.audio, job.render.audio_track)
     check_output(job.output)
     check_subtitles(job)
     video = job.video
     if video.crf is None and job.render.crf is not None:
         warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
     for path, _ in job.lora:
-        if not path.is_file():
-            raise InputFileError(
-                f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
-                "name a .safetensors file, or the run folder of `avatarctl lora train`",
-            )
-    weights = find_weights(job.weights, job.render.size, job.variant)
+        check_lora(path)
+    weights = usable_weights(job.weights, job.render.size, job.variant)
     notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
     checked = Checked(job, audio, weights, separator_of(job), notes)
     check_places(checked, force)
     return checked
+
+
+def check_lora(path: Path) -> None:
+    """Raise an error for a LoRA that isn't there, isn't one, or holds numbers that aren't finite."""
+    if not path.is_file():
+        raise InputFileError(
+            f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
+            "name a .safetensors file, or the run folder of `avatarctl lora train`",
+        )
+    refuse_damaged_lora(path)
+
+
+def usable_weights(
+    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
+) -> WeightFiles:
+    """Find every network's weights, each of them whole as far as its ends tell; raises ``WeightsError``."""
+    weights = find_weights(folder, size, variant)
+    for role, path in weights.by_role().items():
+        refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
+    return weights
 
 
 def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
