@@ -8,13 +8,14 @@ exist for a reader and is computed again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from avatarctl import durable, jsontext
 from avatarctl.durable import PART, digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError
+from avatarctl.paths import HERE_IS_GONE, here_is_gone
 from avatarctl.settings.formats import SUFFIXES
 
 if TYPE_CHECKING:
@@ -175,7 +177,7 @@ class RenderFolder:
     def new_part(self, name: str) -> Path:
         """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
-        with guarded(self.path):
+        with self._there():
             target.parent.mkdir(parents=True, exist_ok=True)
         # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
         return durable.part_of(target)
@@ -265,14 +267,31 @@ class RenderFolder:
         return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
     def _replace(self, name: str, data: bytes) -> None:
-        with guarded(self.path):
+        with self._there():
             durable.replace(self.path / name, data)
 
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Refuse to make a folder again that somebody deleted meanwhile: what lay in it is lost."""
+        with guarded(self.path):
+            if not self.path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            yield
 
-def guarded(path: Path) -> AbstractContextManager[None]:
-    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render."""
-    return durable.guarded(
-        path,
-        full="free some space and run `avatarctl resume`: what is finished is kept",
-        elsewhere="choose another with --work-dir",
-    )
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render."""
+    full = "free some space and run `avatarctl resume`: what is finished is kept"
+    try:
+        with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
+            yield
+    except FileNotFoundError as error:
+        if here_is_gone():
+            raise InputFileError(*HERE_IS_GONE) from error
+        if path.is_dir():
+            raise  # something else is
+        raise InputFileError(
+            f"{path}: was deleted or moved while the render ran",
+            "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
+        ) from error

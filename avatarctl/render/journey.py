@@ -59,7 +59,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
                     rendered = run(checked, folder, show, loaded)
             except (UsageError, InputFileError, WeightsError):
                 # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
-                if fresh and not folder.listed("windows") and not folder.listed("frontier"):
+                if fresh and folder.exists() and not folder.listed("windows") and not folder.listed("frontier"):
                     folder.remove()
                 raise
             facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
