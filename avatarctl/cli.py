@@ -6,11 +6,12 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, streams
+from avatarctl import __version__, console, interrupts, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -32,6 +33,9 @@ from avatarctl.errors import AvatarError, InputFileError
 from avatarctl.paths import HERE_IS_GONE, here_is_gone
 
 SHOWN = 80  # characters of a name that is too long
+
+# They write nothing before the render watches for signals itself: until then Ctrl-C ends them at once.
+RENDERING = ("generate", "resume", "demo")
 
 app = typer.Typer(
     name="avatarctl",
@@ -81,17 +85,28 @@ def main() -> None:
     streams.outlive_readers()
     console.write_any_text()
     words = sys.argv[1:]
-    console.json_lines("--progress=json" in words or "--progress json" in " ".join(words))
+    console.json_lines(_progress(words) == "json")
     code = _run(words)
     console.finished(code)
     if code:
         sys.exit(code)
 
 
+def _progress(words: Sequence[str]) -> str:
+    """Return what --progress asks for, the last one where there are several, before the command line is parsed."""
+    asked = ""
+    for before, word in pairwise(["", *words]):
+        if before == "--progress" or word.startswith("--progress="):
+            asked = word.removeprefix("--progress=")
+    return asked
+
+
 def _run(words: Sequence[str]) -> int:
     """Run a command line to its end; return the exit code, after what went wrong was told."""
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
+    if command not in RENDERING:
+        interrupts.raise_again()
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
         with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):

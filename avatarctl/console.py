@@ -34,6 +34,13 @@ def write_any_text() -> None:
             stream.reconfigure(errors=ANY_TEXT)
 
 
+def plain(text: str) -> str:
+    """Return text as stdout's encoding has it, for what a library writes, which knows no plain forms."""
+    codecs.register_error(ANY_TEXT, _in_place_of)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, ANY_TEXT).decode(encoding, "surrogateescape")
+
+
 def _in_place_of(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -91,6 +98,11 @@ def note(text: str) -> None:
         event("note", text=text)
     elif not _quiet:
         _to_stderr(text)
+
+
+def can_ask() -> bool:
+    """Return whether somebody at a terminal can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 # -- Events: with --progress json, stderr is JSON lines and nothing else ------------------------------------------------
@@ -210,6 +222,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size_in_words(count: float) -> str:
+    """Return bytes as people read them: 740 kB, 8 MB, 12.3 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{-(-count // 1000):.0f} kB"
 
 
 class _Lines:

@@ -50,6 +50,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = desk / "render"
     broken.mkdir()
     (broken / "render.json").write_text("{")
+    (broken / "holder.json").write_text('{"pid": 1, "host": "there", "since": "then"}')
+    (desk / "scene").mkdir()
+    (desk / "scene" / "render.json").write_text('{"scene": "mine"}')
     (desk / "tabs.yaml").write_text("steps:\t3\n\tcrf: 2\n")
     (desk / "many.yaml").write_text("stepz: 3\ncrf: 99\nguidance: louder\n")
     (desk / "list.yaml").write_text("- steps\n- 3\n")
@@ -74,7 +77,12 @@ def listing(folder: Path) -> dict[str, int]:
 MISTAKES: list[tuple[str, int, str, str]] = [
     # generate: what tests/test_bad_input.py doesn't have
     ("generate -a voice.wav", 2, "--image: got no picture", "--image PICTURE"),
-    ("generate -i dot.png -a voice.wav -o no/such.mp4 --weights weights", 2, "no: got no such folder", "mkdir -p no"),
+    ("generate -i dot.png -a voice.wav -o voice.wav/such.mp4 --weights weights", 2, "voice.wav: got a file, expected a folder", "--output"),
+    ("generate -i face.png -a voice.wav -o / --weights weights", 2, "--output: got '/', expected the name of a video", "--output talk.mp4"),
+    ("generate -i face.png -a voice.wav -o .. --weights weights", 2, "--output: got '..'", "--output talk.mp4"),
+    ("generate -i face.png -a voice.wav --work-dir . --weights weights", 2, "--work-dir: got nothing or the current folder", "--work-dir talk.render"),
+    ("generate -i face.png -a voice.wav --frames face.png --weights weights", 2, "--frames: got the file face.png, expected a folder", "--frames face-frames"),
+    ("generate -i face.png -a voice.wav --frames .. --weights weights", 2, "--frames: got '..'", "--frames frames"),
     ("generate -i face.png -a voice.wav -o voice.wav --weights weights", 2, "voice.wav: got the ending '.wav'", ".mp4"),
     ("generate -i face.png -a text.mp3 --weights weights", 4, "text.mp3: got a file that can't be decoded", "WAV"),
     ("generate -i face.png -a voice.wav --weights nowhere", 5, "nowhere: got no such folder", "avatarctl fetch"),
@@ -93,6 +101,13 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("resume nowhere", 4, "nowhere: got no render.json", "renders list"),
     ("resume novels", 4, "novels: got no render.json", "renders list"),
     ("resume render", 4, "render.json", "--force"),
+    ("resume .", 2, "avatarctl resume: got nothing or the current folder", "from outside"),
+    ("resume /", 2, "avatarctl resume: got '/'", "renders list"),
+    ("resume scene", 4, "scene: got a render.json of another program", "renders list"),
+    ("renders show ..", 2, "avatarctl renders show: got '..'", "renders list"),
+    ("renders verify .", 2, "avatarctl renders verify: got nothing or the current folder", "renders list"),
+    ("renders remove . --force", 2, "avatarctl renders remove: got nothing or the current folder", "renders list"),
+    ("renders remove scene --force", 4, "scene: got a render.json of another program", "renders list"),
     ("renders show face.png", 4, "face.png: got no render.json", "renders list"),
     ("renders verify empty", 4, "empty: got no render.json", "renders list"),
     ("renders remove novels", 4, "novels: got no render.json", "renders list"),
@@ -143,6 +158,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("fetch --drop-originals --weights w", 2, "--drop-originals", "--convert"),
     ("fetch --list --remove", 2, "--remove", "one"),
     # the embedded avatar
+    ("demo -o .", 2, "--output: got nothing or the current folder", "--output talk.mp4"),
     ("demo --output demo.xyz", 2, "demo.xyz: got the ending '.xyz'", ".mp4"),
     ("demo --steps 0", 2, "steps (--steps): got '0'", "presets show"),
     ("demo --image text.mp3", 4, "text.mp3: got a file that is not a picture", ""),

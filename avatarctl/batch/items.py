@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+from avatarctl import ownership
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
-from avatarctl.render.inputs import usable_separator
+from avatarctl.render.inputs import check_lora, usable_separator, usable_weights
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.languages import parse_subtitles
@@ -198,7 +199,10 @@ def _inputs(job: RenderJob) -> list[Path]:
 def collisions(items: Sequence[Item]) -> list[str]:
     """Return what is wrong with the places of videos: two in one place, or one in the place of an input."""
     found = []
-    inputs = {path.resolve(): path for item in items for path in _inputs(item.job)}
+    inputs = {
+        ownership.place_of(path) for item in items for path in (*_inputs(item.job), *(p for p, _ in item.job.lora))
+    }
+    inputs -= {None}
     makers: dict[str, Item] = {}
     for item in items:
         # Many file systems take no notice of case, some none of how an accent is written.
@@ -209,7 +213,9 @@ def collisions(items: Sequence[Item]) -> list[str]:
         written = [item.job.output]
         if item.job.render.contact_sheet_every_s is not None:
             written.append(item.job.output.with_suffix(".jpg"))
-        found += [f"output ({item.where}): {path} {OVERWRITES}" for path in written if path.resolve() in inputs]
+        found += [
+            f"output ({item.where}): {path} {OVERWRITES}" for path in written if ownership.place_of(path) in inputs
+        ]
     return found
 
 
@@ -230,12 +236,11 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     from avatarctl.audio.decode import probe
     from avatarctl.networks.images import read_image
     from avatarctl.render.subtitles import read_subtitles
-    from avatarctl.weights import find_weights
 
     what, value = need
     try:
         if what == "weights":
-            find_weights(*value)
+            usable_weights(*value)
         elif what == "separator":
             usable_separator(value)
         elif what == "subtitles":
@@ -243,6 +248,8 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
         elif not _there(value):
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")
+        elif what == "lora":
+            check_lora(value)
         elif what == "audio":
             probe(value)
         elif what == "image":

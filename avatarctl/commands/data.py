@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, durable, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
@@ -162,6 +162,7 @@ def encode(
         "store_dtype": store_dtype,
     }
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "a folder for the samples", "--output cache")
     job = _job_of(source, output, preset, flags, weights, device, force)
     if dry_run:
         _dry_run(job, as_json)
@@ -258,6 +259,7 @@ def check(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    force: o.Force = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -271,6 +273,9 @@ def check(
             f"{contact_sheet}: got the ending '{contact_sheet.suffix}', expected .jpg",
             f"such as --contact-sheet {shlex.quote(str(contact_sheet.with_suffix('.jpg')))}",
         )
+    if contact_sheet is not None:
+        ownership.check_target(contact_sheet, "--contact-sheet", [], force)
+        ownership.check_can_make(durable.through(contact_sheet).parent, "--contact-sheet")
     console.quiet(quiet)
     from avatarctl.data import check as checks
 
@@ -278,7 +283,7 @@ def check(
     with console.progress(kind, "samples") as show:
         report = checks.check(cache, show)
     if contact_sheet is not None:
-        shown = checks.contact_sheet(cache, contact_sheet)
+        shown = checks.contact_sheet(cache, durable.through(contact_sheet))
         console.note(f"{shown} of {report.total.samples} samples on {contact_sheet}")
     dropped = checks.repair(cache, report.damaged) if repair else []
     broken = [*report.damaged, *([] if report.null_text_whole else ["null.safetensors"])]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
@@ -264,6 +264,7 @@ def _run(
     from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
     places |= {name: f"--set {name}" for name in _parsed(set_)}
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))

@@ -214,6 +214,7 @@ class Work:
         settings = self.settings
         with reading(clip), ExitStack() as stack:
             masks, notes = mask_films(clip, film)
+            notes = [film.colours.note, *notes] if film.colours.note else notes
             if notes:
                 facts["notes"] = notes
             assert film.fps is not None and clip.sound is not None

@@ -65,7 +65,8 @@ def no_grad_on(job: RenderJob) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         modes = {"full": "model", "model": "group", "group": "sequential"}
         mode = modes.get(job.placement.memory)
-        hint = f"resume with --memory {mode}" if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
+        again = f"avatarctl resume {shlex.quote(str(job.folder))} --memory {mode}"
+        hint = again if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
         raise DeviceError(
             f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
         ) from error

@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from avatarctl.errors import InputFileError
-from avatarctl.render.folder import SUBTITLES, RenderFolder
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.ours import SUBTITLES
 from avatarctl.settings.render import RenderJob
 from avatarctl.textfiles import read_text
 
