@@ -32,7 +32,7 @@ def test_a_signal_stops_after_the_window_step_and_says_how_to_go_on(
     log, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     done = case.checkpoint()
-    assert f"stopped; {done} of 60 window steps are saved" in log
+    assert f"stopped; {done} of 60 passes are saved" in log
     assert f"avatarctl resume {case.render}" in log
     assert [event["event"] for event in case.events()[-2:]] == ["checkpoint", "interrupted"]
     assert case.events()[-1]["signal"] == number
@@ -48,7 +48,7 @@ def test_a_signal_while_pictures_are_decoded_stops_too(new_case: NewCase, expect
     stopped = case.generate(*STEPS, meanwhile=signal_at(case, 60, signal.SIGTERM))
     assert stopped.status in (143, 0), stopped.log
     if stopped.status == 143:
-        assert "60 of 60 window steps are saved" in stopped.log
+        assert "60 of 60 passes are saved" in stopped.log
         assert case.generate(*STEPS).status == 0
     assert case.bytes() == expected
 
