@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class RenderFolder:
         Raises ``UsageError`` for a folder that isn't ours. One that has no render in the end is left as it was found.
         """
         self.check_ours()
-        with guarded(self.path):
+        with self._guarded():
             self._made = ownership.make_folder(self.path)
             try:
                 self._lock.acquire(timeout=0)
@@ -68,7 +69,7 @@ class RenderFolder:
                     f"{self.path}: the render is held by {who}", "wait for it, or stop that process and run this again"
                 ) from error
         try:
-            with guarded(self.path):
+            with self._guarded():
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in ours.parts(self.path):
@@ -235,7 +236,7 @@ class RenderFolder:
 
     def adopt(self, part: Path, name: str) -> None:
         """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
-        with guarded(self.path):
+        with self._guarded():
             with part.open("rb") as file:
                 os.fsync(file.fileno())
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -323,7 +324,7 @@ class RenderFolder:
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
         line = jsontext.dumps({"time": round(time.time(), 3), "event": kind, **data}) + "\n"
-        with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
+        with self._guarded(), (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
 
     # -- How a write becomes durable -----------------------------------------------------------------------------------
@@ -341,6 +342,9 @@ class RenderFolder:
             return "" if unsealed(self.path / INDEX) else "damaged"
         return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
+    def _guarded(self) -> AbstractContextManager[None]:
+        return guarded(self.path, self.path)
+
     def _replace(self, name: str, data: bytes) -> None:
         with self._there():
             durable.replace(self.path / name, data)
@@ -348,16 +352,20 @@ class RenderFolder:
     @contextmanager
     def _there(self) -> Iterator[None]:
         """Refuse to make a folder again that somebody deleted meanwhile: what lay in it is lost."""
-        with guarded(self.path):
+        with self._guarded():
             if not self.path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             yield
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render."""
-    full = "free some space and run `avatarctl resume`, or the same command again: what is finished is kept"
+def guarded(path: Path, render: Path | None = None) -> Iterator[None]:
+    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render.
+
+    ``render``: its folder, which hints name.
+    """
+    again = "avatarctl resume" + (f" {shlex.quote(str(render))}" if render is not None else "")
+    full = f"free some space and run `{again}`, or the same command again: what is finished is kept"
     try:
         with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
             yield
