@@ -160,7 +160,9 @@ def resume(
         from avatarctl.settings.placement import PlacementSettings
 
         job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
-    console.note(f"resuming {path}: {standing(path).words()}")
+    now = standing(path)
+    if now.percent != 100:
+        console.note(f"resuming {path}: {now.words()}")
     run_job(job, False, "resume", as_json, quiet, progress)
 
 
