@@ -7,12 +7,10 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from avatarctl import durable
@@ -24,6 +22,9 @@ from avatarctl.networks.lora_formats import Lora, parse_lora, some
 from avatarctl.networks.lora_kinds import Change, Decomposed, LowRank
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 Mode = Literal["full", "lora", "frozen"]
 GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
@@ -88,6 +89,8 @@ def attach(
     if targets:
         # One pattern of whole names: in a list, blocks.0.attn2.to_q would mean the adapter's layer of that name too.
         pattern = "|".join(map(re.escape, targets))
+        from peft import LoraConfig  # by what trains alone: it imports a second's worth
+
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=f"(?:{pattern})")
         full = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
         transformer.add_adapter(config, ADAPTER)
@@ -151,6 +154,8 @@ def changes_of(
 
 
 def _lora_layers(transformer: StableAvatarTransformer3DModel) -> dict[str, LoraLayer]:
+    from peft.tuners.lora import LoraLayer
+
     return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
 
 

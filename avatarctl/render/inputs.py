@@ -17,6 +17,7 @@ from typing import Any, Literal
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError, WeightsError
+from avatarctl.networks import devices
 from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
@@ -65,6 +66,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
             raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
     from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
+    devices.refuse_missing(job.placement.device)
     picture, notes = look_at(job.image)
     audio = probe(job.audio, job.render.audio_track)
     check_output(job.output)
