@@ -92,13 +92,12 @@ def check(folder: Path, recording: Recording, render: RenderSettings, suffix: st
     place = RenderFolder(job.folder)
     with place.held():
         sound, plan = decode_audio(checked, place)
-    assert sound is not None
-    heard = np.fromfile(job.folder / WAVEFORM, "<f4")
-
-    segment = job.folder / f"segment{job.video.segment_suffix}"
-    with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
-        writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
-    join([segment], job.output, sound, job.video)
+        assert sound is not None
+        heard = np.fromfile(job.folder / WAVEFORM, "<f4")
+        segment = job.folder / f"segment{job.video.segment_suffix}"
+        with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
+            writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
+        join([segment], job.output, sound, job.video)
     there = played(job.output)
 
     picture_s = float(1 / plan.fps)
