@@ -342,7 +342,7 @@ def _placed(found: _Found, frames: Frames, batch: list[Frame], clock: Clock) -> 
             raise InputFileError(
                 f"{found.path}: got time stamps that jump by {silence / found.info.rate_hz:.0f} s, expected a recording "
                 f"without holes of more than {_LONGEST_HOLE_S} s",
-                f"write it anew without its time stamps: {_repair(found)}",
+                f"write it again without its time stamps: {_repair(found)}",
             )
         if silence or dropped:
             yield from _read(frames, waiting, found.info)

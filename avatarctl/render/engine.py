@@ -247,7 +247,7 @@ class Work:
 
     def _interrupt(self) -> None:
         done = self.sampler.progress.steps_done()
-        self.stop.check(self.folder, f"{done} of {self.total} window steps are saved")
+        self.stop.check(self.folder, f"{done} of {self.total} passes are saved")
 
 
 # -- The finished video ---------------------------------------------------------------------------------------------

@@ -73,9 +73,9 @@ def estimate(checked: Checked, samples: int | None = None) -> Estimate:
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
         time_basis=(
-            "no render like this was finished here yet: see benchmarks/device.py"
+            "no render like this was finished on this machine yet"
             if known is None
-            else f"{known['step_s']:.3g} s per window step in {known['renders']} earlier renders with these settings"
+            else f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
         ),
     )
 
@@ -85,10 +85,10 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
     heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
     dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
     vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
-    basis = "calculated for the 1.3B network (README, Memory)"
+    basis = "calculated for the 1.3B network"
     if heads[0] is not None:
         dims = TransformerDims.parse(heads[0].dims)
-        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights (README, Memory)"
+        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights"
     if heads[1] is not None and heads[2] is not None:
         width = VaeDims.parse(heads[1].dims).base_dim
         vae, speech = heads[1].parameters, heads[2].parameters
