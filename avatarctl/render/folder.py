@@ -8,6 +8,7 @@ exist for a reader and is computed again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shlex
@@ -25,7 +26,7 @@ from avatarctl import __version__, durable, jsontext, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import derived
+from avatarctl.paths import HERE_IS_GONE, derived, here_is_gone
 from avatarctl.render import ours
 from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
 
@@ -247,7 +248,7 @@ class RenderFolder:
     def new_part(self, name: str) -> Path:
         """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
-        with self._guarded():
+        with self._there():
             target.parent.mkdir(parents=True, exist_ok=True)
         # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
         return durable.part_of(target)
@@ -345,15 +346,35 @@ class RenderFolder:
         return guarded(self.path, self.path)
 
     def _replace(self, name: str, data: bytes) -> None:
-        with self._guarded():
+        with self._there():
             durable.replace(self.path / name, data)
 
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Refuse to make a folder again that somebody deleted meanwhile: what lay in it is lost."""
+        with self._guarded():
+            if not self.path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            yield
 
-def guarded(path: Path, render: Path | None = None) -> AbstractContextManager[None]:
-    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render, in folder ``render``."""
+
+@contextmanager
+def guarded(path: Path, render: Path | None = None) -> Iterator[None]:
+    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render.
+
+    ``render``: its folder, which hints name.
+    """
     again = "avatarctl resume" + (f" {shlex.quote(str(render))}" if render is not None else "")
-    return durable.guarded(
-        path,
-        full=f"free some space and run `{again}`, or the same command again: what is finished is kept",
-        elsewhere="choose another with --work-dir",
-    )
+    full = f"free some space and run `{again}`, or the same command again: what is finished is kept"
+    try:
+        with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
+            yield
+    except FileNotFoundError as error:
+        if here_is_gone():
+            raise InputFileError(*HERE_IS_GONE) from error
+        if path.is_dir():
+            raise  # something else is
+        raise InputFileError(
+            f"{path}: was deleted or moved while the render ran",
+            "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
+        ) from error
