@@ -24,7 +24,7 @@ from avatarctl.networks.kinds import build_vae, dims_of
 from avatarctl.puppet.optimise import Optimiser
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import decode_at_once, encode_at_once, new_vae
-from avatarctl.puppet.vae_recipes import WORLD_1, Batch, Recipe, batch_of
+from avatarctl.puppet.vae_recipes import WORLD_1, WORLD_2, Batch, Recipe, batch_of
 from avatarctl.training import checkpoints
 from avatarctl.training.draws import seed_of
 from avatarctl.training.log import METRICS, read
@@ -70,14 +70,22 @@ def train_vae(
     return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
 
 
-def export_vae(data: Path, output: Path, recipe: Recipe = WORLD_1) -> Path:
-    """Write ``vae.safetensors`` of the newest checkpoint of a training that may still run; return it."""
-    checkpoint, _ = checkpoints.newest(output / "vae")
+def open_vae(weights: Path, recipe: Recipe = WORLD_2) -> AutoencoderKLWan:
+    """Return a VAE of a file of weights, or of the newest checkpoint of the run in a folder. The run may still go on.
+
+    Raises ``InputFileError`` for a folder without a checkpoint.
+    """
+    if weights.is_file():
+        return load_vae(weights, dtype=torch.float32, device="cpu")
+    checkpoint, _ = checkpoints.newest(weights / "vae")
     if checkpoint is None:
-        raise InputFileError(f"{output / 'vae'}: got no checkpoint", "train first: avatarctl puppet train vae")
+        raise InputFileError(
+            f"{weights / 'vae'}: got no checkpoint of a training",
+            "train first: avatarctl puppet train vae --output DIR",
+        )
     model = new_vae(0, recipe.dims)
     model.load_state_dict(checkpoint.tensors("model"))
-    return save_weights(with_statistics(model, Pictures(data)), output / "vae.safetensors", names="ours")
+    return model
 
 
 def train_decoder(
