@@ -130,6 +130,44 @@ def train(
 
 
 @app.command()
+def quality(
+    clips: Annotated[Path, typer.Option("--data", help="Folder of clips that the VAE has not seen: another --seed.")],
+    weights: Annotated[Path, typer.Option("--weights", help="File of weights, or folder with a run of `train vae`.")],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG of clips above what the VAE shows of them.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write the weights as they stand, in half precision.")
+    ] = None,
+    most: Annotated[int, typer.Option("--clips", min=1, help="Clips at most.")] = 24,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Measure what a VAE of the world of 128 pixels leaves of clips that it has not seen, while its training may still run.
+
+    Example: avatarctl puppet quality --data heldout --weights nets
+    """
+    console.quiet(quiet)
+    import torch
+
+    from avatarctl.puppet.pictures import Pictures
+    from avatarctl.puppet.train_vae import contact_sheet, export_vae, open_vae
+    from avatarctl.puppet.world2.vae_quality import to_markdown, vae_quality
+
+    torch.set_num_threads(threads)
+    model, pictures = open_vae(weights), Pictures(clips)
+    with _progress(quiet, progress, "clips") as show:
+        found = vae_quality(model, pictures, show, most)
+    if sheet is not None:
+        contact_sheet(model, [pictures.clip(number) for number in range(min(4, len(pictures)))], sheet)
+    if export is not None:
+        export_vae(model, pictures, export)
+    console.result("puppet quality", found, to_markdown(found).rstrip(), as_json)
+
+
+@app.command()
 def pack(
     weights: Annotated[Path, typer.Option("--weights", help="Folder of the puppet's trained networks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for weights/ and samples/.")],

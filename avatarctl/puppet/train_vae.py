@@ -88,6 +88,11 @@ def open_vae(weights: Path, recipe: Recipe = WORLD_2) -> AutoencoderKLWan:
     return model
 
 
+def export_vae(model: AutoencoderKLWan, clips: Pictures, target: Path) -> Path:
+    """Write a VAE in half precision with the statistics of its latents over some clips; return the file."""
+    return save_weights(with_statistics(model, clips).half(), target, names="ours")
+
+
 def train_decoder(
     data: Path, looks: Path, output: Path, steps: int, seed: int, show: Progress, recipe: Recipe = WORLD_1
 ) -> Path:
