@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console
+from avatarctl import __version__, console, interrupts
 from avatarctl.commands import (
     about,
     batch,
@@ -30,6 +31,9 @@ from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE
 from avatarctl.errors import AvatarError, InputFileError
 
 SHOWN = 80  # characters of a name that is too long
+
+# They write nothing before the render watches for signals itself: until then Ctrl-C ends them at once.
+RENDERING = ("generate", "resume", "demo")
 
 app = typer.Typer(
     name="avatarctl",
@@ -78,8 +82,19 @@ def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     console.write_any_text()
     words = sys.argv[1:]
+    console.json_lines("--progress=json" in words or "--progress json" in " ".join(words))
+    code = _run(words)
+    console.finished(code)
+    if code:
+        sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command line to its end; return the exit code, after what went wrong was told."""
     as_json = "--json" in words
     command = next((word for word in words if not word.startswith("-")), "")
+    if command not in RENDERING:
+        interrupts.raise_again()
     try:
         # The name is the same under `python -m`, whose own no completion script could hold.
         with completions.with_apostrophes(os.environ.get(completions.VARIABLE, "")):
@@ -87,26 +102,25 @@ def main() -> None:
     except UNREADABLE as problem:
         if type(problem).__name__ == "NoArgsIsHelpError":  # the message is the help page
             console.note(problem.format_message())
-            sys.exit(problem.exit_code)
+            return int(problem.exit_code)
         found = mistyped.explain(problem, words)
         console.error(found, command, as_json)
-        sys.exit(found.exit_code)
+        return found.exit_code
     except AvatarError as problem:
         console.trace()
         console.error(problem, command, as_json)
-        sys.exit(problem.exit_code)
+        return problem.exit_code
     except KeyboardInterrupt:
         console.note("interrupted")
-        sys.exit(130)
+        return 130
     except Exception as bug:
         console.trace()
         told = _in_words(bug)
         console.error(told, command, as_json)
-        sys.exit(told.exit_code)
+        return told.exit_code
     if code == 130:  # Typer made it of a KeyboardInterrupt
         console.note("interrupted; run the same command again to continue")
-    if code:
-        sys.exit(code)
+    return code if isinstance(code, int) else 0
 
 
 def _in_words(bug: Exception) -> AvatarError:

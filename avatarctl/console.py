@@ -20,6 +20,7 @@ from avatarctl.errors import AvatarError
 
 RESULT_VERSION = 1
 _quiet = False
+_json_lines = False
 # What terminals without these characters show in their place.
 PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->"}
 ANY_TEXT = "avatarctl-any-text"
@@ -56,6 +57,9 @@ def error(problem: AvatarError, command: str = "", as_json: bool = False) -> Non
     """Write message and hint to stderr, and with ``as_json`` the object with the errors to stdout."""
     if as_json:
         error_object(problem, command)
+    if _json_lines:
+        event("error", message=problem.message, hint=problem.hint, exit_code=problem.exit_code)
+        return
     _to_stderr(f"error: {problem.message}")
     if problem.hint:
         _to_stderr(f"hint: {problem.hint}")
@@ -71,7 +75,8 @@ def error_object(problem: AvatarError, command: str = "") -> None:
 def trace() -> None:
     """With ``AVATARCTL_DEBUG=1``: write the traceback of the error at hand to stderr."""
     if os.environ.get("AVATARCTL_DEBUG") == "1":
-        _to_stderr(traceback.format_exc())
+        text = traceback.format_exc()
+        event("note", text=text) if _json_lines else _to_stderr(text)
 
 
 def quiet(on: bool) -> None:
@@ -82,8 +87,41 @@ def quiet(on: bool) -> None:
 
 def note(text: str) -> None:
     """Write a line for people to stderr, unless it shall be quiet."""
-    if not _quiet:
+    if _json_lines:
+        event("note", text=text)
+    elif not _quiet:
         _to_stderr(text)
+
+
+def can_ask() -> bool:
+    """Return whether somebody at a terminal can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+# -- Events: with --progress json, stderr is JSON lines and nothing else ------------------------------------------------
+
+
+def json_lines(on: bool) -> None:
+    """From here on write notes, errors and progress as JSON lines, each an object with ``event``."""
+    global _json_lines
+    _json_lines = on
+
+
+def events() -> bool:
+    """Return whether a program watches."""
+    return _json_lines
+
+
+def event(kind: str, **facts: Any) -> None:
+    """Write an event for programs that watch: note, error, progress, item (of a batch), finished; else nothing."""
+    if _json_lines:
+        _to_stderr(json.dumps({"event": kind, **facts}))
+
+
+def finished(exit_code: int) -> None:
+    """Write the last event: how the command ended."""
+    status = "done" if exit_code == 0 else "interrupted" if exit_code > 128 else "failed"
+    event("finished", status=status, exit_code=exit_code)
 
 
 def _to_stderr(text: str) -> None:
@@ -177,6 +215,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size_in_words(count: float) -> str:
+    """Return bytes as people read them: 740 kB, 8 MB, 12.3 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{-(-count // 1000):.0f} kB"
 
 
 class _Lines:

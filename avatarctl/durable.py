@@ -55,6 +55,11 @@ def beside(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def through(path: Path) -> Path:
+    """Return the file that a path of the user stands for: itself, or what its symbolic links lead to, there or not."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def part_of(path: Path) -> Path:
     """Return the temporary path beside ``path``; the process's number keeps two writers apart."""
     return derived(path, ".", f".{os.getpid()}{PART}")

@@ -28,6 +28,12 @@ def read_text(path: Path, refusal: type[AvatarError] = UsageError) -> str:
     except OSError as error:
         raise refusal(f"{path}: can't be read ({error.strerror})", "check the path and its rights") from error
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
+        half = data[1::2].count(0) >= data[::2].count(0)
+        raise refusal(
+            f"{path}: can't be read as text (it has zeros, as UTF-16 without a byte order mark)",
+            _recode(path, "UTF-16LE" if half else "UTF-16BE"),
+        )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -36,16 +42,10 @@ def read_text(path: Path, refusal: type[AvatarError] = UsageError) -> str:
             f"{path}: can't be read as {encoding.removesuffix('-sig').upper()} (line {line}: {error.reason})",
             _recode(path, "CP1252", "with the file's own encoding for CP1252, such as GB18030 or SHIFT_JIS"),
         ) from error
-    if "\0" in text:
-        half = data[1::2].count(0) >= data[::2].count(0)
-        raise refusal(
-            f"{path}: can't be read as text (it has zeros, as UTF-16 without a byte order mark)",
-            _recode(path, "UTF-16LE" if half else "UTF-16BE"),
-        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _recode(path: Path, encoding: str, more: str = "") -> str:
     new = path.with_name(f"{path.stem}-utf8{path.suffix}")
     command = f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
-    return f"save it as UTF-8: {command}" + (f" ({more})" if more else "")
+    return f"use it saved as UTF-8: {command}" + (f" ({more})" if more else "")

@@ -33,10 +33,8 @@ PLACES = {
     "speech encoder": ("speech_encoder.safetensors", "wav2vec2-base-960h"),
 }
 SEPARATOR = "Kim_Vocal_2.onnx"
-HINT = (
-    "download them with `avatarctl fetch stableavatar-1.3b`, name their folder with --weights, "
-    "or use the embedded avatar: --preset puppet"
-)
+EMBEDDED_AVATAR = "--preset puppet"
+HINT = "download them with `avatarctl fetch stableavatar-1.3b`, name their folder with --weights, or use the embedded avatar: "
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,15 @@ def find_weights(
     size: tuple[int, int],
     variant: Literal["auto", "square", "rec-vec"],
     transformer: Path | None = None,
+    embedded: str = EMBEDDED_AVATAR,
 ) -> WeightFiles:
     """Find every network's weights; raises ``WeightsError`` that lists what is missing and how to get it.
 
-    ``transformer``: taken instead of the folder's.
+    ``transformer``: taken instead of the folder's. ``embedded``: what uses the embedded avatar's instead.
     """
     folder = weights_place(folder) or weights_folder()
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT)
+        raise WeightsError(f"{folder}: got no such folder, expected the weights of StableAvatar", HINT + embedded)
     if variant == "auto":
         variant = "square" if size[0] == size[1] else "rec-vec"
     places = {"transformer": transformer_places(variant), **PLACES}
@@ -84,7 +83,9 @@ def find_weights(
         else:
             missing.append(f"{role} ({names[-1]})")
     if missing:
-        raise WeightsError(f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT)
+        raise WeightsError(
+            f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT + embedded
+        )
     return WeightFiles(folder, **found)
 
 
@@ -95,7 +96,7 @@ def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"])
     for place in places:
         if place.exists():
             return place
-    raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT)
+    raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT + "--weights puppet")
 
 
 def find_separator(folder: Path | None) -> Path:

@@ -253,9 +253,7 @@ def peak_memory(bench: Bench) -> None:
     for size in bench.sizes[:1] if bench.tiny else bench.sizes:
         for mode, float8 in (*((mode, False) for mode in MODES), ("full", True)):
             # Of the CUDA context the allocator that is asked here knows nothing.
-            calculated = memory.estimate(
-                bench.dims, *size, WINDOW, mode, value_bytes, 1 if float8 else None, on_gpu=False
-            )
+            calculated = memory.estimate(bench.dims, *size, WINDOW, mode, value_bytes, float8, on_gpu=False)
             row: dict[str, Any] = {"size": size, "mode": mode, "float8": float8}
             row["calculated_gib"] = calculated.peak / 2**30
             try:

@@ -50,6 +50,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken = desk / "render"
     broken.mkdir()
     (broken / "render.json").write_text("{")
+    (broken / "holder.json").write_text('{"pid": 1, "host": "there", "since": "then"}')
+    (desk / "scene").mkdir()
+    (desk / "scene" / "render.json").write_text('{"scene": "mine"}')
     (desk / "tabs.yaml").write_text("steps:\t3\n\tcrf: 2\n")
     (desk / "many.yaml").write_text("stepz: 3\ncrf: 99\nguidance: louder\n")
     (desk / "list.yaml").write_text("- steps\n- 3\n")
@@ -74,7 +77,12 @@ def listing(folder: Path) -> dict[str, int]:
 MISTAKES: list[tuple[str, int, str, str]] = [
     # generate: what tests/test_bad_input.py doesn't have
     ("generate -a voice.wav", 2, "--image: got no picture", "--image PICTURE"),
-    ("generate -i dot.png -a voice.wav -o no/such.mp4 --weights weights", 2, "no: got no such folder", "mkdir -p no"),
+    ("generate -i dot.png -a voice.wav -o voice.wav/such.mp4 --weights weights", 2, "voice.wav: got a file, expected a folder", "--output"),
+    ("generate -i face.png -a voice.wav -o / --weights weights", 2, "--output: got '/', expected the name of a video", "--output talk.mp4"),
+    ("generate -i face.png -a voice.wav -o .. --weights weights", 2, "--output: got '..'", "--output talk.mp4"),
+    ("generate -i face.png -a voice.wav --work-dir . --weights weights", 2, "--work-dir: got nothing or the current folder", "--work-dir talk.render"),
+    ("generate -i face.png -a voice.wav --frames face.png --weights weights", 2, "--frames: got the file face.png, expected a folder", "--frames face-frames"),
+    ("generate -i face.png -a voice.wav --frames .. --weights weights", 2, "--frames: got '..'", "--frames frames"),
     ("generate -i face.png -a voice.wav -o voice.wav --weights weights", 2, "voice.wav: got the ending '.wav'", ".mp4"),
     ("generate -i face.png -a text.mp3 --weights weights", 4, "text.mp3: got a file that can't be decoded", "WAV"),
     ("generate -i face.png -a voice.wav --weights nowhere", 5, "nowhere: got no such folder", "avatarctl fetch"),
@@ -85,7 +93,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("generate -i face.png -a voice.wav --preset many.yaml", 2, "stepz (many.yaml, line 1): unknown setting, did you mean steps?", "presets show"),
     ("generate -i face.png -a voice.wav --preset many.yaml", 2, "guidance (many.yaml, line 3): got 'louder'", "presets show"),
     ("generate -i face.png -a voice.wav --loudness 3", 2, "loudness (--loudness)", "presets show"),
-    ("generate -i face.png -a voice.wav --duration nan", 2, "duration_s (--duration)", "presets show"),
+    ("generate -i face.png -a voice.wav --duration nan", 2, "duration (--duration)", "presets show"),
     ("generate -i face.png -a voice.wav --window-batch lots", 2, "window_batch (--window-batch): got 'lots', expected 1 to 64, or auto", "presets show"),
     ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora lora.safetensors -o l.mp4 --device cpu", 5, "lora.safetensors: got a LoRA that doesn't fit this transformer", "of the same size"),
     ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora text.safetensors -o l.mp4 --device cpu", 5, "text.safetensors", "again"),
@@ -93,6 +101,13 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("resume nowhere", 4, "nowhere: got no render.json", "renders list"),
     ("resume novels", 4, "novels: got no render.json", "renders list"),
     ("resume render", 4, "render.json", "--force"),
+    ("resume .", 2, "avatarctl resume: got nothing or the current folder", "from outside"),
+    ("resume /", 2, "avatarctl resume: got '/'", "renders list"),
+    ("resume scene", 4, "scene: got a render.json of another program", "renders list"),
+    ("renders show ..", 2, "avatarctl renders show: got '..'", "renders list"),
+    ("renders verify .", 2, "avatarctl renders verify: got nothing or the current folder", "renders list"),
+    ("renders remove . --force", 2, "avatarctl renders remove: got nothing or the current folder", "renders list"),
+    ("renders remove scene --force", 4, "scene: got a render.json of another program", "renders list"),
     ("renders show face.png", 4, "face.png: got no render.json", "renders list"),
     ("renders verify empty", 4, "empty: got no render.json", "renders list"),
     ("renders remove novels", 4, "novels: got no render.json", "renders list"),
@@ -113,7 +128,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("data encode face.png -o cache --weights weights", 4, "face.png: got a '.png' file, expected a folder", ""),
     ("data encode novels -o cache --weights nowhere", 4, "novels: got no clip", ""),
     ("data encode mute.mp4 -o cache --weights nowhere", 5, "nowhere: got no such folder", "avatarctl fetch"),
-    ("data encode mute.mp4 -o cache --weights weights --size 65x64", 2, "sizes", "64x64"),
+    ("data encode mute.mp4 -o cache --weights weights --size 65x64", 2, "size", "64x64"),
     ("data encode mute.mp4 -o novels --weights weights --size 64x64", 2, "novels", "--output"),
     ("data check empty", 4, "empty", "data encode"),
     ("data check nowhere", 4, "nowhere", "data encode"),
@@ -131,7 +146,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("lora info weights/vae.safetensors", 5, "vae.safetensors", ""),
     ("lora convert lora.safetensors --to kohya -o face.png", 2, "face.png", ".safetensors"),
     ("lora convert lora.safetensors --to klingon -o x.safetensors", 2, "klingon", "--help"),
-    ("lora merge lora.safetensors:loud -o x.safetensors --weights weights", 4, "lora.safetensors:loud: got no such file", "FILE:0.8"),
+    ("lora merge lora.safetensors:loud -o x.safetensors --weights weights", 2, "got the strength 'loud'", "FILE:0.8"),
     ("lora merge lora.safetensors -o x.safetensors --weights weights", 5, "lora.safetensors", ""),
     ("lora merge lora.safetensors -o x.safetensors --weights nowhere", 5, "nowhere", "avatarctl fetch"),
     # machine and weights
@@ -143,7 +158,8 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("fetch --drop-originals --weights w", 2, "--drop-originals", "--convert"),
     ("fetch --list --remove", 2, "--remove", "one"),
     # the embedded avatar
-    ("demo --output demo.mov", 2, "demo.mov: got the ending '.mov'", ".mp4"),
+    ("demo -o .", 2, "--output: got nothing or the current folder", "--output talk.mp4"),
+    ("demo --output demo.xyz", 2, "demo.xyz: got the ending '.xyz'", ".mp4"),
     ("demo --steps 0", 2, "steps (--steps): got '0'", "presets show"),
     ("demo --image text.mp3", 4, "text.mp3: got a file that is not a picture", ""),
     ("puppet data -o clips --look hat --look wig", 2, "--look: got wig, expected hat, bowler or glasses", "--look hat --look glasses"),

@@ -39,7 +39,7 @@ class Separator:
             options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        hint = "fetch it anew: avatarctl fetch vocal-separator --force"
+        hint = "fetch it again: avatarctl fetch vocal-separator --force"
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers)
         except (failures.Fail, failures.InvalidProtobuf, failures.InvalidGraph, failures.InvalidArgument) as error:

@@ -85,7 +85,7 @@ def make_in_cluster(
                     if outcome.state == "elsewhere":
                         waiting.appendleft(replace(attempt, packed=True))
                     elif closing and outcome.state in ("stopped", "lost"):
-                        tally.ended(attempt.item, Outcome("stopped", message="goes on when this is run again"))
+                        tally.ended(attempt.item, Outcome("stopped", message="is continued when this is run again"))
                     else:
                         if outcome.state in ("stopped", "lost"):
                             outcome = replace(outcome, state="failed", exit_code=1)
@@ -101,9 +101,11 @@ def make_in_cluster(
 def _whole(item: Item) -> Item:
     """Return an item whose files are named from the root: workers run in folders of their own."""
     job = item.job
-    files = {name: getattr(job, name).resolve() for name in ("image", "audio", "output")}
+    files: dict[str, Any] = {name: getattr(job, name).resolve() for name in ("image", "audio", "output")}
     files["weights"] = job.weights.resolve() if job.weights else None
-    return replace(item, job=job.model_copy(update={**files, "lora": tuple((p.resolve(), s) for p, s in job.lora)}))
+    files["lora"] = tuple((path.resolve(), scale) for path, scale in job.lora)
+    files["subtitles"] = tuple((language, path.resolve()) for language, path in job.subtitles)
+    return replace(item, job=job.model_copy(update=files))
 
 
 class WorkerPool:

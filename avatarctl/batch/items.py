@@ -10,15 +10,17 @@ from pathlib import Path, PurePosixPath
 from string import Formatter
 from typing import Any
 
+from avatarctl import ownership
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
-from avatarctl.render.inputs import usable_separator
+from avatarctl.render.inputs import check_lora, usable_separator, usable_weights
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
+from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-from avatarctl.settings.values import parse_lora
+from avatarctl.settings.values import lora_file, parse_lora
 
 # Parts of messages by which a hint is chosen.
 NO_PICTURE = "neither --image nor the preset names one"
@@ -60,6 +62,8 @@ class Base:
     name: str = NAME
     example: str = ""
     """Preset that hints name."""
+    preset: str | None = None
+    """Name of the preset that the values came from."""
 
 
 def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tuple[list[Item], list[Bad], list[str]]:
@@ -138,7 +142,11 @@ def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
         placement=settings.part(PlacementSettings),
         weights=settings.weights,
         variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
+        subtitles=tuple(
+            (language, as_spelled(Path(file))) for language, file in map(parse_subtitles, settings.subtitles)
+        ),
+        preset=base.preset,
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, settings.lora)),
     )
     try:
         format_of(job.output, job.render.codec)
@@ -184,10 +192,17 @@ def name_of(index: int, given: Any, audio: Path, image: Path, settings: AllSetti
     return str(PurePosixPath(name))
 
 
+def _inputs(job: RenderJob) -> list[Path]:
+    return [job.audio, job.image, *(path for _, path in job.subtitles)]
+
+
 def collisions(items: Sequence[Item]) -> list[str]:
     """Return what is wrong with the places of videos: two in one place, or one in the place of an input."""
     found = []
-    inputs = {path.resolve(): path for item in items for path in (item.job.audio, item.job.image)}
+    inputs = {
+        ownership.place_of(path) for item in items for path in (*_inputs(item.job), *(p for p, _ in item.job.lora))
+    }
+    inputs -= {None}
     makers: dict[str, Item] = {}
     for item in items:
         # Many file systems take no notice of case, some none of how an accent is written.
@@ -198,7 +213,9 @@ def collisions(items: Sequence[Item]) -> list[str]:
         written = [item.job.output]
         if item.job.render.contact_sheet_every_s is not None:
             written.append(item.job.output.with_suffix(".jpg"))
-        found += [f"output ({item.where}): {path} {OVERWRITES}" for path in written if path.resolve() in inputs]
+        found += [
+            f"output ({item.where}): {path} {OVERWRITES}" for path in written if ownership.place_of(path) in inputs
+        ]
     return found
 
 
@@ -210,6 +227,7 @@ def _needs(item: Item) -> list[tuple[str, Any]]:
     job = item.job
     weights = (job.weights, job.render.size, job.variant)
     files = [("audio", job.audio), ("image", job.image), *(("lora", path) for path, _ in job.lora)]
+    files += [("subtitles", path) for _, path in job.subtitles]
     return [*files, ("weights", weights), *([("separator", job.weights)] if job.render.separate_vocals else [])]
 
 
@@ -217,17 +235,21 @@ def _fault(need: tuple[str, Any]) -> AvatarError | None:
     """Look at one file, or for weights; give what is wrong."""
     from avatarctl.audio.decode import probe
     from avatarctl.networks.images import read_image
-    from avatarctl.weights import find_weights
+    from avatarctl.render.subtitles import read_subtitles
 
     what, value = need
     try:
         if what == "weights":
-            find_weights(*value)
+            usable_weights(*value)
         elif what == "separator":
             usable_separator(value)
+        elif what == "subtitles":
+            read_subtitles(value)
         elif not _there(value):
             kinds = {"audio": "a recording", "image": "a picture", "lora": "a LoRA"}
             raise InputFileError(f"{value}: got no such file, expected {kinds[what]}", "check the path")
+        elif what == "lora":
+            check_lora(value)
         elif what == "audio":
             probe(value)
         elif what == "image":

@@ -113,7 +113,7 @@ def _hear(
     attempt = place.current
     if answer is not None and "outcome" not in answer:
         if attempt is not None:
-            tally.report(attempt.item, answer["done"], answer["total"])
+            tally.report(attempt.item, answer["done"], answer["total"], answer.get("stage", ""))
         return None
     if answer is None:
         assert place.process is not None

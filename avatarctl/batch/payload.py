@@ -24,6 +24,7 @@ def pack(item: Item) -> Packed:
     """Return the recording, the picture and the LoRAs. Weights are too large: every machine has its own."""
     job = item.job
     files = [("audio", job.audio), ("image", job.image), *((f"lora{i}", path) for i, (path, _) in enumerate(job.lora))]
+    files += [(f"subtitles{i}", path) for i, (_, path) in enumerate(job.subtitles)]
     return {fitted(path.suffix, name): path.read_bytes() for name, path in files}
 
 
@@ -49,6 +50,7 @@ def unpacked(item: Item, packed: Packed) -> Iterator[tuple[Item, Callable[[], di
                 "audio": by_stem["audio"],
                 "image": by_stem["image"],
                 "output": folder / f"video{job.output.suffix}",
+                "subtitles": tuple((code, by_stem[f"subtitles{i}"]) for i, (code, _) in enumerate(job.subtitles)),
                 "lora": tuple((by_stem[f"lora{i}"], scale) for i, (_, scale) in enumerate(job.lora)),
             }
         ),

@@ -205,7 +205,16 @@ def _from_folder(row: Row, folder: Path) -> Row:
     loras = values.get("lora")
     if isinstance(loras, str | list):
         values["lora"] = [_near(each, folder) for each in ([loras] if isinstance(loras, str) else loras)]
+    subtitles = values.get("subtitles")
+    if isinstance(subtitles, str | list):
+        several = [subtitles] if isinstance(subtitles, str) else subtitles
+        values["subtitles"] = [_subtitles_near(each, folder) for each in several]
     return Row(row.where, values, row.places, row.mistakes)
+
+
+def _subtitles_near(text: Any, folder: Path) -> Any:
+    code, colon, file = text.partition(":") if isinstance(text, str) else ("", "", "")
+    return f"{code}:{folder / file.strip()}" if colon and file.strip() else text  # the settings say what is wrong
 
 
 def _near(lora: Any, folder: Path) -> Any:

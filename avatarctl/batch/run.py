@@ -17,6 +17,7 @@ from avatarctl.batch.folders import files, has_sound, kind_of, look_into, made_h
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import NO_PICTURE, OVERWRITES, SAME_NAME, Bad, Base, Item, items_of
 from avatarctl.batch.local import make_locally, places_for
+from avatarctl.batch.places import check_fits, check_folder
 from avatarctl.batch.plan import BatchPlan, plan_batch, plan_json
 from avatarctl.batch.rows import Row, rows_of
 from avatarctl.batch.tally import Tally, named, write_summary
@@ -86,6 +87,7 @@ def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
 
 def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
     """Read the source and look at every file; return what is to be done. Raises ``UsageError`` with every mistake."""
+    check_folder(batch.base.output)
     if batch.watch:
         if not batch.source.is_dir():
             raise UsageError(f"{batch.source}: got no folder, expected one to watch", "leave out --watch")
@@ -102,6 +104,7 @@ def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
     if mistakes:
         some = f"{batch.source}: {len(mistakes)} mistakes, nothing was started:\n" if len(mistakes) > 1 else ""
         raise UsageError(some + "\n".join(mistakes), _hint(mistakes, bool(plan.foreign), batch.base.example))
+    check_fits(plan.run)
     return replace(plan, passed_over=passed_over), bad
 
 
@@ -152,7 +155,7 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
         return data, None
     hint = "correct what is bad" if bad else ""
     if plan.changed:
-        hint += ("; " if hint else "") + "--redo makes again what changed since it was made"
+        hint += ("; " if hint else "") + "--redo renders again what changed since it was made"
     total = len(bad) + len(plan.everything())
     return data, PartialFailure(f"{undone} of {total} videos can't be made as things stand", hint)
 
@@ -301,7 +304,7 @@ def judge(batch: Batch, summary: dict[str, Any], tally: Tally, stopped_by: int) 
         counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
         hint = f"see {batch.base.output / 'summary.json'}; the same command tries again what failed"
         if any(row["state"] == "changed" for row in undone):
-            hint += "; --redo makes again what changed since it was made"
+            hint += "; --redo renders again what changed since it was made"
         problem = PartialFailure(f"{len(undone)} of {len(tally.rows)} videos are not done ({counts})", hint)
     if problem is not None:
         problem.data = summary

@@ -16,6 +16,7 @@ from avatarctl.console import Progress
 from avatarctl.render.folder import guarded
 
 SUMMARY = "summary.json"
+STAGE = "rendering"  # of an item whose worker says nothing else
 NAMED = 6  # of the files passed over, in a note; summary.json has all
 # Words of the summary. waiting: nothing was done in this run; stopped: begun, saved, to go on.
 UNDONE = ("failed", "changed", "stopped", "waiting")
@@ -41,6 +42,8 @@ class Tally:
         for each in planned:
             there_s = round(each.takes.video_s, 3) if state == "finished before" else 0.0
             self._row(each.item.name, state, each.item_state.why, each.item, video_s=there_s)
+            facts = {"video_s": there_s} if there_s else {}
+            console.event("item", item=each.item.name, state=state, why=each.item_state.why, **facts)
             if state == "waiting":
                 self._total[each.item.name], self._done[each.item.name] = each.takes.window_steps, 0
 
@@ -48,7 +51,8 @@ class Tally:
         """Take in items that can't be made."""
         for each in bad:
             self._row(each.name, "failed", each.message, None, where=each.where, exit_code=each.exit_code)
-            console.note(f"{each.name}: {each.message}")
+            console.event("item", item=each.name, state="failed", why=each.message, exit_code=each.exit_code)
+            self._say(f"{each.name}: {each.message}")
 
     def pass_over(self, paths: Sequence[Path]) -> None:
         """Take in files that no video is made of."""
@@ -56,31 +60,34 @@ class Tally:
             self._passed_over += [str(path) for path in paths]
             console.note(f"passed over {named(paths)}")
 
-    def report(self, item: Item, done: int, total: int) -> None:
-        """Take in the window steps of an item that is being made."""
+    def report(self, item: Item, done: int, total: int, stage: str = "") -> None:
+        """Take in the window steps of an item that is being made, and what is being done with it."""
         self._total[item.name], self._done[item.name] = total, done
         self._before.setdefault(item.name, done)
         self._first = self._first or time.monotonic()
-        self._tell()
+        self._tell(item=item.name, stage=stage or STAGE, item_window_steps=done, item_of=total)
 
     def attempt(self, item: Item) -> None:
         """Take in that a worker begins with an item."""
         self.rows[item.name]["attempts"] += 1
+        console.event("item", item=item.name, state="started", attempt=self.rows[item.name]["attempts"])
 
     def ended(self, item: Item, outcome: Outcome) -> None:
         """Take in how an item ended."""
         row = self.rows[item.name]
         row.update(state=outcome.state, why=outcome.message, exit_code=outcome.exit_code)
         row.update(wall_s=outcome.wall_s, video_s=outcome.video_s, window_steps=outcome.window_steps)
+        numbers = {name: row[name] for name in ("wall_s", "video_s", "window_steps", "exit_code")}
+        console.event("item", item=item.name, state=outcome.state, why=outcome.message, **numbers)
         if outcome.state == "done":
             self._done[item.name] = self._total[item.name]
             times = f"{console.clock(outcome.video_s)} of video in {console.clock(outcome.wall_s)}"
-            console.note(f"{item.name}: done, {times}")
+            self._say(f"{item.name}: done, {times}")
         elif outcome.state == "failed":
             self._total.pop(item.name, None)
             self._done.pop(item.name, None)
-            console.note(f"{item.name}: failed: {outcome.message}")
-        self._tell()
+            self._say(f"{item.name}: failed: {outcome.message}")
+        self._tell(item=item.name, stage=outcome.state)
 
     def forget_failed(self, where: str) -> bool:
         """Drop the rows of a source whose video failed, since it is tried anew; tell whether there were any."""
@@ -106,10 +113,16 @@ class Tally:
             **more,
         }
 
-    def _tell(self) -> None:
+    def _say(self, text: str) -> None:
+        """Tell people; programs have the event."""
+        if not console.events():
+            console.note(text)
+
+    def _tell(self, **facts: Any) -> None:
         done, total = sum(self._done.values()), sum(self._total.values())
         fresh = done - sum(self._before.values())
-        facts = {"left_s": round((time.monotonic() - self._first) * (total - done) / fresh, 1)} if fresh > 0 else {}
+        if fresh > 0 and total > done:
+            facts["left_s"] = round((time.monotonic() - self._first) * (total - done) / fresh, 1)
         self._show(done, total, **facts)
 
     # -- What goes out -----------------------------------------------------------------------------------------------
@@ -148,15 +161,16 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         durable.replace(folder / SUMMARY, durable.to_json(summary))
 
 
-def table_of(summary: dict[str, Any]) -> str:
-    """Return the summary for people."""
+def table_of(summary: dict[str, Any], told: bool) -> str:
+    """Return the summary for people: what they weren't told while it was done, and all counts."""
     cells = [
         (row["state"], row["output"], _clock(row["video_s"]), _clock(row["wall_s"]), row["why"])
         for row in summary["items"]
+        if row["state"] != "done" or not told
     ]
     counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items())
-    rows = console.table(("STATE", "VIDEO", "LENGTH", "TIME", ""), cells)
-    return f"{rows}\n{counts}, in {console.clock(summary['wall_s'])}"
+    rows = console.table(("STATE", "VIDEO", "LENGTH", "TIME", ""), cells) + "\n" if cells else ""
+    return f"{rows}{counts}, in {console.clock(summary['wall_s'])}"
 
 
 def _clock(seconds: float) -> str:

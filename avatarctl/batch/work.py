@@ -65,9 +65,9 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
                 tidy(item)
                 return 0, 0.0
             if stands.state == "changed" and not redo:
-                raise ChangedError(f"{item.name}: {stands.why}", "make it anew with --redo")
+                raise ChangedError(f"{item.name}: {stands.why}", "render it again with --redo")
             if stands.state == "foreign" and not redo:
-                raise UsageError(stands.why, "choose another --output, or make it anew with --redo")
+                raise UsageError(stands.why, "choose another --output, or render it again with --redo")
             # The folder is removed after the record is written, not before: a kill between them would cost the video.
             force = stands.state in ("changed", "foreign")
             rendered = journey(job.model_copy(update={"keep": True}), force, show, loaded)

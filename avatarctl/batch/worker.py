@@ -86,12 +86,13 @@ class Reports:
     def __init__(self, answers: IO[str], index: int) -> None:
         self._answers, self._index, self._last = answers, index, 0.0
 
-    def __call__(self, done: int, total: int, **_: Any) -> None:
-        """Pass on that ``done`` of ``total`` window steps are done."""
+    def __call__(self, done: int, total: int, **facts: Any) -> None:
+        """Pass on that ``done`` of ``total`` window steps are done, and the stage."""
         now = time.monotonic()
         if now - self._last >= REPORT_EVERY_S or done == total:
             self._last = now
-            _say(self._answers, {"item": self._index, "done": done, "total": total})
+            stage = str(facts.get("stage", ""))
+            _say(self._answers, {"item": self._index, "done": done, "total": total, "stage": stage})
 
 
 if __name__ == "__main__":

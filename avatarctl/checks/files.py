@@ -14,7 +14,7 @@ from avatarctl.fetching.record import weights_complete
 from avatarctl.networks.header import damage
 from avatarctl.settings import presets
 from avatarctl.settings.check import make
-from avatarctl.weights import HINT, find_weights
+from avatarctl.weights import EMBEDDED_AVATAR, HINT, find_weights
 
 SIZES: dict[Literal["square", "rec-vec"], tuple[int, int]] = {"square": (512, 512), "rec-vec": (480, 832)}
 FETCH = "avatarctl fetch stableavatar-1.3b"
@@ -32,7 +32,7 @@ def weights(folder: Path | None) -> Check:
         except OSError as error:
             missing[variant] = f"{where}: can't be read ({error.strerror})"
     if len(missing) == len(SIZES):
-        return Check("weights", "fail", missing["square"], HINT, WeightsError, {"folder": str(where)})
+        return Check("weights", "fail", missing["square"], HINT + EMBEDDED_AVATAR, WeightsError, {"folder": str(where)})
     damaged = [f"{path}: {fault}" for path in files.values() if (fault := damage(path))]
     facts = {"folder": str(where), "variants": [name for name in SIZES if name not in missing]}
     if damaged:

@@ -43,7 +43,7 @@ def _peak(settings: AllSettings, mode: str, on_gpu: bool) -> int:
         settings.window,
         mode if on_gpu else "full",  # on the CPU nothing is saved by moving weights
         value_bytes=4 if whole else 2,
-        weight_bytes=1 if settings.weights_dtype == "float8" else None,
+        float8=settings.weights_dtype == "float8",
         on_gpu=on_gpu,
         tile_px=TILE_PX if settings.vae_tiling else None,
     ).peak

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,13 +115,15 @@ def batch(
     from avatarctl.batch.run import run_batch
     from avatarctl.batch.tally import table_of
 
+    told = not quiet and not console.events()  # each video as it was finished
     with console.progress("none" if quiet and progress == "auto" else progress) as show:
         try:
             summary = run_batch(asked, show)
         except (PartialFailure, Interrupted) as problem:
-            console.note(table_of(problem.data))
+            if not console.events():
+                console.note(table_of(problem.data, told))
             raise
-    console.result("batch", summary, str(output) if quiet else table_of(summary), as_json)
+    console.result("batch", summary, str(output) if quiet else table_of(summary, told), as_json)
 
 
 def batch_of(
@@ -147,6 +151,7 @@ def batch_of(
     image = as_spelled(image) if image is not None else None
     source = as_spelled(source)
     mistakes = []
+    hint = "`avatarctl batch --help` shows what each option accepts"
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
     if on != "local" and on != "ray" and not on.startswith("ray://"):
@@ -160,17 +165,20 @@ def batch_of(
     if output.exists() and not output.is_dir():
         mistakes.append(f"--output: got the file {output}, expected a folder")
     if image is not None and not image.exists() and image != Path("puppet"):
-        mistakes.append(f"--image: got no such file or folder: {image}")
+        near = get_close_matches(image.name, [each.name for each in image.parent.glob("*")], n=1)
+        meant = shlex.quote(str(image.with_name(near[0]))) if near else ""
+        mistakes.append(f"--image: got no such file or folder: {image}" + (f", did you mean {meant}?" if meant else ""))
+        hint = f"--image {meant}" if meant and len(mistakes) == 1 else "check the path of --image"
     check_name(name)
     pictures = image if image is not None and image.is_dir() else None
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     given, _, _ = to_fields(flags, {}, AllSettings.model_fields)
     values, sources = presets.resolve(AllSettings.model_fields, preset, {**given, "image": None if pictures else image})
     example = presets.example_of(preset)
-    make(AllSettings, values, sources, mistakes, example)
+    make(AllSettings, values, sources, mistakes, example, hint)
     return Batch(
         source,
-        Base(values, sources, output, name, example),
+        Base(values, sources, output, name, example, presets.title_of(preset)),
         pictures,
         None if jobs == "auto" else int(jobs),
         on,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, durable, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
@@ -162,6 +162,7 @@ def encode(
         "store_dtype": store_dtype,
     }
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "a folder for the samples", "--output cache")
     job = _job_of(source, output, preset, flags, weights, device, force)
     if dry_run:
         _dry_run(job, as_json)
@@ -197,11 +198,20 @@ def _dry_run(job: EncodeJob, as_json: bool) -> None:
     from avatarctl.data.encode import plan
 
     found = plan(job)
+    _tell_passed_over(found["passed_over"])
     text = f"{found['clips']} clips: {found['to_encode']} to encode, {found['known']} known already"
     console.result("data encode", found, text, as_json, status="dry run")
 
 
+def _tell_passed_over(names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        count = f"{len(names)} file{'s' if len(names) != 1 else ''}"
+        console.note(f"passed over {count}, no clips: {', '.join(names[:SHOWN])}{more}")
+
+
 def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
+    _tell_passed_over(done.passed_over)
     if not done.samples:
         reasons = [f"{name}: {reason}" for name, reason in [*done.failed, *done.skipped]]
         raise InputFileError(
@@ -213,7 +223,7 @@ def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
         raise PartialFailure(
             f"{len(done.failed)} of {done.clips} clips can't be used:\n  "
             + "\n  ".join(f"{name}: {reason}" for name, reason in done.failed),
-            f"mend or remove them; try again what was read badly: avatarctl data check {done.cache} --repair",
+            f"fix or remove them; to read them once more: avatarctl data check {done.cache} --repair",
         )
     for what, name, reason in unused[:SHOWN]:
         console.note(f"{what}: {name}: {reason}")
@@ -249,6 +259,7 @@ def check(
             rich_help_panel=OUTPUT,
         ),
     ] = False,
+    force: o.Force = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -262,6 +273,9 @@ def check(
             f"{contact_sheet}: got the ending '{contact_sheet.suffix}', expected .jpg",
             f"such as --contact-sheet {shlex.quote(str(contact_sheet.with_suffix('.jpg')))}",
         )
+    if contact_sheet is not None:
+        ownership.check_target(contact_sheet, "--contact-sheet", [], force)
+        ownership.check_can_make(durable.through(contact_sheet).parent, "--contact-sheet")
     console.quiet(quiet)
     from avatarctl.data import check as checks
 
@@ -269,7 +283,7 @@ def check(
     with console.progress(kind, "samples") as show:
         report = checks.check(cache, show)
     if contact_sheet is not None:
-        shown = checks.contact_sheet(cache, contact_sheet)
+        shown = checks.contact_sheet(cache, durable.through(contact_sheet))
         console.note(f"{shown} of {report.total.samples} samples on {contact_sheet}")
     dropped = checks.repair(cache, report.damaged) if repair else []
     broken = [*report.damaged, *([] if report.null_text_whole else ["null.safetensors"])]
@@ -280,7 +294,7 @@ def check(
             f"avatarctl data check {cache} --repair, then encode again",
         )
     if repair:
-        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` makes them again")
+        console.note(f"{len(dropped)} clips dropped; `avatarctl data encode` encodes them again")
     data = {**asdict(report), "cache": str(cache), "dropped": dropped}
     console.result("data check", data, _report_text(report), as_json)
 

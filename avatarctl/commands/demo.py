@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.generate import job_of, run_job
+from avatarctl.commands.generate import run_job
 from avatarctl.commands.pages import INPUT, LOOK
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import AvatarError, InputFileError, UsageError
+from avatarctl.interrupts import undoing
 from avatarctl.paths import embedded_avatar
 
 PRESET = "puppet"
+VOICE = "en-us+f3"
 
 
 def demo(
@@ -44,15 +46,16 @@ def demo(
         ),
     ] = None,
     voice: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--voice",
             metavar="VOICE",
             autocompletion=complete.voices,
             help="Voice of --say, as `espeak-ng --voices` lists them.",
+            show_default=VOICE,
             rich_help_panel=INPUT,
         ),
-    ] = "en-us+f3",
+    ] = None,
     sing: Annotated[
         bool, typer.Option("--sing", help="Sing the shipped song instead of speaking.", rich_help_panel=INPUT)
     ] = False,
@@ -86,36 +89,55 @@ def demo(
     Example: avatarctl demo --say "Good morning" --output morning.mp4
     """
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
+    if voice is not None and say is None:
+        raise UsageError(
+            f"--voice: got {voice} without --say, expected a text that this voice speaks",
+            f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
+        )
     spoken = output.with_suffix(".wav") if say is not None else None
-    fresh = spoken is not None and not spoken.exists()
-    if spoken is not None:
-        _speak(say or "", voice, spoken, force)
+    from avatarctl.settings.jobs import render_job
+
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
-    job = job_of(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    job = render_job(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
     width, height = job.render.size
     if job.render.enlarge > 1:
         console.note(
             f"the embedded avatar makes pictures of {width}x{height}; "
             f"the video shows them enlarged {job.render.enlarge} times"
         )
-    try:
+    if spoken is None:
         run_job(job, force, "demo", as_json, quiet, progress)
-    except (UsageError, InputFileError):
-        if spoken is not None and fresh and not job.folder.exists():
-            spoken.unlink()  # nothing came of it
-        raise
+        return
+    inputs = [("the picture", job.image)]
+    ownership.check_target(output, "--output", inputs, force, ours=job.folder.exists())
+    ownership.check_no_input(spoken, "--output", inputs, named=output)
+    fresh = not spoken.exists()
+    made = ownership.make_folder(spoken.parent)
+
+    def forget() -> None:
+        """Remove the voice when nothing came of it."""
+        if not job.folder.exists() and not output.exists():
+            if fresh:
+                spoken.unlink(missing_ok=True)
+            ownership.remove_made(made)
+
+    with undoing(forget):
+        try:
+            _speak(say or "", voice or VOICE, spoken, force, output)
+            run_job(job, force, "demo", as_json, quiet, progress)
+        except AvatarError:
+            forget()
+            raise
 
 
-def _speak(text: str, voice: str, target: Path, force: bool) -> None:
-    """Write the recording of a text; it is the same for the same text, so that a render goes on."""
+def _speak(text: str, voice: str, target: Path, force: bool, output: Path) -> None:
+    """Write the recording of a text; it is the same for the same text, so that a render is resumed."""
     if not text.strip():
         raise UsageError("--say: got no text", 'give some: --say "Good morning"')
-    if not target.parent.is_dir():
-        folder = target.parent
-        raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
     from avatarctl.audio.speak import library
 
     library()  # before anything heavy
@@ -127,10 +149,8 @@ def _speak(text: str, voice: str, target: Path, force: bool) -> None:
     if not samples.any():
         raise InputFileError(f"--say: got silence for {text!r} in the voice {voice}", "give words that it can read")
     spoken = wave_bytes(samples)
-    if target.is_dir() or (target.exists() and not force and target.read_bytes() != spoken):
-        raise UsageError(
-            f"{target}: exists already and isn't this voice", "choose another --output, or overwrite it with --force"
-        )
+    same = target.is_file() and target.read_bytes() == spoken
+    ownership.check_target(target, "--output", [], force, named=output, ours=same)
     with durable.guarded(target, "free some space and run the same command again", "choose another --output"):
-        durable.replace(target, spoken)
+        durable.replace(durable.through(target), spoken)
     console.note(f"the voice is {target}")

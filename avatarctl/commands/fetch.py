@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from avatarctl.fetching.sets import WeightSet
 
 MB = 10**6
-AGAIN = "the same command goes on where it stopped"
+AGAIN = "run the same command again to resume"
 
 
 def _set_names(incomplete: str) -> list[str]:
@@ -54,7 +54,7 @@ def fetch(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Download weights, or link those that are on this machine. Interrupted, the same command goes on.
+    """Download weights, or link those that are on this machine. Run the same command again to resume an interrupted download.
 
     HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured; what the hub's own cache holds is linked.
 
@@ -243,7 +243,7 @@ def _verify(folder: Path, asked: list[WeightSet], as_json: bool, show: Any) -> N
 
 
 def _again(damaged: dict[str, dict[str, str]]) -> str:
-    return f"avatarctl fetch {' '.join(damaged)} gets them anew"
+    return f"avatarctl fetch {' '.join(damaged)} downloads them again"
 
 
 def _remove(folder: Path, asked: list[WeightSet], dry_run: bool, as_json: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, ownership
 from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 
@@ -51,6 +52,9 @@ def generate(
     contact_sheet: o.ContactSheet = None,
     with_audio: o.WithAudio = None,
     enlarge: o.Enlarge = None,
+    subtitles: o.Subtitles = None,
+    metadata: o.Metadata = None,
+    mark_synthetic: o.MarkSynthetic = None,
     crf: o.Crf = None,
     codec: o.Codec = None,
     work_dir: o.WorkDir = None,
@@ -100,14 +104,23 @@ def generate(
         "contact_sheet_every_s": contact_sheet,
         "with_audio": with_audio,
         "enlarge": enlarge,
+        "subtitles": tuple(subtitles) if subtitles else None,
+        "metadata": metadata,
+        "mark_synthetic": mark_synthetic,
         "crf": crf,
         "codec": codec,
     }
     console.quiet(quiet)
+    if output is not None:
+        ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
+    if work_dir is not None:
+        ownership.check_name(work_dir, "--work-dir", "a folder for the render", "--work-dir talk.render")
     if show_settings:
         _show_settings(preset, {**flags, "image": image}, audio, as_json)
         return
-    job = job_of(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
+    from avatarctl.settings.jobs import render_job
+
+    job = render_job(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
         _dry_run(job, force, as_json)
         return
@@ -118,7 +131,7 @@ def resume(
     render: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RENDER", help="Render folder, or the video it makes; the newest interrupted one if none."
+            metavar="RENDER", help="Render folder, or the video it makes; else the interrupted one below this folder."
         ),
     ] = None,
     memory: o.Memory = None,
@@ -133,15 +146,10 @@ def resume(
     """
     from avatarctl.render.folder import RenderFolder
     from avatarctl.render.inputs import job_of as job_in
-    from avatarctl.render.known import known_renders
+    from avatarctl.render.standing import standing
 
     console.quiet(quiet)
-    if render is None:
-        interrupted = [known for known in known_renders() if known.state == "interrupted"]
-        if not interrupted:
-            raise UsageError("resume: no interrupted render is known", "name its folder: avatarctl resume FOLDER")
-        render = interrupted[0].path
-    path = render_folder(render)
+    path = render_folder(render, "avatarctl resume") if render is not None else _interrupted(as_json or quiet)
     job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path})
     changes = {name: value for name, value in (("memory", memory), ("device", device)) if value is not None}
     if changes:
@@ -149,51 +157,45 @@ def resume(
         from avatarctl.settings.placement import PlacementSettings
 
         job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
+    console.note(f"resuming {path}: {standing(path).words()}")
     run_job(job, False, "resume", as_json, quiet, progress)
 
 
-def render_folder(path: Path) -> Path:
+def _interrupted(silent: bool) -> Path:
+    """Return the one interrupted render that is meant: of several below this folder, or else anywhere, the user says which."""
+    from avatarctl.render.known import known_renders
+    from avatarctl.render.standing import standing
+
+    here = Path.cwd()
+    found = [known for known in known_renders(here) if known.state == "interrupted"]
+    near = [known for known in found if known.path.resolve().is_relative_to(here)]
+    found = near or found
+    if not found:
+        raise UsageError("resume: no interrupted render is known", "name its folder: avatarctl resume FOLDER")
+    if len(found) == 1:
+        return found[0].path
+    paths = [str(known.path.relative_to(here)) if near else str(known.path) for known in found]
+    lines = [f"  {path} ({standing(Path(path)).words()})" for path in paths]
+    if silent or not console.can_ask():
+        raise UsageError(
+            f"resume: {len(found)} renders are interrupted{' below this folder' if near else ''}, expected the name of one:\n"
+            + "\n".join(lines),
+            f"such as: avatarctl resume {shlex.quote(paths[0])}",
+        )
+    console.note("\n".join(f"{number}.{line[1:]}" for number, line in enumerate(lines, 1)))
+    number = typer.prompt("resume which one? Its number", type=int, err=True)
+    if not 1 <= number <= len(found):
+        raise UsageError(f"resume: got {number}, expected 1 to {len(found)}", "run avatarctl resume again")
+    return found[number - 1].path
+
+
+def render_folder(path: Path, command: str) -> Path:
     """Return the render folder that a user means: itself, or the one of the video named."""
     from avatarctl.paths import derived
 
+    ownership.check_render_name(path, command)
     beside = derived(path, after=".render")
     return beside if not path.is_dir() and beside.is_dir() else path
-
-
-def job_of(
-    image: Path | None, audio: Path, output: Path | None, preset: str | None, flags: dict[str, Any], **files: Any
-) -> RenderJob:
-    """Return the job that preset, environment and flags make together; all mistakes at once.
-
-    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named
-    after the recording, in the current folder. Raises ``UsageError`` without any.
-    """
-    from avatarctl.paths import as_spelled
-    from avatarctl.settings import presets
-    from avatarctl.settings.check import make
-    from avatarctl.settings.formats import named_after
-    from avatarctl.settings.placement import PlacementSettings
-    from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
-    from avatarctl.settings.values import parse_lora
-
-    values, places = presets.resolve(AllSettings.model_fields, preset, {**flags, "image": image})
-    settings = make(AllSettings, values, places, example=presets.example_of(preset))
-    if settings.image is None:
-        raise UsageError(
-            "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
-            "name one: --image PICTURE; or try --preset puppet, which has its own",
-        )
-    return RenderJob(
-        image=as_spelled(settings.image),
-        audio=as_spelled(audio),
-        output=output or named_after(as_spelled(audio), settings.codec),
-        render=settings.part(RenderSettings),
-        placement=settings.part(PlacementSettings),
-        weights=settings.weights,
-        variant=settings.variant,
-        lora=tuple((as_spelled(Path(file)), scale) for file, scale in map(parse_lora, settings.lora)),
-        **files,
-    )
 
 
 def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_json: bool) -> None:
@@ -207,33 +209,31 @@ def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_js
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
-    from avatarctl.render.estimate import estimate
-    from avatarctl.render.inputs import check
+    from avatarctl.render import room
+    from avatarctl.render.rehearse import rehearse
 
-    checked = check(job, force)
-    for note in checked.notes:
+    rehearsal = rehearse(job, force)
+    for note in rehearsal.checked.notes:
         console.note(f"warning: {note}")
-    planned = estimate(checked)
-    data = {**planned.to_json(), "notes": checked.notes}
-    console.result("generate", data, _plan_text(planned), as_json, status="dry run")
+    disks = [
+        {"folder": str(disk.folder), "bytes": disk.bytes, "free_bytes": disk.free_bytes} for disk in rehearsal.disks
+    ]
+    data = {**rehearsal.planned.to_json(), "notes": rehearsal.checked.notes, "disks": disks}
+    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks))
+    console.result("generate", data, text, as_json, status="dry run")
 
 
-def _plan_text(planned: Estimate) -> str:
+def _plan_text(planned: Estimate, disks: str) -> str:
     time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
         ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
-        ("disk", f"{planned.cache_bytes / 1e6:.0f} MB in the render folder, and about {_mb(planned)} MB for the video"),
+        ("disk", disks),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
-
-
-def _mb(planned: Estimate) -> int:
-    """Return the megabytes of the finished video and of its segments, which lie in the render folder beside it."""
-    return max(round(2 * planned.video_bytes / 1e6), 1)
 
 
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
@@ -252,5 +252,6 @@ def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: boo
         "wall_s": round(done.wall_s, 3),
         "contact_sheet": str(done.contact_sheet) if done.contact_sheet else None,
     }
-    console.note(f"{console.clock(done.video_s)} of video in {console.clock(done.wall_s)}")
+    if done.wall_s:  # else nothing was left to do
+        console.note(f"{console.clock(done.video_s)} of video in {console.clock(done.wall_s)}")
     console.result(command, data, str(done.output), as_json)

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, durable, ownership
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError, UsageError, WeightsError
+from avatarctl.ownership import Inputs
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -22,10 +23,20 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
 
     Example: avatarctl lora info style.safetensors
     """
+    from avatarctl.settings.values import lora_file
+
+    file = lora_file(file)
     _check_there(file)
     from avatarctl.networks.adapters import describe_lora
+    from avatarctl.networks.header import DIVERGED, not_finite_text
 
     facts = describe_lora(file)
+    if facts["not_finite"]:
+        if not as_json:
+            console.result("lora info", facts, _text(facts), as_json)
+        broken = WeightsError(not_finite_text(str(file), facts["not_finite"]), DIVERGED)
+        broken.data = facts
+        raise broken
     console.result("lora info", facts, _text(facts), as_json)
 
 
@@ -52,24 +63,26 @@ def merge(
 
     Example: avatarctl lora merge person.safetensors style.safetensors:0.6 --output mine/transformer.safetensors
     """
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
     from avatarctl.weights import find_transformer
 
     try:
-        parsed = [(Path(file), scale) for file, scale in map(parse_lora, loras)]
+        parsed = [(lora_file(Path(file)), scale) for file, scale in map(parse_lora, loras)]
     except ValueError as error:
-        raise UsageError(f"FILE: {error}", "a strength is a finite number after a colon") from error
+        raise UsageError(f"FILE: {error}", "avatarctl lora merge FILE:0.8 …") from error
     for file, _ in parsed:
         _check_there(file)
-    _check_free(output, force)
     base = weights if weights is not None and weights.is_file() else find_transformer(weights, variant)
-    for what, taken in (("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)):
-        if output.exists() and output.samefile(taken):
-            raise UsageError(f"{output}: got {what}, expected another file to write", "name another --output")
-
+    _check_free(
+        output, force, [("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)]
+    )
     from avatarctl.networks.adapters import merge_into
+    from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 
-    layers = merge_into(base, parsed, output, dtype)
+    refuse_damaged(base, "a transformer", WEIGHTS_HINT)
+    for file, _ in parsed:
+        refuse_damaged_lora(file)
+    layers = merge_into(base, parsed, durable.through(output), dtype)
     data = {
         "path": str(output),
         "weights": str(base),
@@ -95,11 +108,14 @@ def convert(
 
     Example: avatarctl lora convert person.safetensors --to comfy --output person-comfy.safetensors
     """
+    from avatarctl.settings.values import lora_file
+
+    file = lora_file(file)
     _check_there(file)
-    _check_free(output, force)
+    _check_free(output, force, [("the LoRA to convert", file)])
     from avatarctl.networks.lora_formats import convert_lora
 
-    form, low_rank, whole = convert_lora(file, to, output)
+    form, low_rank, whole = convert_lora(file, to, durable.through(output))
     data = {"path": str(output), "from": form, "to": to, "low_rank": low_rank, "whole": whole}
     console.note(f"{low_rank + whole} changes, from {form} to {to}")
     if whole and to != "comfy":
@@ -109,14 +125,18 @@ def convert(
 
 def _check_there(file: Path) -> None:
     if file.is_dir():
-        raise InputFileError(f"{file}: got a folder, expected a LoRA file", "name the .safetensors file in it")
+        raise InputFileError(
+            f"{file}: got a folder without lora.safetensors, expected a LoRA file or a run of `avatarctl lora train`",
+            "name a .safetensors file",
+        )
     if not file.is_file():
         raise InputFileError(
-            f"{file}: got no such file, expected a LoRA", "check the path; a strength follows a colon: FILE:0.8"
+            f"{file}: got no such file, expected a LoRA", "check the path; its strength follows a colon: FILE:0.8"
         )
 
 
-def _check_free(output: Path, force: bool) -> None:
+def _check_free(output: Path, force: bool, inputs: Inputs) -> None:
+    ownership.check_name(output, "--output", "the name of a file", "--output lora.safetensors")
     if output.suffix != ".safetensors":
         raise UsageError(
             f"--output: got {output}, expected a file that ends in .safetensors",
@@ -126,8 +146,10 @@ def _check_free(output: Path, force: bool) -> None:
         raise UsageError(
             f"--output: got the folder {output}, expected a file", f"such as --output {output / 'lora.safetensors'}"
         )
-    if output.exists() and not force:
-        raise UsageError(f"{output}: the file is there already", "add --force to replace it, or name another --output")
+    # A folder of weights in pieces is an input with all its files.
+    files = [(what, each) for what, path in inputs for each in (path.rglob("*") if path.is_dir() else [path])]
+    ownership.check_target(output, "--output", files, force)
+    ownership.check_can_make(durable.through(output).parent, "--output")
 
 
 def _text(facts: dict[str, Any]) -> str:
@@ -145,6 +167,7 @@ def _text(facts: dict[str, Any]) -> str:
     rows = [
         ("names of", facts["form"]),
         ("made for", facts["made_for"]),
+        ("changes", ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())),
         ("rank", listed(facts["ranks"]) or "none"),
         ("alpha", listed(facts["alphas"]) or "none"),
         *layers,
@@ -153,7 +176,13 @@ def _text(facts: dict[str, Any]) -> str:
             f"{facts['parameters'] / 1e6:.1f} million, {listed(facts['dtypes'])}, {facts['bytes'] / 1e6:.1f} MB",
         ),
     ]
+    if facts["not_finite"]:
+        rows.append(("not finite", _some(facts["not_finite"])))
     if facts["unknown"]:
-        rows.append(("fit nothing", ", ".join(facts["unknown"][:8]) + (" …" if len(facts["unknown"]) > 8 else "")))
+        rows.append(("fit nothing", _some(facts["unknown"])))
     rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
     return console.table(("LORA", facts["path"]), rows)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

@@ -338,6 +338,33 @@ NamedOutput = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Subtitles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--subtitles",
+        metavar="LANGUAGE:FILE",
+        help="Subtitles to switch on, such as de:talk.srt (SRT, VTT); may be given again.",
+        rich_help_panel=INPUT,
+    ),
+]
+Metadata = Annotated[
+    bool | None,
+    typer.Option(
+        "--metadata/--no-metadata",
+        help="Write into the video how it was made.",
+        show_default="yes",
+        rich_help_panel=OUTPUT + RARE,
+    ),
+]
+MarkSynthetic = Annotated[
+    bool | None,
+    typer.Option(
+        "--mark-synthetic/--no-mark-synthetic",
+        help="Mark the video as made by a machine (XMP).",
+        show_default="yes",
+        rich_help_panel=OUTPUT + RARE,
+    ),
+]
 Crf = Annotated[
     int | None,
     typer.Option(

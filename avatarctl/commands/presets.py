@@ -176,7 +176,7 @@ def copy(
 
     Example: avatarctl presets copy portrait phone
     """
-    from avatarctl import durable, paths
+    from avatarctl import durable, ownership, paths
     from avatarctl.settings import presets
 
     kind = kind or _kind_of(name)
@@ -188,13 +188,14 @@ def copy(
             f"target: got '{wanted}', expected a name, or a file that ends in .yaml", f"such as my-{source.stem}"
         )
     copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
-    if copied.exists() and not force:
+    ownership.check_no_input(copied, "avatarctl presets copy NAME", [("the preset to copy", source)])
+    if copied.is_dir() or (copied.exists() and not force):
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
     if copied.parent.exists() and not copied.parent.is_dir():
         raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder", f"such as ./{copied.name}")
     content = presets.moved(source, copied.parent)
     with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
-        durable.replace(copied, content.encode())
+        durable.replace(durable.through(copied), content.encode())
     data = {"name": wanted, "kind": kind, "path": str(copied)}
     console.result("presets copy", data, str(copied), as_json)
 

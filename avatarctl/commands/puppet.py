@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, durable, ownership
 from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 
 app = typer.Typer(
-    help="Make the embedded avatar anew: its world of drawn clips, and its networks.",
+    help="Rebuild the embedded avatar: draw its clips, train and measure its networks.",
     no_args_is_help=True,
 )
 Seed = Annotated[
@@ -27,7 +27,7 @@ World = Annotated[
 
 @app.command()
 def data(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; gone on with if it is there.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of clips; continued if it is there.")],
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=100_000, help="Clips of 81 pictures, each another face and voice.")
     ] = 600,
@@ -87,6 +87,7 @@ def train(
     ] = 1.0,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
     seed: Seed = 0,
+    force: o.Force = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -103,6 +104,7 @@ def train(
             "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
         )
     console.quiet(quiet)
+    _check_networks(what, output, force, start)
     import torch
 
     torch.set_num_threads(threads)
@@ -221,6 +223,7 @@ def evaluate(
         str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
     ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
+    force: o.Force = False,
     device: o.Device = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
     as_json: o.AsJson = False,
@@ -250,7 +253,8 @@ def evaluate(
     settings = make(AllSettings, values, places)
     chosen = parse_lora(lora) if lora else None
     if chosen and not Path(chosen[0]).is_file():
-        raise InputFileError(f"{chosen[0]}: got no such file, expected a LoRA", "check --lora")
+        raise InputFileError(f"--lora: got no such file: {chosen[0]}, expected a LoRA", "name a .safetensors file")
+    _check_report(output, force)
     library()
     folder = find_weights(settings.weights, settings.size, "auto").folder
     import torch
@@ -275,6 +279,28 @@ def evaluate(
         problem.data = data
         raise problem
     console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
+
+
+def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:
+    """Refuse to replace networks of another training; a decoder is taught in its VAE's own file."""
+    ownership.check_name(output, "--output", "a folder for the networks", "--output nets")
+    ownership.check_can_make(output, "--output")
+    written = {"encoders": ("text_encoder", "image_encoder"), "speech": ("speech_encoder",), "vae": ("vae",)}
+    begun = (output / "vae").is_dir()
+    for name in written.get(what, ()):
+        path = output / f"{name}.safetensors"
+        files = [start / path.name if start.is_dir() else start] if start is not None else []
+        inputs = [("the weights to begin with", file) for file in files]
+        ownership.check_target(path, "--output", inputs, force, named=output, ours=what == "vae" and begun)
+
+
+def _check_report(output: Path, force: bool) -> None:
+    """Refuse a folder whose report is not one of ours."""
+    ownership.check_name(output, "--output", "a folder for the report", "--output report")
+    ownership.check_can_make(output, "--output")
+    ours = "goals" in (durable.read_json(output / "report.json") or {})
+    for name in ("report.json", "report.md", "report.png"):
+        ownership.check_target(output / name, "--output", [], force, named=output, ours=ours)
 
 
 def _progress(quiet: bool, kind: Any, unit: str) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
@@ -162,7 +162,7 @@ def train(
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
     flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
-    _run("train", data, output, preset, flags, force, dry_run, as_json, quiet, progress)
+    _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
 def lora_train(
@@ -193,7 +193,7 @@ def lora_train(
     Example: avatarctl lora train --data cache --output run --rank 32
     """
     flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
-    _run("lora", data, output, preset, flags, force, dry_run, as_json, quiet, progress)
+    _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
 def _flags(
@@ -251,6 +251,7 @@ def _run(
     output: Path,
     preset: str | None,
     flags: dict[str, Any],
+    set_: list[str],
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -263,7 +264,9 @@ def _run(
     from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
+    ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
+    places |= {name: f"--set {name}" for name in _parsed(set_)}
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
     if kind == "lora" and not settings.is_lora:
         raise UsageError(

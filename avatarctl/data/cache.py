@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,22 +14,30 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl import durable
+from avatarctl import durable, ownership
 from avatarctl.data.shards import ABOUT, INDEX, NULL, SHARDS, read_about
 from avatarctl.errors import BusyError, ChangedError, InputFileError, UsageError
+from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged
 from avatarctl.settings.encode import EncodeJob
 from avatarctl.weights import find_weights, fingerprint
 
 VERSION = 1
 LOCKS, BEGINNING = "locks", "cache.lock"
-OURS = (ABOUT, NULL, SHARDS, INDEX, LOCKS, BEGINNING)
+OWN_NAME = re.compile(
+    rf"{ABOUT}|{NULL}|{BEGINNING}|({SHARDS}|{INDEX}|{LOCKS})/|{SHARDS}/\d{{4}}-\d{{6,}}\.tar|"
+    rf"{INDEX}/\d{{4}}\.(jsonl|lock)|{LOCKS}/[0-9a-f]{{3}}\.lock"
+)
 
 
 def encoder_files(job: EncodeJob) -> dict[str, Path]:
     """Find the weights of the frozen networks, role by role; raises ``WeightsError``."""
     # The transformer is the one network that samples don't depend on: any path will do for it.
-    files = find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path()).by_role()
+    files = find_weights(
+        job.weights, job.settings.sizes[0], "auto", Path(), "--preset puppet --weights puppet"
+    ).by_role()
     del files["transformer"]
+    for role, path in files.items():
+        refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
     return files
 
 
@@ -50,7 +59,8 @@ def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
         return False
     old = durable.unsealed(cache / ABOUT)
     if old is None:
-        raise InputFileError(f"{cache / ABOUT}: got a damaged file", "begin anew with --force")
+        _check_ours(cache)
+        raise InputFileError(f"{cache / ABOUT}: got a damaged file", "start over with --force")
     changes = []
     if old["version"] != new["version"]:
         changes.append(f"version: was {old['version']}, is {new['version']}")
@@ -67,7 +77,7 @@ def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
     if changes:
         raise ChangedError(
             f"{cache}: this cache was encoded with other settings or weights:\n  " + "\n  ".join(changes),
-            "use the old ones, choose another --output, or begin anew with --force",
+            "use the old ones, choose another --output, or start over with --force",
         )
     return True
 
@@ -80,7 +90,7 @@ def begin(job: EncodeJob, new: Mapping[str, Any], null_text: Callable[[], bytes]
     """
     cache = job.cache
     with guarded(cache):
-        if not (cache / ABOUT).exists():
+        if job.force or not (cache / ABOUT).exists():
             _check_ours(cache)
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / BEGINNING):
@@ -129,7 +139,7 @@ def guarded(cache: Path) -> AbstractContextManager[None]:
 
 def _check_idle(cache: Path) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("--force: got several processes, expected one", "begin anew with one process, then start all")
+        raise UsageError("--force: got several processes, expected one", "start over with one process, then start all")
     for path in sorted((cache / INDEX).glob("*.lock")):
         try:
             with FileLock(path, timeout=0):
@@ -142,10 +152,20 @@ def _check_ours(cache: Path) -> None:
     """Refuse a folder that holds something else: it was named by mistake."""
     if cache.exists() and not cache.is_dir():
         raise InputFileError(f"{cache}: got a file, expected a folder for the samples", "choose another --output")
-    if cache.is_dir():
-        other = sorted(path.name for path in cache.iterdir() if path.name not in OURS and path.name[0] != ".")
-        if other:
-            raise UsageError(
-                f"{cache}: got a folder with other things in it ({', '.join(other[:3])}), expected a cache or none",
-                "choose another --output",
-            )
+    # The lock of beginning is the first file of a cache, and stays in it.
+    mark = cache / BEGINNING
+    begun = durable.unsealed(cache / ABOUT) is not None or (mark.is_file() and not mark.stat().st_size)
+    if other := ownership.foreign(cache, is_own if begun else lambda _: False):
+        raise UsageError(
+            f"{cache}: got a folder with other things in it ({ownership.listed(other)}), expected a cache or none",
+            "choose another --output; nothing was touched",
+        )
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name (relative, with slashes; a folder's ends with one) is one that a cache has."""
+    return _whole(name) or ownership.own_part(name, _whole)
+
+
+def _whole(name: str) -> bool:
+    return bool(OWN_NAME.fullmatch(name))

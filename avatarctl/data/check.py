@@ -20,6 +20,7 @@ from avatarctl.errors import InputFileError
 
 MOST_ON_SHEET = 400
 TILE_PX, LABEL_PX = 160, 14
+LEGEND = "green: face mask, red: lip mask"
 
 
 @dataclass
@@ -122,19 +123,37 @@ def contact_sheet(cache: Path, target: Path) -> int:
     chosen = [samples[place * len(samples) // count] for place in range(count)]
     columns = math.ceil(math.sqrt(count))
     height = TILE_PX + LABEL_PX
-    sheet = Image.new("RGB", (columns * TILE_PX, math.ceil(count / columns) * height), "white")
+    rows = math.ceil(count / columns)
+    sheet = Image.new("RGB", (columns * TILE_PX, rows * height + LABEL_PX), "white")
+    pen = ImageDraw.Draw(sheet)
     for place, entry in enumerate(chosen):
         left, top = place % columns * TILE_PX, place // columns * height
         picture = _thumb(cache, entry)
         sheet.paste(picture, (left + (TILE_PX - picture.width) // 2, top))
         second = float(entry.meta["start_frame"] / Fraction(entry.meta["fps"]))
-        name = entry.meta["source"].encode("ascii", "replace").decode()[-18:]
-        ImageDraw.Draw(sheet).text((left + 2, top + TILE_PX), f"{name} {second:.1f}s", fill="black")
+        name = entry.meta["source"].encode("ascii", "replace").decode()
+        pen.text((left + 2, top + TILE_PX), label(name, f" {second:.1f}s", pen), fill="black")
+    pen.text((2, rows * height), LEGEND, fill="black")
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=90)
     with durable.guarded(target, full="free some space", elsewhere="choose another --contact-sheet"):
         durable.replace(target, buffer.getvalue())
     return count
+
+
+def label(name: str, after: str, pen: ImageDraw.ImageDraw) -> str:
+    """Return a name with ``after`` as wide as a tile at most: leading folders are left out, then the middle of the name."""
+    if pen.textlength(name + after) <= TILE_PX - 4:
+        return name + after
+    parts = name.split("/")
+    for first in range(1, len(parts)):
+        short = ".../" + "/".join(parts[first:])
+        if pen.textlength(short + after) <= TILE_PX - 4:
+            return short + after
+    last, kept = parts[-1], len(parts[-1])
+    while kept > 2 and pen.textlength(f"{last[: kept // 2]}...{last[-(kept // 2) :]}{after}") > TILE_PX - 4:
+        kept -= 1
+    return f"{last[: kept // 2]}...{last[-(kept // 2) :]}{after}"
 
 
 def _thumb(cache: Path, entry: SampleEntry) -> Image.Image:

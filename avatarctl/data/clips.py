@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count
 from math import ceil, log
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from avatarctl.audio.decode import ffmpeg
+from avatarctl.data.clip_colours import Colours, colours_of
 from avatarctl.data.discover import PICTURES, Clip
 from avatarctl.errors import InputFileError
 from avatarctl.networks.images import read_image
@@ -40,6 +41,7 @@ class Film:
     files: tuple[Path, ...] = ()
     """The numbered pictures, in order; none for a video."""
     sound: bool = False
+    colours: Colours = field(default_factory=Colours)
 
 
 def film_of(path: Path) -> Film:
@@ -157,10 +159,13 @@ def _stream_video(film: Film, size: tuple[int, int], fps: Fraction, like: Film |
     covering = f"{max(width, round(shape.width * factor))}:{max(height, round(shape.height * factor))}"
     # start_time: a picture track that begins late is filled up in front, so that sound and pictures begin together.
     filters = [f"fps=fps={fps}:start_time=0"]
+    colours = film.colours if like is None else Colours()  # of masks brightness alone counts
+    filters += colours.before
     if like is not None and (film.width, film.height) != (like.width, like.height):
         filters.append(f"scale={like.width}:{like.height}:flags=neighbor")
     method = "bicubic" if like is None else "bilinear"
-    filters += [f"scale={covering}:flags={method}+accurate_rnd+full_chroma_int", f"crop={width}:{height}"]
+    scaled, crop = f"scale={covering}:flags={method}+accurate_rnd+full_chroma_int", f"crop={width}:{height}"
+    filters += [scaled, *colours.after[:1], crop, *colours.after[1:]]
     # -xerror: a damaged picture ends it, rather than being made up of its neighbours.
     arguments = ["-xerror", "-i", f"file:{film.path}", "-map", "0:v:0", "-vf", ",".join(filters)]
     command = [ffmpeg(), "-v", "error", "-nostdin", *arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1"]
@@ -211,7 +216,8 @@ def _probe(path: Path) -> Film:
         width, height = height, width
     rate = re.search(r", ([\d.]+) fps", track)
     sound = any(": Audio: " in line for line in tracks)
-    return Film(path, width, height, _rate(rate[1]) if rate else None, sound=sound)
+    colours = colours_of(path, track, after, int(shape[1]), int(shape[2]))
+    return Film(path, width, height, _rate(rate[1]) if rate else None, sound=sound, colours=colours)
 
 
 def _rate(text: str) -> Fraction | None:

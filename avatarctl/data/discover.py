@@ -4,7 +4,7 @@ Two forms of clips, which may lie side by side at any depth:
 
 - a clip folder, as released: ``images/`` (numbered PNG or JPEG) or ``sub_clip.mp4`` alone; ``audio.wav``, or the sound of
   ``sub_clip.mp4``; ``face_masks/`` and ``lip_masks/`` (numbered like the pictures), which may be missing;
-- a video ``NAME.mp4`` (or mov, mkv, webm, avi, m4v) with sound; its masks, which may be missing, are
+- a video ``NAME.mp4`` (or of any ending of films) with sound; its masks, which may be missing, are
   ``masks/NAME.face/`` and ``masks/NAME.lip/`` (numbered pictures), or ``masks/NAME.face.mp4`` and ``masks/NAME.lip.mp4``.
 
 White is inside a mask; there is one mask for each picture. ``NAME.txt`` beside the video or the clip folder is its caption.
@@ -16,15 +16,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from avatarctl import durable, jsontext
 from avatarctl.errors import InputFileError
+from avatarctl.formats import FILMS
+from avatarctl.paths import as_spelled
 from avatarctl.settings.encode import EncodeSettings
+from avatarctl.textfiles import read_text
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 KINDS = ("speech", "singing", "dancing")
 MASKS = "masks"
@@ -87,11 +89,10 @@ class Clip:
         if self.caption is None:
             return settings.prompt_of(self.kind)
         try:
-            text = " ".join(self.caption.read_text(encoding="utf-8-sig").split())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputFileError(
-                f"{self.caption}: got a caption that can't be read ({error}), expected UTF-8"
-            ) from error
+            text = " ".join(read_text(self.caption, InputFileError).split())
+        except InputFileError as error:  # the list of failures has messages alone
+            told = error.message.replace(f"{self.caption}: ", f"{self.caption}: got a caption that ", 1)
+            raise InputFileError(f"{told}; {error.hint}", error.hint) from error
         if not text:
             raise InputFileError(f"{self.caption}: got an empty caption, expected what happens in the clip, or no file")
         return text
@@ -114,10 +115,27 @@ def discover(source: Path) -> list[Clip]:
         raise InputFileError(f"{source}: can't be read ({error.strerror})", "check the path and its rights") from error
     if not found:
         raise InputFileError(
-            f"{source}: got no clip, expected videos ({', '.join(VIDEOS)}) or clip folders (images/ and audio.wav)",
+            f"{source}: got no clip, expected videos (.mp4, .mov, .mkv, .webm …) or clip folders (images/ and audio.wav)",
             "`avatarctl data encode --help` tells what a SOURCE looks like",
         )
     return sorted(found.values(), key=lambda clip: clip.name)
+
+
+def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
+    """Return the files of a folder that belong to no clip, by their names seen from it; hidden ones are left out."""
+    if not source.is_dir():
+        return []
+    folders = {clip.path for clip in clips if clip.path.is_dir()}
+    ours = {path for clip in clips for path in (clip.path, clip.caption)}
+    found = []
+    for place, below, files in os.walk(source, followlinks=True):
+        here = Path(place)
+        below[:] = [name for name in below if name[0] != "." and name != MASKS and here / name not in folders]
+        if os.path.realpath(here) in map(os.path.realpath, here.parents):
+            below.clear()  # a link to a folder above would never end
+        if here not in folders:
+            found += [here / name for name in files if name[0] != "." and here / name not in ours]
+    return sorted(path.relative_to(source).as_posix() for path in found)
 
 
 def _clips_of(source: Path) -> Iterator[Clip]:
@@ -125,7 +143,7 @@ def _clips_of(source: Path) -> Iterator[Clip]:
         yield from _walk(source)
     elif source.suffix.lower() == ".txt":
         yield from _listed(source)
-    elif source.suffix.lower() in VIDEOS and source.exists():
+    elif source.suffix.lower() in FILMS and source.exists():
         yield clip_at(source, source.name)
     elif not source.exists():
         raise InputFileError(f"{source}: got no such folder, expected clips", "check the path")
@@ -157,25 +175,22 @@ def _walk(root: Path) -> Iterator[Clip]:
                 yield clip_at(here / name, (here / name).relative_to(root).as_posix())
         for name in files:
             path = here / name
-            if path.suffix.lower() in VIDEOS and not name.startswith("."):
+            if path.suffix.lower() in FILMS and not name.startswith("."):
                 yield clip_at(path, path.relative_to(root).as_posix())
 
 
 def _listed(path: Path) -> Iterator[Clip]:
     """Return the clips of a list, one path a line: absolute, or seen from the list's folder, the one above, or this one."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise InputFileError(f"{path}: got no such file, expected a list of clip folders", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputFileError(f"{path}: got a file that isn't text, expected a list of clip folders") from error
+    if not path.exists():
+        raise InputFileError(f"{path}: got no such file, expected a list of clip folders", "check the path")
+    lines = read_text(path, InputFileError).splitlines()
     for line in lines:
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         places = [base / text for base in (path.parent, path.parent.parent, Path())]
         # One that is nowhere is given as well: its place in the list of failures tells where it was looked for first.
-        place = next((place for place in places if place.exists()), places[0])
+        place = next((place for place in map(as_spelled, places) if place.exists()), places[0])
         inside = place.absolute().is_relative_to(path.parent.absolute())
         name = place.absolute().relative_to(path.parent.absolute()).as_posix() if inside else text
         yield clip_at(place, os.path.normpath(name))
@@ -188,7 +203,7 @@ def _is_clip_folder(folder: Path) -> bool:
 def clip_at(path: Path, name: str) -> Clip:
     """Return the clip that a video or a clip folder is."""
     kind = next((part for part in reversed(path.absolute().parts) if part in KINDS), None)
-    if path.suffix.lower() in VIDEOS and not path.is_dir():
+    if path.suffix.lower() in FILMS and not path.is_dir():
         caption = _there(path.with_suffix(".txt"))
         face, lip = (_mask_of(path, part) for part in ("face", "lip"))
         return Clip(name, path, path, None, path, face, lip, caption, kind)
@@ -208,9 +223,10 @@ def clip_at(path: Path, name: str) -> Clip:
 
 def _mask_of(video: Path, part: str) -> Path | None:
     folder = video.parent / MASKS
-    names = [f"{video.stem}.{part}", *(f"{video.stem}.{part}{ending}" for ending in VIDEOS)]
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    names = [f"{video.stem}.{part}", *(f"{video.stem}.{part}{ending}" for ending in FILMS)]
+    return next((there for name in names if (there := _there(folder / name))), None)
 
 
 def _there(path: Path) -> Path | None:
+    path = as_spelled(path)
     return path if path.exists() else None

@@ -28,7 +28,7 @@ from avatarctl.audio.speech import samples_of
 from avatarctl.console import Progress
 from avatarctl.data import cache as caches
 from avatarctl.data.clips import Film, Picture, Window, clip_film, in_step, nearest_size, stream, windows
-from avatarctl.data.discover import Clip, discover, made_of
+from avatarctl.data.discover import Clip, discover, made_of, passed_over
 from avatarctl.data.encoders import Encoders
 from avatarctl.data.masks import at_latent_size, mask_films
 from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
@@ -54,6 +54,8 @@ class Encoded:
     new_samples: int = 0
     samples: int = 0
     wall_s: float = 0.0
+    passed_over: list[str] = field(default_factory=list)
+    """Files of the SOURCE that belong to no clip."""
 
     def note(self, clip: Clip, status: str, reason: str) -> None:
         """Count a clip."""
@@ -82,12 +84,13 @@ def encode(job: EncodeJob, show: Progress) -> Encoded:
         with ShardWriter(job.cache, job.settings.shard_mb * 1_000_000) as work.writer:
             done = work.run(clips, show)
     done.samples = len(work.index.samples())
+    done.passed_over = passed_over(job.source, clips)
     done.wall_s = time.monotonic() - began
     return done
 
 
-def plan(job: EncodeJob) -> dict[str, int]:
-    """Count what an encoding would find, without doing it: clips in all, known already, new or changed."""
+def plan(job: EncodeJob) -> dict[str, Any]:
+    """Count what an encoding would find, without doing it: clips in all, known, new or changed; and what it passes over."""
     clips = discover(job.source)
     about = caches.about(job, caches.encoder_files(job))
     there = not job.force and caches.check_same(job.cache, about)
@@ -95,7 +98,8 @@ def plan(job: EncodeJob) -> dict[str, int]:
     if there:
         work = Work(job, {}, caches.recipe_of(about))
         known = sum(work.known(clip) is not None for clip in clips)
-    return {"clips": len(clips), "known": known, "to_encode": len(clips) - known}
+    counts = {"clips": len(clips), "known": known, "to_encode": len(clips) - known}
+    return {**counts, "passed_over": passed_over(job.source, clips)}
 
 
 class Work:
@@ -210,6 +214,7 @@ class Work:
         settings = self.settings
         with reading(clip), ExitStack() as stack:
             masks, notes = mask_films(clip, film)
+            notes = [film.colours.note, *notes] if film.colours.note else notes
             if notes:
                 facts["notes"] = notes
             assert film.fps is not None and clip.sound is not None
@@ -330,7 +335,9 @@ def interruptible() -> Iterator[None]:
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise Interrupted("stopped; every clip that was finished is kept", "the same command goes on", number)
+        raise Interrupted(
+            "stopped; every clip that was finished is kept", "run the same command again to continue", number
+        )
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -349,4 +356,4 @@ def full_device() -> Iterator[None]:
         what = str(error).splitlines()[0]
         raise DeviceError(f"device: out of memory ({what})", "use --device cpu, or a GPU with more memory") from error
     except MemoryError as error:
-        raise DeviceError("out of memory", "close other programs; the same command goes on") from error
+        raise DeviceError("out of memory", "close other programs; run the same command again to continue") from error

@@ -109,7 +109,7 @@ class Index:
                     except (ValueError, KeyError, TypeError) as error:
                         raise InputFileError(
                             f"{path}: a line of the index is damaged ({error})",
-                            f"begin anew: avatarctl data encode SOURCE --output {self.cache} --force",
+                            f"start over: avatarctl data encode SOURCE --output {self.cache} --force",
                         ) from error
                     if clip.key not in self.clips or clip.generation > self.clips[clip.key].generation:
                         self.clips[clip.key] = clip

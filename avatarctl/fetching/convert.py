@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from avatarctl import durable
-from avatarctl.errors import DeviceError, WeightsError
+from avatarctl.errors import DeviceError, UsageError, WeightsError
 from avatarctl.fetching import record
 from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
 from avatarctl.fetching.sets import WeightSet, converted, part_of
 from avatarctl.networks import checkpoints, kinds
 from avatarctl.networks.weight_files import open_weights
+from avatarctl.weights import checksum
 
 
 def convert(
@@ -35,6 +36,12 @@ def convert(
     for number, path in enumerate(paths, start=1):
         target = converted(path)
         if not is_converted(folder, entry, path):
+            made = entry.files.get(target)
+            if (folder / target).is_file() and (made is None or checksum(folder / target) != made.sha256):
+                raise UsageError(
+                    f"{folder / target}: exists already, and was not converted from {path}",
+                    "move it elsewhere, and run the same command again",
+                )
             _convert_one(folder / path, folder / target, part_of(weight_set, path).network)
             sha256 = durable.digest(folder / target)
             assert sha256 is not None

@@ -16,9 +16,11 @@ from avatarctl import console, durable
 from avatarctl.errors import DeviceError, UsageError, WeightsError
 from avatarctl.fetching import hub, record
 from avatarctl.fetching.link import link
-from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
+from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Fetched, Record
 from avatarctl.fetching.sets import WeightSet, choose, converted
 from avatarctl.fetching.transfer import matches, receive
+from avatarctl.networks.header import damage
+from avatarctl.weights import checksum
 
 PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
 MB = 10**6
@@ -80,7 +82,12 @@ def _step(
     if path.exists():
         if sha256 := matches(path, remote):
             return Step(remote, "found", sha256)
-        ours = known is not None and remote.path in known.files
+        # What was fetched and is whole but another file now was put there by the user.
+        ours = (
+            known is not None
+            and remote.path in known.files
+            and (remote.path in known.damaged or not _replaced(path, known.files[remote.path]))
+        )
         if not (ours or force):
             raise UsageError(
                 f"{path}: got another file than {weight_set.repo} has at {commit[:12]}",
@@ -90,6 +97,11 @@ def _step(
     if isinstance(cached, str) and (blob := Path(cached).resolve()).is_file() and (sha256 := matches(blob, remote)):
         return Step(remote, "cached", sha256, blob)
     return Step(remote, "download")
+
+
+def _replaced(path: Path, fetched: Fetched) -> bool:
+    """Return whether a whole file stands where another one was fetched."""
+    return not damage(path) and checksum(path) != fetched.sha256
 
 
 def _is_current(known: Record, folder: Path, remote: hub.Remote) -> bool:
@@ -156,7 +168,7 @@ def _install(part: Path, target: Path, remote: hub.Remote) -> str:
         part.unlink()
         raise WeightsError(
             f"{remote.path}: got {remote.size} bytes with another hash than the hub tells ({remote.content[:12]}…), "
-            "thrown away",
+            "discarded",
             "run the same command again; if it happens again, something between here and the hub changes files",
         )
     with part.open("rb+") as file:
@@ -170,6 +182,11 @@ def _drop_stale(folder: Path, entry: Record, path: str, sha256: str) -> None:
     """Remove what was converted from an older version of a file: it would be loaded in its place."""
     made = converted(path)
     if made != path and made in entry.files and entry.files[made].origin_sha256 != sha256:
+        if (folder / made).is_file() and _replaced(folder / made, entry.files[made]):
+            raise UsageError(
+                f"{folder / made}: got another file than was converted, and it would be loaded in place of {path}",
+                "move it elsewhere, and run the same command again",
+            )
         (folder / made).unlink(missing_ok=True)
         del entry.files[made]
 

@@ -25,7 +25,7 @@ from avatarctl.errors import AvatarError, WeightsError
 PASSING = (408, 429, 500, 502, 503, 504)
 WAITS_S = (1, 2, 4, 8)
 LONGEST_WAIT_S = 120
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "run the same command again to resume"
 # What the library and the network raise for what a user can meet.
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, httpx2.TransportError, httpx2.InvalidURL, httpx2.TooManyRedirects)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from avatarctl import durable
+from avatarctl import console, durable
 from avatarctl.fetching import record
 from avatarctl.fetching.fetch import drop_parts
 from avatarctl.fetching.record import Record
 from avatarctl.fetching.sets import WeightSet
+from avatarctl.networks.header import damage
+from avatarctl.weights import checksum
 
 
 def verify(folder: Path, records: dict[str, Record], name: str, show: Callable[[int, int], None]) -> dict[str, str]:
@@ -42,11 +44,19 @@ def remove(folder: Path, records: dict[str, Record], weight_set: WeightSet) -> t
     gone = sorted(set(entry.files) - kept)
     with durable.guarded(folder, "", "make the folder writable"):
         for path in gone:
+            if (folder / path).is_file() and not _as_fetched(folder / path, entry.files[path].sha256):
+                console.note(f"{folder / path}: is not what was fetched, and stays")
+                continue
             (folder / path).unlink(missing_ok=True)
             _remove_empty(folder, (folder / path).parent)
         drop_parts(folder, weight_set.name)
     record.write(folder, records)
     return gone, sum(entry.files[path].size for path in gone)
+
+
+def _as_fetched(path: Path, sha256: str) -> bool:
+    """Return whether a file is what was put there, or a damaged one: then it is nobody's work."""
+    return bool(damage(path)) or checksum(path) == sha256
 
 
 def _remove_empty(top: Path, folder: Path) -> None:

@@ -18,7 +18,9 @@ from avatarctl.fetching.sets import SETS, WeightSet, choose, converted
 RECORD = "fetched.json"
 VERSION = 1
 LOCK = ".fetch.lock"
-MAKE_ROOM = "make room there, or name a folder on another disk with --weights; the same command goes on"
+MAKE_ROOM = (
+    "make room there, or name a folder on another disk with --weights; then run the same command again to resume"
+)
 ELSEWHERE = "name a folder that can be written with --weights"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from avatarctl import durable
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import checkpoints
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TRANSFORMER_14B
-from avatarctl.networks.lora_formats import Lora, LowRank, parse_lora, some
+from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
+from avatarctl.networks.lora_formats import Lora, parse_lora, some
+from avatarctl.networks.lora_kinds import Change, Decomposed, LowRank
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights
 
@@ -116,7 +120,7 @@ def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str
         found = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise WeightsError(
             f"trained weights: got others than this transformer trains ({found})",
-            "go on with the groups and the rank that the run began with",
+            "resume with the groups and the rank that the run began with",
         )
     for name, parameter in trained.items():
         parameter.copy_(state[name])
@@ -156,35 +160,56 @@ def _lora_layers(transformer: StableAvatarTransformer3DModel) -> dict[str, LoraL
 def read_lora(path: Path | Mapping[str, Tensor], transformer: StableAvatarTransformer3DModel) -> Lora:
     """Read a LoRA file for this transformer.
 
-    Raises ``WeightsError`` that lists what names no layer here, lacks its other half, or has another shape.
+    Raises ``WeightsError`` that lists what names no layer here, lacks its other half, has another shape, or isn't finite.
     """
     lora = parse_lora(path, transformer)
+    if lora.not_finite:
+        raise WeightsError(not_finite_text(lora.source, lora.not_finite), DIVERGED)
     weights = dict(transformer.named_parameters())
-    low_rank = {name: (c.up.shape[0], c.down.flatten(1).shape[1]) for name, c in lora.layers.items()}
-    wrong = lora.halves + [
-        f"{name} {shape} for {tuple(weights[f'{name}.weight'].shape)}"
-        for name, shape in low_rank.items()
-        if shape != tuple(weights[f"{name}.weight"].flatten(1).shape)
+    wrong = [
+        f"{name} {change.shape()} for {tuple(weights[f'{name}.weight'].shape)}"
+        for name, change in lora.layers.items()
+        if change.shape() != tuple(weights[f"{name}.weight"].flatten(1).shape)
     ]
     wrong += [
         f"{name} {tuple(difference.shape)} for {tuple(weights[name].shape)}"
         for name, difference in lora.full.items()
         if difference.shape != weights[name].shape
     ]
-    if lora.unknown or wrong or not (lora.layers or lora.full):
+    if lora.unknown or lora.halves or wrong or not (lora.layers or lora.full):
         found = "; ".join(
             f"{what}: {some(names)}"
             for what, names in (
                 ("no such layer, or named twice", lora.unknown),
-                ("another shape or half missing", wrong),
+                ("another shape or half missing", lora.halves + wrong),
             )
             if names
         )
         raise WeightsError(
             f"{lora.source}: got a LoRA that doesn't fit this transformer ({found or 'no layers'})",
-            "use a LoRA made for StableAvatar or Wan2.1 of the same size",
+            _way_out(lora, bool(wrong), transformer),
         )
     return lora
+
+
+def _way_out(lora: Lora, other_shapes: bool, transformer: StableAvatarTransformer3DModel) -> str:
+    """Say what helps with a LoRA that doesn't fit, by what is wrong with it."""
+    if not lora.layers and not lora.full and not lora.halves:
+        return "it is for another network: use a LoRA made for StableAvatar or Wan2.1"
+    if other_shapes:
+        ours = _named_size(transformer.dims.dim, transformer.dims.layers)
+        return f"it was made for {_made_for(lora)}: use a LoRA of the size of this transformer, {ours}"
+    if lora.halves:
+        return LORA_HINT
+    more = f"avatarctl lora info {shlex.quote(lora.source)}"
+    return f"see what it holds with `{more}`; what has no place in this transformer has to be left out by its trainer"
+
+
+def check_lora_fits(path: Path, base: Path) -> None:
+    """Raise what merging a LoRA file into the transformer in ``base`` would raise; loads neither."""
+    with init_empty_weights():
+        transformer = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
+    read_lora(path, transformer)
 
 
 def merge_lora(
@@ -200,16 +225,28 @@ def merge_loras(
 ) -> int:
     """Add several LoRAs, each so many times; each weight is rounded to its number format once. Gives the layers changed."""
     read = [(read_lora(path, transformer), scale) for path, scale in loras]  # all are checked before one is merged
-    touched = set()
+    touched: set[str] = set()
+    overflown: list[str] = []
     for name, weight in transformer.named_parameters():
         module = name.removesuffix(".weight")
-        changes = [scale * c.change() for lora, scale in read if module != name and (c := lora.layers.get(module))]
+        changes = [
+            scale * c.change(weight) for lora, scale in read if module != name and (c := lora.layers.get(module))
+        ]
         changes += [scale * lora.full[name].float() for lora, scale in read if name in lora.full]
         if changes:
             total = sum(change.reshape(weight.shape) for change in changes)
             assert isinstance(total, Tensor)
             weight.copy_((weight.float() + total.to(weight.device)).to(weight.dtype))
+            if not torch.isfinite(weight).all():
+                overflown.append(name)
             touched.add(name.removesuffix(".bias").removesuffix(".weight"))
+    if overflown:
+        added = " and ".join(f"{lora.source} ({scale:g} times)" for lora, scale in read)
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{added}: {len(overflown)} weights became NaN or infinite in {kind} ({some(overflown)}), expected finite ones",
+            "use less of it (FILE:0.5), or a number format of more range (--dtype bfloat16); or the base weights are damaged",
+        )
     return len(touched)
 
 
@@ -254,18 +291,21 @@ def describe_lora(path: Path) -> dict[str, Any]:
         }
         for group in GROUPS
     }
-    tensors = [*(t for c in lora.layers.values() for t in (c.down, c.up)), *lora.full.values()]
+    tensors = [*(t for change in lora.layers.values() for t in change.tensors()), *lora.full.values()]
+    low_rank = [change for change in map(_inner, lora.layers.values()) if isinstance(change, LowRank)]
     return {
         "path": str(path),
         "form": lora.form,
         "made_for": _made_for(lora),
-        "ranks": _counted(change.rank for change in lora.layers.values()),
-        "alphas": _counted(change.alpha for change in lora.layers.values()),
+        "kinds": _counted([*(change.kind for change in lora.layers.values()), *["whole"] * len(lora.full)]),
+        "ranks": _counted(change.rank for change in low_rank),
+        "alphas": _counted(change.alpha for change in low_rank),
         "layers": groups,
         "parameters": sum(tensor.numel() for tensor in tensors),
         "bytes": path.stat().st_size,
         "dtypes": _counted(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
         "unknown": lora.unknown + lora.halves,
+        "not_finite": lora.not_finite,
         "metadata": lora.metadata,
     }
 
@@ -278,15 +318,20 @@ def _made_for(lora: Lora) -> str:
     """Say in words which transformer has the width and the blocks that a LoRA's layers tell."""
     family = "StableAvatar" if any(group_of(n) == "audio" for n in (*lora.layers, *lora.full)) else "Wan2.1"
     # All layers of a block read tokens of this width, but for the feed-forward's second, whose inputs are hidden.
-    ends = {name: change.down.flatten(1) for name, change in lora.layers.items()} | lora.full
-    widths = Counter(
-        end.shape[-1] for name, end in ends.items() if name.startswith("blocks.") and ".ffn." not in name and end.ndim
-    )
+    ends = {name: change.shape()[1] for name, change in lora.layers.items()}
+    ends |= {name: whole.shape[-1] for name, whole in lora.full.items() if whole.ndim}
+    widths = Counter(end for name, end in ends.items() if name.startswith("blocks.") and ".ffn." not in name)
     blocks = len({name.split(".")[1] for name in (*lora.layers, *lora.full) if name.startswith("blocks.")})
     if not widths:
         return f"{family}, of a size that its layers don't tell"
-    width = widths.most_common(1)[0][0]
-    size = next(
-        (size for size, dims in (("1.3B", TRANSFORMER_1_3B), ("14B", TRANSFORMER_14B)) if dims.dim == width), None
-    )
-    return f"{family} {size}" if size else f"{family}, width {width}, {blocks} blocks"
+    size = _named_size(widths.most_common(1)[0][0], blocks)
+    return f"{family}{',' if ' ' in size else ''} {size}"
+
+
+def _named_size(width: int, blocks: int) -> str:
+    released = (("1.3B", TRANSFORMER_1_3B), ("14B", TRANSFORMER_14B))
+    return next((size for size, dims in released if dims.dim == width), f"width {width}, {blocks} blocks")
+
+
+def _inner(change: Change) -> Change:
+    return change.inner if isinstance(change, Decomposed) else change

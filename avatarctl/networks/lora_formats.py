@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from torch import Tensor
 from avatarctl import durable
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.dims import TransformerDims
+from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
+from avatarctl.networks.lora_kinds import Change, LowRank, put_together
 from avatarctl.networks.names import transformer_names
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights, write_weights
@@ -64,54 +67,38 @@ PREFIXES = {
     "lora_transformer__": "released",
     "lora_unet__": "kohya",
     "lora_unet_": "kohya",
+    "lycoris_": "lycoris",
+    "pipe.dit.": "diffsynth",
+    "model.diffusion_model.": "comfy",
 }
 PREFIX = re.compile(f"^({'|'.join(map(re.escape, PREFIXES))})+")
 # What they put behind it.
 ENDING = re.compile(
-    r"\.(?:(?P<down>lora_down|lora_A)(?:\.default)?\.weight|(?P<up>lora_up|lora_B)(?:\.default)?\.weight"
-    r"|(?P<alpha>alpha)|(?P<diff>diff)|(?P<diff_b>diff_b))$"
+    r"\.(?:(?P<down>lora_down|lora_A)|(?P<up>lora_up|lora_B)|(?P<lengths>dora_scale|lora_magnitude_vector)"
+    r"|(?P<part>lokr_w[12](?:_[ab])?|hada_w[12]_[ab])|(?P<alpha>alpha)|(?P<diff>diff)|(?P<diff_b>diff_b)|(?P<diff_m>diff_m))"
+    r"(?:\.default)?(?:\.weight)?$"
 )
-# Changes of other kinds: adding them as if they were low-rank ones would be wrong.
+# Changes of kinds that aren't known here: adding them as if they were low-rank ones would be wrong.
 OTHER_KINDS = {
-    "DoRA": re.compile(r"dora_scale|lora_magnitude_vector"),
-    "LoHa": re.compile(r"\.hada_"),
-    "LoKr": re.compile(r"\.lokr_"),
     "OFT": re.compile(r"\.oft_|\.boft_"),
-    "Tucker": re.compile(r"\.lora_mid\b"),
+    "Tucker": re.compile(r"\.(lora_mid|hada_t[12]|lokr_t[12])\b"),
     "LoRA with bias": re.compile(r"\.(lora_up|lora_B)(\.default)?\.bias$"),
     "replaced weights": re.compile(r"\.(set_weight|reshape_weight)$"),
 }
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """One layer's change: ``up @ down * alpha / rank``."""
-
-    down: Tensor  # (rank, inputs), convolutions with their further axes
-    up: Tensor  # (outputs, rank)
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """Width between the factors."""
-        return self.down.shape[0]
-
-    def change(self) -> Tensor:
-        """Return the change of the flattened weight (outputs, inputs), in float32."""
-        return self.up.flatten(1).float() @ self.down.flatten(1).float() * (self.alpha / self.rank)
-
-
 @dataclass
 class Lora:
-    """What a file holds: low-rank changes by module, whole ones by parameter, and names that fit nothing."""
+    """What a file holds: changes by module, whole ones by parameter, names that fit nothing, and those of broken numbers."""
 
     source: str
     form: str
-    layers: dict[str, LowRank]
+    layers: dict[str, Change]
     full: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     halves: list[str] = field(default_factory=list)
+    not_finite: list[str] = field(default_factory=list)
 
 
 # -- Reading --------------------------------------------------------------------------------------------------------
@@ -121,9 +108,10 @@ def parse_lora(source: Path | Mapping[str, Tensor], transformer: StableAvatarTra
     """Read a LoRA file of any of the forms, into our names; ``transformer`` None: names alone, of as many blocks as needed.
 
     Names are matched without their dots, under our names and the released ones, so every flattened form fits. Raises
-    ``WeightsError`` for changes of other kinds (DoRA, LoHa …); what else doesn't fit is listed in the result.
+    ``WeightsError`` for changes of kinds that aren't known here (OFT, Tucker …); what else doesn't fit, or isn't finite, is
+    listed in the result.
     """
-    stored = open_weights(source)
+    stored = open_weights(source, "a LoRA", LORA_HINT)
     others = {
         kind: found
         for kind, pattern in OTHER_KINDS.items()
@@ -132,7 +120,7 @@ def parse_lora(source: Path | Mapping[str, Tensor], transformer: StableAvatarTra
     if others:
         words = "; ".join(f"{kind}: {some(keys)}" for kind, keys in others.items())
         raise WeightsError(
-            f"{stored.source}: got changes of another kind ({words}), expected plain LoRA factors",
+            f"{stored.source}: got changes of another kind ({words}), expected LoRA, DoRA, LoHa or LoKr",
             "merge it into weights with the program that made it, or extract a plain LoRA there",
         )
     if transformer is None:
@@ -145,38 +133,57 @@ def parse_lora(source: Path | Mapping[str, Tensor], transformer: StableAvatarTra
         ending = ENDING.search(key)
         stem = stems.get(PREFIX.sub("", key[: ending.start()]).replace(".", "_")) if ending else None
         kind = ending.lastgroup if ending else None
+        if kind == "diff_m" and ending is not None:  # the change of a module's table
+            stem = stems.get(PREFIX.sub("", key[: ending.start()]).replace(".", "_") + "_modulation")
+        if ending is not None and not _is_finite(tensor):
+            lora.not_finite.append(key)
         weight = f"{stem}.weight" if f"{stem}.weight" in parameters else stem
-        if stem is None or weight is None or kind is None:
+        if stem is None or weight is None or kind is None or ending is None:
             lora.unknown.append(key)
-        elif kind in ("diff", "diff_b"):
-            changed = weight if kind == "diff" else f"{stem}.bias"
+        elif kind in ("diff", "diff_b", "diff_m"):
+            changed = f"{stem}.bias" if kind == "diff_b" else weight
             if changed not in parameters or changed in lora.full:  # or named twice, in two ways
                 lora.unknown.append(key)
             else:
-                lora.full[changed] = tensor
-        elif parameters[weight].ndim < 2 or weight == stem or kind in parts.get(stem, {}):
+                lora.full[changed] = _shaped_as(parameters[changed], tensor) if kind == "diff_m" else tensor
+        elif parameters[weight].ndim < 2 or weight == stem or (name := ending["part"] or kind) in parts.get(stem, {}):
             lora.unknown.append(key)
         else:
-            parts.setdefault(stem, {})[kind] = tensor
+            parts.setdefault(stem, {})[name] = tensor
     alphas = _peft_alphas(source, stored.metadata, lora.form)
     for stem, pieces in parts.items():
-        if not _whole(pieces):
+        if alphas.decomposed and "lengths" not in pieces:
+            raise WeightsError(
+                f"{lora.source}: got DoRA in its configuration, but no magnitudes of {stem}, expected them beside the factors",
+                "get the whole file again from the program that trained it",
+            )
+        change = _change_of(stem, pieces, alphas)
+        if change is None:
             lora.halves.append(stem)
-            continue
-        rank = pieces["down"].shape[0]
-        alpha = float(pieces["alpha"]) if "alpha" in pieces else alphas.alpha(stem, rank)
-        lora.layers[stem] = LowRank(pieces["down"], pieces["up"], alpha)
+        else:
+            lora.layers[stem] = change
     return lora
 
 
-def _whole(pieces: Mapping[str, Tensor]) -> bool:
-    """Return whether both factors are there, fit each other, and alpha, if there is one, is one number."""
-    if "down" not in pieces or "up" not in pieces:
-        return False
-    down, up = pieces["down"], pieces["up"]
-    if down.ndim < 2 or up.ndim < 2 or not len(down) or ("alpha" in pieces and pieces["alpha"].numel() != 1):
-        return False
-    return up.flatten(1).shape[1] == len(down)
+def _change_of(stem: str, pieces: dict[str, Tensor], alphas: _Alphas) -> Change | None:
+    """Return the change that the pieces of a layer make; None where one is missing, or alpha isn't one number."""
+    alpha = pieces.pop("alpha", None)
+    if alpha is not None and alpha.numel() != 1:
+        return None
+    rank = next((tensor.shape[0] for name, tensor in pieces.items() if name in ("down", "hada_w1_b")), 0)
+    value = alphas.alpha(stem, rank) if alpha is None else float(alpha)
+    return put_together(pieces, value, alphas.rank_of(stem) if alpha is None else None)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all numbers are finite; formats of 8 bits are widened first, which torch needs."""
+    return bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
+
+
+def _shaped_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor in the parameter's shape where they differ in axes of length one alone."""
+    same = [n for n in tensor.shape if n > 1] == [n for n in parameter.shape if n > 1]
+    return tensor.reshape(parameter.shape) if same else tensor
 
 
 def _stems(transformer: StableAvatarTransformer3DModel) -> dict[str, str]:
@@ -216,13 +223,20 @@ class _Alphas:
     common: float | None = None
     patterns: tuple[tuple[re.Pattern[str], float], ...] = ()
     by_root: bool = False  # rank-stabilised: divided by the root of the rank
+    rank: float | None = None
+    ranks: tuple[tuple[re.Pattern[str], float], ...] = ()
+    decomposed: bool = False  # DoRA
 
-    def alpha(self, name: str, rank: int) -> float:
+    def alpha(self, name: str, rank: int) -> float | None:
         """Return a layer's alpha, as a number that is divided by the rank."""
         found = next((alpha for pattern, alpha in self.patterns if pattern.match(name)), self.common)
         if found is None:
-            return float(rank)
+            return None
         return float(found) * (math.sqrt(rank) if self.by_root else 1)
+
+    def rank_of(self, name: str) -> float | None:
+        """Return the rank that a layer's alpha is divided by, where the configuration tells it."""
+        return next((rank for pattern, rank in self.ranks if pattern.match(name)), self.rank)
 
 
 def _peft_alphas(source: Path | Mapping[str, Tensor], metadata: Mapping[str, str], form: str) -> _Alphas:
@@ -241,11 +255,18 @@ def _peft_alphas(source: Path | Mapping[str, Tensor], metadata: Mapping[str, str
             raise WeightsError(f"{beside}: got broken JSON, expected peft's configuration, which holds alpha")
     if config is None:
         return _Alphas()
-    if config.get("use_dora"):
-        raise WeightsError("LoRA: got DoRA in its configuration, expected plain LoRA factors")
-    patterns = (config.get("alpha_pattern") or {}).items()
-    compiled = tuple((re.compile(rf"(.*\.)?({key})$"), alpha) for key, alpha in patterns)  # as peft matches them
-    return _Alphas(config.get("lora_alpha"), compiled, bool(config.get("use_rslora")))
+
+    def patterns(name: str) -> tuple[tuple[re.Pattern[str], float], ...]:  # as peft matches them
+        return tuple((re.compile(rf"(.*\.)?({key})$"), value) for key, value in (config.get(name) or {}).items())
+
+    return _Alphas(
+        config.get("lora_alpha", config.get("alpha")),  # peft calls it alpha for LoHa and LoKr
+        patterns("alpha_pattern"),
+        bool(config.get("use_rslora")),
+        config.get("r"),
+        patterns("rank_pattern"),
+        bool(config.get("use_dora")),
+    )
 
 
 def some(names: list[str], most: int = 8) -> str:
@@ -328,13 +349,21 @@ def convert_lora(source: Path, form: Form, output: Path) -> tuple[str, int, int]
 
     Factors, alphas and whole changes stay as they are. Raises ``WeightsError`` that lists what names no layer.
     """
-    names = without_weights(open_weights(source).tensors)
+    names = without_weights(open_weights(source, "a LoRA", LORA_HINT).tensors)
     lora = parse_lora(source, names)
+    if lora.not_finite:
+        raise WeightsError(not_finite_text(lora.source, lora.not_finite), DIVERGED)
+    plain = {name: change for name, change in lora.layers.items() if isinstance(change, LowRank)}
+    if others := {change.kind for name, change in lora.layers.items() if name not in plain}:
+        raise WeightsError(
+            f"{lora.source}: got {' and '.join(sorted(others))}, expected plain LoRA: the other forms can't hold it",
+            f"use it as it is, or merge it: avatarctl lora merge {shlex.quote(str(source))} --output merged.safetensors",
+        )
     if (strange := lora.unknown + lora.halves) or not (lora.layers or lora.full):
         raise WeightsError(
             f"{lora.source}: got a LoRA with layers that StableAvatar and Wan2.1 don't have, or halves of layers "
             f"({some(strange)})",
             "look at it with `avatarctl lora info`",
         )
-    save_lora(output, lora.layers, lora.full, form, names, lora.metadata)
+    save_lora(output, plain, lora.full, form, names, lora.metadata)
     return lora.form, len(lora.layers), len(lora.full)

@@ -17,6 +17,7 @@ PARAMETERS = {
 # operation for widths 8 to 96 (51.2 to 52.6; tests/networks/test_memory.py). Workspace of convolutions comes on top.
 DECODER_VALUES_PER_PIXEL = 51.2
 CUDA_CONTEXT_BYTES = 600 << 20
+IMAGE_TOKENS = 257
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,37 @@ def pass_bytes(dims: TransformerDims, tokens: int, value_bytes: int) -> int:
     return tokens * (max(feed_forward, attention) + rotary)
 
 
+def transformer_bytes(dims: TransformerDims, value_bytes: int, float8: bool = False) -> int:
+    """Bytes of the transformer's weights as they are stored: what is kept in float32, and one byte per linear weight."""
+    total = transformer_parameters(dims) * value_bytes
+    if value_bytes < 4:  # time embedding and modulation stay wide
+        d = dims.dim
+        total += (4 - value_bytes) * (dims.freq_dim * d + d + 7 * (d * d + d) + dims.layers * 6 * d)
+    if float8:
+        total -= (value_bytes - 1) * (dims.layers * _linear_weights(dims) + _adapter_weights(dims))
+    return total
+
+
+def block_bytes(dims: TransformerDims, value_bytes: int, float8: bool = False) -> int:
+    """Bytes of one block."""
+    return _linear_weights(dims) * (1 if float8 else value_bytes) + 16 * dims.dim * 4
+
+
+def context_bytes(dims: TransformerDims, value_bytes: int) -> int:
+    """Bytes of one text's keys and values in every block, which stay on the device where the blocks do."""
+    return 2 * dims.layers * (dims.text_len + IMAGE_TOKENS) * dims.dim * value_bytes
+
+
+def _linear_weights(dims: TransformerDims) -> int:
+    """Count the weights of a block's linear layers."""
+    return 12 * dims.dim * dims.dim + 2 * dims.dim * dims.ffn
+
+
+def _adapter_weights(dims: TransformerDims) -> int:
+    d, adapter = dims.dim, dims.vocal_hidden
+    return 2 * 8 * d * d + dims.w2v * (adapter or d) + (adapter * d if adapter else 0) + d * d
+
+
 def estimate(
     dims: TransformerDims,
     width: int,
@@ -72,35 +104,37 @@ def estimate(
     window: int = 21,
     memory: str = "full",
     value_bytes: int = 2,
-    weight_bytes: int | None = None,
+    float8: bool = False,
     on_gpu: bool = True,
     tile_px: int | None = None,
-    others: int = PARAMETERS["vae"] + PARAMETERS["speech encoder"],
+    vae: int = PARAMETERS["vae"],
+    speech: int = PARAMETERS["speech encoder"],
     decoder_width: int = WAN_VAE.base_dim,
 ) -> MemoryEstimate:
     """Estimate the device memory of a render: weights that stay in this memory mode, one pass, decoding, and the peak.
 
-    ``value_bytes`` 4 for float32, 2 for half precision; ``weight_bytes`` 1 for float8 storage (default: as the values).
-    ``tile_px``: side of the VAE's tiles, None for whole pictures. ``others``: parameters of VAE and speech encoder,
-    ``decoder_width``: base width of the VAE. Text and image encoders are gone before the first pass.
-    A calculation; what it rests on is counted on small models, nothing is measured on a device.
+    ``value_bytes`` 4 for float32, 2 for half precision; ``float8``: linear layers in one byte per weight. ``tile_px``: side of
+    the VAE's tiles, None for whole pictures. ``vae``, ``speech``: parameters of these networks, ``decoder_width``: base width
+    of the VAE. Text and image encoders are gone before the first pass. A calculation; what it rests on is counted (small
+    models, and the full size on a pretended device: tests/pretended), nothing is measured on a GPU.
     """
-    weights = transformer_parameters(dims) * (weight_bytes or value_bytes)
-    other_bytes = 4 * others
+    transformer = transformer_bytes(dims, value_bytes, float8)
+    block = block_bytes(dims, value_bytes, float8)
     activations = pass_bytes(dims, latent_tokens(dims, width, height, window), value_bytes)
     pixels = min(width, tile_px or width) * min(height, tile_px or height)
     decoding = round(DECODER_VALUES_PER_PIXEL * decoder_width * 4 * pixels)
-    context = CUDA_CONTEXT_BYTES if on_gpu else 0
+    context = 2 * context_bytes(dims, value_bytes)
     if memory == "full":
-        stay = weights + other_bytes
+        stay = transformer + context + 4 * (vae + speech)
         peak = stay + max(activations, decoding)
     elif memory == "model":
-        stay = 0
-        peak = max(weights + activations, other_bytes + decoding)
+        stay = context + 4 * speech
+        peak = stay + max(transformer + activations, 4 * vae + decoding)
+    elif memory == "group":
+        # One block computes while the next one arrives; after a pass the first one is there again.
+        stay = transformer - dims.layers * block + block
+        peak = stay + max(block + activations, 4 * vae + decoding)
     else:
-        # One group of layers computes while the next one arrives; sequential has a single layer at a time.
-        groups = 2 if memory == "group" else 1
-        share = weights // dims.layers if memory == "group" else dims.dim * dims.ffn * (weight_bytes or value_bytes)
-        stay = groups * share
-        peak = max(stay + activations, decoding)
-    return MemoryEstimate(stay, activations, decoding, peak + context)
+        stay = dims.layers * 16 * dims.dim * 4
+        peak = stay + max(dims.dim * dims.ffn * (1 if float8 else value_bytes) + activations, 4 * vae + decoding)
+    return MemoryEstimate(stay, activations, decoding, peak + (CUDA_CONTEXT_BYTES if on_gpu else 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from avatarctl import durable
 from avatarctl.errors import DeviceError, WeightsError
+from avatarctl.networks.header import TORCH_SUFFIXES, refuse_damaged
+from avatarctl.networks.header import WEIGHTS_HINT as HINT
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # In a folder, the first of these that exists is read (diffusers', transformers' and our own names).
 FOLDER_NAMES = (
     "diffusion_pytorch_model.safetensors.index.json",
@@ -28,7 +28,6 @@ FOLDER_NAMES = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
-HINT = "fetch the released weights again with `avatarctl fetch`, or name another file"
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,10 @@ class SafetensorsFiles(Mapping[str, Tensor]):
         return len(self._where)
 
 
-def open_weights(source: str | Path | Mapping[str, Tensor]) -> Stored:
+def open_weights(source: str | Path | Mapping[str, Tensor], what: str = "weights", hint: str = HINT) -> Stored:
     """Open a state dict, ``.pt``/``.pth``/``.bin``, ``.safetensors``, a sharded index or a folder of any of them.
 
+    ``what`` is expected, ``hint`` tells how to get it again: released weights and LoRAs of users come from different places.
     Raises ``WeightsError`` for what is missing, empty, truncated or of another format, naming file and finding.
     """
     if isinstance(source, Mapping):
@@ -76,20 +76,20 @@ def open_weights(source: str | Path | Mapping[str, Tensor]) -> Stored:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
-        raise WeightsError(f"{path}: got no such file, expected weights", "run `avatarctl fetch` to download them")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path}: got an empty file, expected weights", HINT)
+        missing = "run `avatarctl fetch` to download them" if hint == HINT else "check the path"
+        raise WeightsError(f"{path}: got no such file, expected {what}", missing)
+    refuse_damaged(path, what, hint)
     if path.name.endswith(".index.json"):
         return _open_sharded(path)
     if path.suffix == ".safetensors":
         files = SafetensorsFiles([path])
         return Stored(files, str(path), files.metadata)
     if path.suffix in TORCH_SUFFIXES:
-        return Stored(_open_torch(path), str(path))
+        return Stored(_open_torch(path, hint), str(path))
     raise WeightsError(
         f"{path}: got the ending '{path.suffix}', expected .safetensors, .safetensors.index.json or one of "
         f"{', '.join(TORCH_SUFFIXES)}",
-        HINT,
+        hint,
     )
 
 
@@ -145,14 +145,9 @@ def _open_sharded(index: Path) -> Stored:
     return Stored(tensors, str(index), tensors.metadata)
 
 
-def _open_torch(path: Path) -> Mapping[str, Tensor]:
+def _open_torch(path: Path, hint: str) -> Mapping[str, Tensor]:
     with path.open("rb") as file:
-        begin = file.read(4)
-    archive = begin == b"PK\x03\x04"
-    if archive and not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path}: got a truncated checkpoint ({path.stat().st_size} bytes, without its end)", HINT)
-    if not archive and begin[:1] != b"\x80":
-        raise WeightsError(f"{path}: got a file that is not a torch checkpoint (it begins with {begin!r})", HINT)
+        archive = file.read(4) == b"PK\x03\x04"
     try:
         # Only zip archives can be mapped; files of torch before 1.6 are read whole.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
@@ -163,21 +158,21 @@ def _open_torch(path: Path) -> Mapping[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: got a damaged or truncated checkpoint ({first})", HINT) from error
-    return _unwrap(loaded, str(path))
+        raise WeightsError(f"{path}: got a damaged or truncated checkpoint ({first})", hint) from error
+    return _unwrap(loaded, str(path), hint)
 
 
-def _unwrap(loaded: Any, source: str) -> Mapping[str, Tensor]:
+def _unwrap(loaded: Any, source: str, hint: str = HINT) -> Mapping[str, Tensor]:
     """Return the tensors of a checkpoint, also when they are nested under ``state_dict``."""
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{source}: got a {type(loaded).__name__}, expected names and tensors", HINT)
+        raise WeightsError(f"{source}: got a {type(loaded).__name__}, expected names and tensors", hint)
     others = [f"{name} ({type(value).__name__})" for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        raise WeightsError(f"{source}: got entries that are no tensors: {_some(others)}", HINT)
+        raise WeightsError(f"{source}: got entries that are no tensors: {_some(others)}", hint)
     if not loaded:
-        raise WeightsError(f"{source}: got no tensors, expected weights", HINT)
+        raise WeightsError(f"{source}: got no tensors, expected weights", hint)
     return loaded
 
 

@@ -12,6 +12,7 @@ from avatarctl.networks.images import load_image
 from avatarctl.networks.text_stream import stream_text_encoder
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import texts
+from avatarctl.render.finite import require_finite_conditions
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked
 from avatarctl.render.networks import Networks
@@ -27,11 +28,13 @@ def make_conditions(checked: Checked, networks: Networks, folder: RenderFolder, 
     tensors = folder.read_tensors(FILE)
     if tensors is None:
         tensors = _encode(checked, networks, plan)
+        require_finite_conditions(tensors, networks.files)
         folder.write_tensors(FILE, {name: tensor.cpu() for name, tensor in tensors.items()})
 
     def speech_of_window(window: Window) -> torch.Tensor:
         encoder = networks.residency.use(networks.speech_encoder)
         states = speech_of(folder, plan, encoder)(window)
+        require_finite_conditions({"speech": states}, networks.files)
         networks.residency.use(networks.transformer)
         return states
 
@@ -83,6 +86,7 @@ def _text_states(prompts: list[str], networks: Networks) -> list[torch.Tensor]:
         encoder = stream_text_encoder(stored, placement.device, placement.dtype_of("text encoder"))
         made = prompt_states([prompts[index] for index in missing], tokenizer, encoder, text_len, placement.device)
         for index, states in zip(missing, made, strict=True):
+            require_finite_conditions({"positive": states}, files)  # before they are kept for other renders
             texts.keep(places[index], states, text_len)
             cached[index] = states.cpu()
     return [states for states in cached if states is not None]

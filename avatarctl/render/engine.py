@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from avatarctl.console import Progress
 from avatarctl.networks.placement import decide
 from avatarctl.networks.vae import Tiling
-from avatarctl.paths import derived
-from avatarctl.render import frontier
+from avatarctl.render import frontier, marks
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.estimate import remember_speed
-from avatarctl.render.folder import PREVIEW, RenderFolder, guarded
+from avatarctl.render.finite import require_finite_latents
+from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.join import Sound, join
 from avatarctl.render.networks import LoadedNetworks, Networks
-from avatarctl.render.prepare import decode_audio, own_device
+from avatarctl.render.ours import PREVIEW
+from avatarctl.render.prepare import decode_audio, own_device, start_of
 from avatarctl.render.stop import Stop, no_grad_on, stopping
+from avatarctl.render.subtitles import SoftTrack, lay_out
 from avatarctl.sampling.denoise import Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
@@ -42,6 +44,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        tracks = lay_out(job, folder, start_of(checked, sound), plan.video_frames / plan.fps)
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
@@ -49,7 +52,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         work = Work(job, folder, plan, networks, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
-        sheet = deliver(job, folder, sound, work.frames.count, plan)
+        sheet = deliver(job, folder, sound, tracks, work.frames.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
     if steps:
         remember_speed(job, checked.weights, work.step_s())
@@ -122,9 +125,6 @@ class Work:
         self.job, self.folder, self.plan, self.stop = job, folder, plan, stop
         self.networks, self.residency, self.team, self.show = networks, networks.residency, team, show
         tiling = Tiling() if job.placement.vae_tiling else None
-        if job.frames is not None:
-            with guarded(job.frames):
-                job.frames.mkdir(exist_ok=True)
         self.frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames, job.video)
         self.preview = f"{PREVIEW}{job.video.suffix}"
         self.missing = self.frames.missing()
@@ -143,7 +143,11 @@ class Work:
         """
         saved = frontier.load(self.folder)
         needed = sorted({window for segment in self.missing for window in self.frames.needed_windows(segment)})
+        if self.folder.finished():  # and kept: made whole again, also where the video needs it no more
+            needed = list(range(self.plan.count))
+            self.folder.forget_damaged(frontier.FOLDER)
         lost = [window for window in needed if not self.folder.valid(window_file(window))]
+        self.last_lost = lost[-1] if lost else -1
         if not lost:
             return frontier.Frontier({}, self.plan.count), self.plan.count
         if saved is not None and lost[0] >= saved.first:
@@ -164,6 +168,7 @@ class Work:
             self._step_s = [*self._step_s[-19:], (time.monotonic() - began) / together]
             for final in finals:
                 self.predictor.forget(final.window)
+                self._require_finite(final.window, final.latents)
                 if final.window >= self.write_from:
                     save_final(self.folder, final)
                     self.folder.event("window done", window=final.window)
@@ -179,6 +184,8 @@ class Work:
                 self._segments(finals[-1].window)
             self._report()
             began = time.monotonic()
+            if finals and finals[-1].window >= self.last_lost and self.team.size == 1:
+                break  # what is to the right is there already
         return done - began_with
 
     def step_s(self) -> float:
@@ -186,9 +193,14 @@ class Work:
         return sum(self._step_s) / max(len(self._step_s), 1)
 
     def checkpoint(self) -> None:
-        """Save the windows in flight."""
+        """Save the windows in flight: only finite ones, since all that follows from others is lost."""
+        for index, window in self.sampler.windows.items():
+            self._require_finite(index, window.latents)
         frontier.save(self.folder, frontier.Frontier(self.sampler.windows, self.sampler.progress.first))
         self.folder.event("checkpoint", window_steps=self.sampler.progress.steps_done())
+
+    def _require_finite(self, window: int, latents: Tensor) -> None:
+        require_finite_latents(latents, window, self.job, self.plan, self.networks.files)
 
     def finish_segments(self) -> None:
         """Decode and encode what is still missing."""
@@ -213,7 +225,9 @@ class Work:
         ready = [self.folder.path / segment_file(s, self.job.video) for s in range(self._segments_done())]
         if ready:
             part = self.folder.new_part(self.preview)
-            join(ready, part, None, self.job.video)
+            manifest = self.folder.manifest()
+            join(ready, part, None, self.job.video, marks.tags_of(manifest, self.job.video))
+            marks.append_xmp(manifest, self.job.video, part)
             self.folder.adopt(part, self.preview)
         self._preview_at = time.monotonic()
         self._preview_cost_s = self._preview_at - begin
@@ -238,29 +252,20 @@ class Work:
 # -- The finished video ---------------------------------------------------------------------------------------------
 
 
-def deliver(job: RenderJob, folder: RenderFolder, sound: Sound | None, segments: int, plan: Plan) -> Path | None:
-    """Join the segments, put the sound beside them, and the result in its place; return the contact sheet's path, if any."""
+def deliver(
+    job: RenderJob, folder: RenderFolder, sound: Sound | None, tracks: Sequence[SoftTrack], segments: int, plan: Plan
+) -> Path | None:
+    """Join segments, sound, subtitles and marks to the video, and put it in its place; return the contact sheet, if any."""
     names = [segment_file(segment, job.video) for segment in range(segments)]
     part = folder.new_part(f"video{job.video.suffix}")
-    join([folder.path / name for name in names], part, sound, job.video)
-    _move(part, job.output)
+    manifest = folder.manifest()
+    join([folder.path / name for name in names], part, sound, job.video, marks.tags_of(manifest, job.video), tracks)
+    marks.append_xmp(manifest, job.video, part)
+    folder.hand_over(part, job.output)
     if job.render.contact_sheet_every_s is None:
         return None
     sheet = job.output.with_suffix(".jpg")
     part = folder.new_part("sheet.jpg")
     contact_sheet(job.output, part, job.render.contact_sheet_every_s, plan)
-    _move(part, sheet)
+    folder.hand_over(part, sheet)
     return sheet
-
-
-def _move(part: Path, target: Path) -> None:
-    """Put a file in its place in one step, also from another disk."""
-    with guarded(target.parent):
-        near = derived(target, ".", ".part")
-        try:
-            shutil.move(part, near)
-            with near.open("rb+") as file:
-                os.fsync(file.fileno())
-            near.replace(target)
-        finally:
-            near.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ class Estimate:
     passes: int
     steps_to_first_window: int
     cache_bytes: int
+    least_bytes: int
     video_bytes: int
     memory_bytes: int
     memory_basis: str
@@ -44,11 +45,10 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(checked: Checked) -> Estimate:
-    """Estimate a job from its settings and the recording's declared length."""
+def estimate(checked: Checked, samples: int | None = None) -> Estimate:
+    """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length)."""
     job, settings = checked.job, checked.job.render
-    samples = _samples(checked)
-    plan = plan_of(settings, samples)
+    plan = plan_of(settings, _samples(checked) if samples is None else samples)
     guided = len(settings.guidance) if isinstance(settings.guidance, tuple) else PASSES[settings.guidance]
     window_steps = plan.count * settings.steps
     known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
@@ -64,6 +64,7 @@ def estimate(checked: Checked) -> Estimate:
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
         cache_bytes=_cache_bytes(plan, settings, reach),
+        least_bytes=plan.samples * 4 + plan.latent_frames * _frame_bytes(settings),
         memory_bytes=peak,
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
@@ -79,14 +80,14 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
     """Return the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
     heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
     dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
-    others = memory.PARAMETERS["vae"] + memory.PARAMETERS["speech encoder"]
+    vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
     basis = "calculated for the 1.3B network (README, Memory)"
     if heads[0] is not None:
         dims = TransformerDims.parse(heads[0].dims)
         basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights (README, Memory)"
     if heads[1] is not None and heads[2] is not None:
         width = VaeDims.parse(heads[1].dims).base_dim
-        others = heads[1].parameters + heads[2].parameters
+        vae, speech = heads[1].parameters, heads[2].parameters
     placement = job.placement
     peak = memory.estimate(
         dims,
@@ -94,10 +95,11 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
         window,
         placement.memory,
         value_bytes=4 if placement.dtype == "float32" or placement.device == "cpu" else 2,
-        weight_bytes=1 if placement.weights_dtype == "float8" else None,
+        float8=placement.weights_dtype == "float8",
         on_gpu=placement.device != "cpu",
         tile_px=256 if placement.vae_tiling else None,
-        others=others,
+        vae=vae,
+        speech=speech,
         decoder_width=width,
     ).peak
     return peak, basis
@@ -130,9 +132,14 @@ def _samples(checked: Checked) -> int:
 
 def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
     """Waveform, final latents, and two generations of the windows in flight; the encoded video comes on top."""
-    frame = 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
+    frame = _frame_bytes(settings)
     in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
     return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame
+
+
+def _frame_bytes(settings: RenderSettings) -> int:
+    """Return the bytes of a latent frame as it is saved."""
+    return 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
 
 
 def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: WeightFiles) -> str:

@@ -20,19 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl import durable, jsontext
-from avatarctl.durable import PART, digest, read_json, sealed, to_json, unsealed
-from avatarctl.errors import BusyError, InputFileError
-from avatarctl.settings.formats import SUFFIXES
+from avatarctl import __version__, durable, jsontext, ownership
+from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
+from avatarctl.errors import BusyError, InputFileError, UsageError
+from avatarctl.interrupts import undoing
+from avatarctl.paths import derived
+from avatarctl.render import ours
+from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
-DELIVERED = "delivered.json"
-OWN_FOLDERS = ("windows", "frontier", "segments")
-PREVIEW = "preview"  # with the suffix of the video
-OWN_FILES = (INDEX, EVENTS, "audio.f32", "conditions.safetensors", *(PREVIEW + suffix for suffix in SUFFIXES))
+MANIFEST_VERSION = 1
 
 
 class RenderFolder:
@@ -42,6 +41,7 @@ class RenderFolder:
         self.path = path
         self._files: dict[str, dict[str, Any]] = {}
         self._lock = FileLock(path / LOCK)
+        self._made: list[Path] = []
 
     # -- Coming into being -------------------------------------------------------------------------------------------
 
@@ -51,9 +51,13 @@ class RenderFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder for this process; raises ``BusyError`` naming the process that does."""
+        """Hold the folder for this process; raises ``BusyError`` naming the process that does.
+
+        Raises ``UsageError`` for a folder that isn't ours. One that has no render in the end is left as it was found.
+        """
+        self.check_ours()
         with guarded(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._made = ownership.make_folder(self.path)
             try:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
@@ -66,14 +70,22 @@ class RenderFolder:
             with guarded(self.path):
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-                for leftover in self.path.rglob(f"*{PART}"):
+                for leftover in ours.parts(self.path):
                     leftover.unlink()
                 self.look()
                 if self.exists() and not (self.path / DELIVERED).exists() and (why := self._index_lost()):
                     self.event("recompute", file=INDEX, why=why)
-            yield
+            with undoing(self.leave):
+                yield
         finally:
+            self.leave()
             self._lock.release()
+
+    def leave(self) -> None:
+        """Leave a folder without a render as it was found: what is ours goes, and so do folders that were made for it."""
+        if not self.exists():
+            self._sweep()
+            ownership.remove_made(self._made)
 
     def look(self) -> None:
         """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""
@@ -88,31 +100,80 @@ class RenderFolder:
         self._lock.release()
         return False
 
+    def check_ours(self) -> None:
+        """Raise ``UsageError`` for a folder that holds something and is no render of ours."""
+        if not ours.is_vacant(self.path) and not ours.is_render(self.path):
+            self._refuse(ours.foreign(self.path), "expected an empty folder or a render")
+
+    def check_all_ours(self) -> None:
+        """Raise ``UsageError`` for a folder that holds anything that isn't ours."""
+        if names := self.foreign():
+            self._refuse(names, "expected nothing but a render")
+
+    def foreign(self) -> list[str]:
+        """Return what lies in the folder and isn't ours."""
+        return ours.foreign(self.path)
+
+    def _refuse(self, names: list[str], expected: str) -> None:
+        raise UsageError(
+            f"{self.path}: got a folder with other files ({ownership.listed(names)}), {expected}",
+            "move them elsewhere, or choose another folder with --work-dir; nothing was touched",
+        )
+
     def clear(self) -> None:
-        """Remove everything of a render but the lock: it begins anew. What isn't ours stays."""
+        """Remove everything of a render but the lock and its holder: it begins anew. What isn't ours stays."""
         for name in (DELIVERED, MANIFEST):  # first: from here on there is no render
             (self.path / name).unlink(missing_ok=True)
-        self._sweep()
+        self._sweep(keep=(HOLDER, LOCK))
 
-    def remove(self) -> None:
+    def remove(self, and_folder: bool = True) -> None:
         """Remove the render, and its folder if nothing else is in it. A kill meanwhile leaves it delivered, not begun."""
         self._sweep()
-        for name in (MANIFEST, DELIVERED, HOLDER, LOCK):  # in this order: while there is a manifest, it is delivered
-            (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        if and_folder and not any(self.path.iterdir()):
             self.path.rmdir()
 
-    def _sweep(self) -> None:
+    def _sweep(self, keep: tuple[str, ...] = ()) -> None:
+        """Remove our files, the marks last: to the end the folder is known as ours."""
         self._files = {}
-        for name in OWN_FOLDERS:
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name)
-        for entry in [self.path / name for name in OWN_FILES] + list(self.path.glob(f".*{PART}")):
-            entry.unlink(missing_ok=True)
+        ownership.remove_own(
+            self.path, lambda name: name not in keep and ours.is_own(name), [name for name in LAST if name not in keep]
+        )
+
+    # -- What leaves the folder --------------------------------------------------------------------------------------
+
+    def hand_over(self, part: Path, target: Path) -> None:
+        """Put a finished file in its place in one step, also on another disk; before, note that it is ours.
+
+        Of a symbolic link the file that it leads to is written.
+        """
+        place = durable.through(target)
+        with guarded(place.parent):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.note(DELIVERING, {"files": {**self._handed_over(), str(place.resolve()): digest(part)}})
+            near = derived(place, ".", f".avatarctl{durable.PART}")
+            try:
+                shutil.move(part, near)
+                with near.open("rb+") as file:
+                    os.fsync(file.fileno())
+                near.replace(place)
+                durable.flush_folder(place.parent)
+            finally:
+                near.unlink(missing_ok=True)
+
+    def wrote(self, target: Path) -> bool:
+        """Return whether a file outside of the folder is there as this render put it there."""
+        made = self._handed_over().get(str(target.resolve()))
+        return made is not None and made == digest(target)
+
+    def _handed_over(self) -> dict[str, str]:
+        """Return the checksums of the files that left the folder, by their place; while there is a manifest, they are noted."""
+        notes = (self.note_of(DELIVERED) or {}, self.note_of(DELIVERING) or {})
+        return {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
 
     def mark_delivered(self, output: Path, facts: Mapping[str, Any]) -> None:
         """Note that the video is in its place, whole: from here on there is nothing left to compute."""
-        self._replace(DELIVERED, sealed({"output": str(output.resolve()), "sha256": digest(output), **facts}))
+        files = self._handed_over()
+        self.note(DELIVERED, {"output": str(output.resolve()), "sha256": digest(output), "files": files, **facts})
 
     def delivered(self, output: Path) -> dict[str, Any] | None:
         """Return the facts noted on delivery, if the video is still in its place as it was made."""
@@ -121,12 +182,9 @@ class RenderFolder:
             return None
         return content
 
-    def strangers(self) -> list[str]:
-        """Return what lies in a folder that should become a render folder and isn't ours."""
-        if not self.path.is_dir() or self.exists():
-            return []
-        own = {*OWN_FILES, *OWN_FOLDERS, LOCK, HOLDER, DELIVERED}
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own and PART not in entry.name)
+    def finished(self) -> bool:
+        """Return whether the video was delivered once."""
+        return unsealed(self.path / DELIVERED) is not None
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write render.json; from then on the render exists. What another render left behind is removed before."""
@@ -136,16 +194,30 @@ class RenderFolder:
     def manifest(self) -> dict[str, Any]:
         """Return render.json; raises ``InputFileError`` when it is missing or not what was written."""
         content = unsealed(self.path / MANIFEST)
-        if content is None and self.exists():
+        if content is None and self.exists() and ours.is_render(self.path):
             raise InputFileError(
-                f"{self.path}: {MANIFEST} is damaged", "begin anew: the same `avatarctl generate` with --force"
+                f"{self.path}: {MANIFEST} is damaged", "begin again: the same `avatarctl generate` with --force"
             )
-        if content is None:
+        if content is None or "job" not in content:
+            what = f"a {MANIFEST} of another program" if self.exists() else f"no {MANIFEST}"
             raise InputFileError(
-                f"{self.path}: got no {MANIFEST}, expected a render folder",
+                f"{self.path}: got {what}, expected a render folder",
                 "see `avatarctl renders list` for the renders there are",
             )
+        if content["version"] > MANIFEST_VERSION:
+            raise InputFileError(
+                f"{self.path}: got a render of avatarctl {content['avatarctl']}, expected one of {__version__} or older",
+                "pip install --upgrade avatarctl",
+            )
         return content
+
+    def note(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a sealed note of our own, which the index does not list."""
+        self._replace(name, sealed(content))
+
+    def note_of(self, name: str) -> dict[str, Any] | None:
+        """Return what :meth:`note` wrote, or None when it is missing or damaged."""
+        return unsealed(self.path / name)
 
     # -- Files -------------------------------------------------------------------------------------------------------
 
@@ -233,6 +305,11 @@ class RenderFolder:
             self._write_index()
         (self.path / name).unlink(missing_ok=True)
 
+    def forget_damaged(self, folder: str) -> None:
+        """Forget the listed files of a subfolder that are not there as they were written."""
+        for name in self.listed(folder):
+            self.valid(name)
+
     def forget_all(self, names: list[str]) -> None:
         """Take many files out of the index at once, then off the disk."""
         for name in names:
@@ -272,6 +349,6 @@ def guarded(path: Path) -> AbstractContextManager[None]:
     """Turn a full disk, a read-only folder and the like into errors that say what to do about a render."""
     return durable.guarded(
         path,
-        full="free some space and run `avatarctl resume`: what is finished is kept",
+        full="free some space and run `avatarctl resume`, or the same command again: what is finished is kept",
         elsewhere="choose another with --work-dir",
     )

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from avatarctl import durable
 from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
+from avatarctl.render import pngs
+from avatarctl.render.finite import require_finite_pictures
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
@@ -56,6 +59,8 @@ class Frames:
         self._stream: DecodeStream | None = None
         self._next = 0  # latent frame that the stream expects
         self._loaded: tuple[int, Tensor] | None = None
+        if png is not None:
+            pngs.sweep(folder, png)
 
     @property
     def count(self) -> int:
@@ -85,10 +90,13 @@ class Frames:
         first = self._first_picture(start)
         name = segment_file(segment, self._video)
         part = self._folder.new_part(name)
+        if self._png is not None:
+            with guarded(self._png):
+                pngs.reserve(self._folder, self._png, min(pictures_of(stop), self._plan.video_frames))
         settings = self._settings
         with SegmentWriter(part, *settings.size, settings.fps, self._video, settings.enlarge) as writer:
             for frame in range(start, stop):
-                pictures = to_pictures(stream.push(self._latents(frame)))
+                pictures = self._decoded(stream, frame, segment)
                 pictures = pictures[: self._plan.video_frames - first - writer.pictures]
                 if self._png is not None:
                     self._save_png(first + writer.pictures, pictures)
@@ -96,6 +104,11 @@ class Frames:
         self._next = stop
         stream.rest()
         self._folder.adopt(part, name)
+
+    def _decoded(self, stream: DecodeStream, frame: int, segment: int) -> NDArray[np.uint8]:
+        pixels = stream.push(self._latents(frame))
+        require_finite_pictures(pixels, segment)
+        return to_pictures(pixels)
 
     def _at(self, start: int) -> DecodeStream:
         """Return a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""
@@ -127,7 +140,7 @@ class Frames:
 
     def _png_file(self, picture: int) -> Path:
         assert self._png is not None
-        return self._png / f"frame_{picture:07d}.png"
+        return self._png / pngs.name_of(picture)
 
     @staticmethod
     def _first_picture(start: int) -> int:
@@ -137,10 +150,8 @@ class Frames:
         assert self._png is not None
         with guarded(self._png):
             for offset, picture in enumerate(pictures):
-                target = self._png_file(first + offset)
-                part = target.with_suffix(".part")
-                Image.fromarray(picture).save(part, format="PNG")
-                part.replace(target)
+                with durable.beside(self._png_file(first + offset)) as part:
+                    Image.fromarray(picture).save(part, format="PNG")
 
 
 def to_pictures(pixels_1CTHW: Tensor) -> NDArray[np.uint8]:

@@ -12,18 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from avatarctl import __version__, threads
+from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
 from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
-from avatarctl.render.folder import RenderFolder
+from avatarctl.render import pngs
+from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
+from avatarctl.render.ours import MANIFEST
+from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
+from avatarctl.settings.names import key_of
 from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
-MANIFEST_VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
 # Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
 PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
@@ -63,18 +67,38 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 
     picture, notes = look_at(job.image)
     audio = probe(job.audio)
+    check_output(job.output)
+    check_subtitles(job)
     video = job.video
     if video.crf is None and job.render.crf is not None:
         warnings.warn(f"crf: {job.render.crf} has no effect on {video.codec}, whose rate is fixed", stacklevel=2)
-    check_output(job.output, force or RenderFolder(job.folder).exists())
-    if job.frames is not None:
-        _writable(job.frames.parent if not job.frames.exists() else job.frames)
     for path, _ in job.lora:
-        if not path.is_file():
-            raise InputFileError(f"{path}: got no such file, expected a LoRA", "check --lora")
-    weights = find_weights(job.weights, job.render.size, job.variant)
+        check_lora(path)
+    weights = usable_weights(job.weights, job.render.size, job.variant)
     notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
-    return Checked(job, audio, weights, separator_of(job), notes)
+    checked = Checked(job, audio, weights, separator_of(job), notes)
+    check_places(checked, force)
+    return checked
+
+
+def check_lora(path: Path) -> None:
+    """Raise an error for a LoRA that isn't there, isn't one, or holds numbers that aren't finite."""
+    if not path.is_file():
+        raise InputFileError(
+            f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
+            "name a .safetensors file, or the run folder of `avatarctl lora train`",
+        )
+    refuse_damaged_lora(path)
+
+
+def usable_weights(
+    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
+) -> WeightFiles:
+    """Find every network's weights, each of them whole as far as its ends tell; raises ``WeightsError``."""
+    weights = find_weights(folder, size, variant)
+    for role, path in weights.by_role().items():
+        refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
+    return weights
 
 
 def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
@@ -105,23 +129,59 @@ def usable_separator(weights: Path | None) -> Path:
     return path
 
 
-def check_output(output: Path, may_exist: bool) -> None:
-    """Refuse an output that can't be written, or would overwrite something unasked."""
+def check_output(output: Path) -> None:
+    """Refuse an output that is no name of a file."""
+    ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if output.is_dir():
         raise UsageError(
             f"{output}: got a folder, expected the name of a video",
             f"such as --output {shlex.quote(str(output / 'talk.mp4'))}",
         )
-    if output.exists() and not may_exist:
-        raise UsageError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
-    _writable(output.parent)
 
 
-def _writable(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: got no such folder", f"make it first: mkdir -p {shlex.quote(str(folder))}")
-    if not os.access(folder, os.W_OK):
-        raise InputFileError(f"{folder}: got a folder that can't be written", "choose another --output")
+def inputs_of(checked: Checked) -> list[tuple[str, Path]]:
+    """Return every file that a render reads, with what it is."""
+    job = checked.job
+    files = [("the picture", job.image), ("the recording", job.audio), *(("a LoRA", path) for path, _ in job.lora)]
+    files += [("the subtitles", path) for _, path in job.subtitles]
+    files += [(f"the weights ({role})", path) for role, path in checked.weights.by_role().items()]
+    return files + ([("the vocal separator", checked.separator)] if checked.separator else [])
+
+
+def outputs_of(job: RenderJob) -> list[Path]:
+    """Return the files that a render writes beside its folder: the video, and the contact sheet if there is to be one."""
+    return [job.output] + ([job.output.with_suffix(".jpg")] if job.render.contact_sheet_every_s else [])
+
+
+def check_places(checked: Checked, force: bool) -> None:
+    """Refuse places to write to that hold an input, or something that neither this render made nor --force may replace.
+
+    What --force was given for when the render began may be replaced when it is resumed.
+    """
+    job = checked.job
+    folder, inputs = RenderFolder(job.folder), inputs_of(checked)
+    ownership.check_name(job.folder, "--work-dir", "a folder for the render", "--work-dir talk.render")
+    if os.path.lexists(job.folder) and not job.folder.is_dir():
+        raise UsageError(f"{job.folder}: got a file, expected a folder for the render", "choose another --work-dir")
+    may_replace = (folder.note_of(MANIFEST) or {}).get("replaces", {})
+    for target in outputs_of(job):
+        now = ownership.identity(target)
+        ours = now is not None and (may_replace.get(str(target.resolve())) == now or folder.wrote(target))
+        ownership.check_target(target, "--output", inputs, force, named=job.output, ours=ours)
+        ownership.check_can_make(durable.through(target).parent, "--output")
+        ownership.check_apart(job.folder, "--work-dir", target, "--output")
+    ownership.check_can_make(job.folder, "--work-dir")
+    ownership.check_inputs_outside(job.folder, "--work-dir", inputs)
+    if job.frames is not None:
+        ownership.check_apart(job.folder, "--work-dir", job.frames, "--frames")
+        ownership.check_apart(job.output, "--output", job.frames, "--frames")
+        pngs.check(job.frames, folder, inputs, force)
+
+
+def replaced_by(job: RenderJob) -> dict[str, list[int]]:
+    """Return what lies where a render writes, as it is now: what --force agrees to replace."""
+    found = {str(path.resolve()): ownership.identity(path) for path in outputs_of(job)}
+    return {path: status for path, status in found.items() if status is not None}
 
 
 def plan_of(settings: RenderSettings, samples: int) -> Plan:
@@ -138,6 +198,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
             content[name] = str(Path(content[name]).resolve())
     # What they come to here, not "auto": the container decides, and another version may decide otherwise.
     content["render"].update(codec=job.video.codec, crf=job.video.crf)
+    content["subtitles"] = [[language, str(Path(path).resolve())] for language, path in content["subtitles"]]
     content["lora"] = [[str(Path(path).resolve()), scale] for path, scale in content["lora"]]
     return {
         "version": MANIFEST_VERSION,
@@ -145,7 +206,13 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "threads": threads.count(),
         "job": content,
-        "inputs": fingerprint([("image", job.image), ("audio", job.audio)]),
+        "inputs": fingerprint(
+            [
+                ("image", job.image),
+                ("audio", job.audio),
+                *((f"subtitles {i + 1} ({language})", path) for i, (language, path) in enumerate(job.subtitles)),
+            ]
+        ),
         "weights": fingerprint(
             [
                 *checked.weights.by_role().items(),
@@ -161,22 +228,32 @@ def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     return RenderJob.model_validate_json(json.dumps(manifest["job"]))
 
 
+def changed_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a render that aren't the defaults, as JSON holds them."""
+    job = job_of(manifest)
+    found: dict[str, Any] = {}
+    for settings in (job.render, job.placement):
+        defaults = type(settings)().model_dump(mode="json")
+        found |= {name: value for name, value in settings.model_dump(mode="json").items() if value != defaults[name]}
+    return found | ({"lora": [[str(path), scale] for path, scale in job.lora]} if job.lora else {})
+
+
 def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     """Raise ``ChangedError`` naming every input, weight and setting that is not what the render began with."""
     changes = []
     for group in ("inputs", "weights"):
         before, after = old[group], new[group]
         for name in sorted({*before, *after}):
-            was, now = before.get(name, {}).get("sha256"), after.get(name, {}).get("sha256")
-            if was != now:
-                path = (after.get(name) or before.get(name))["path"]
-                changes.append(f"{name} ({path}): sha256 was {_short(was)}, is {_short(now)}")
+            was, now = before.get(name), after.get(name)
+            if was is None or now is None or was["sha256"] != now["sha256"]:
+                changes.append(_another(name, was, now))
     # A setting that is younger than the render has its default there.
+    fields = RenderSettings.model_fields
     was_job, now_job = (json.loads(job_of(manifest).model_dump_json()) for manifest in (old, new))
     for name in sorted({*was_job["render"], *now_job["render"]}):
         was, now = was_job["render"].get(name), now_job["render"].get(name)
         if was != now and name not in ("checkpoint_every_s", "preview"):
-            changes.append(f"{name}: was {was}, is {now}")
+            changes.append(f"{key_of(name, fields)}: was {was}, is {now}")
     for name in PLACEMENT_THAT_COUNTS:
         was, now = was_job["placement"].get(name), now_job["placement"].get(name)
         if was != now:
@@ -186,12 +263,18 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
     if changes:
         raise ChangedError(
             f"{folder}: this render began with other inputs:\n  " + "\n  ".join(changes),
-            f"go on with the old ones: avatarctl resume {shlex.quote(str(folder))}; or begin anew with --force",
+            f"resume with the old ones: avatarctl resume {shlex.quote(str(folder))}; or start over with --force",
         )
 
 
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "absent"
+def _another(name: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """Return what became of an input or of weights since a render began."""
+    if was is None or now is None:
+        path = (now or was or {}).get("path")
+        return f"{name} ({path}): " + ("not there last time" if was is None else "there last time, not now")
+    kind = {"image": "picture", "audio": "recording"}.get(name, "file")
+    then = "" if was["path"] == now["path"] else f", which was {was['path']}"
+    return f"{name} ({now['path']}): another {kind} than last time{then}"
 
 
 def exact(seconds: float) -> Fraction:

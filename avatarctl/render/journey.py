@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
+from shlex import quote
 from typing import TYPE_CHECKING
 
+from avatarctl import console
 from avatarctl.console import Progress
-from avatarctl.errors import InputFileError, UsageError, WeightsError
+from avatarctl.errors import AvatarError, DeviceError, Interrupted
+from avatarctl.interrupts import undoing
+from avatarctl.ownership import listed
+from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of
+from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
 from avatarctl.render.known import remember
+from avatarctl.render.ours import COMPUTED
+from avatarctl.render.room import check_room, disks_of, needs_of
 from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
 
@@ -32,36 +39,42 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         return None
     for note in checked.notes:
         warnings.warn(note, stacklevel=2)
-    if strangers := folder.strangers():
-        raise UsageError(
-            f"{folder.path}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a render",
-            "choose another --work-dir",
-        )
+    if force:
+        folder.check_all_ours()
     with folder.held():
+        if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
+            check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
         manifest = manifest_of(checked)
-        if folder.exists() and force:
+        if force:
+            manifest["replaces"] = replaced_by(job)
             folder.clear()
-        fresh = False
-        if folder.exists():
-            check_unchanged(folder.manifest(), manifest, folder.path)
-            rendered = already(job, folder)
-        else:
-            fresh = True
+        elif folder.exists() and (names := folder.foreign()):
+            console.note(f"{folder.path}: {listed(names)} is not of this render and stays")
+        fresh = not folder.exists()
+        if fresh:
+            folder.check_all_ours()
             folder.write_manifest(manifest)
             remember(folder.path)
             rendered = None
+        else:
+            check_unchanged(folder.manifest(), manifest, folder.path)
+            rendered = already(job, folder)
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
-            from avatarctl.render.engine import run
+            with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
+                from avatarctl.render.engine import run
 
             try:
                 with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
                     rendered = run(checked, folder, show, loaded)
-            except (UsageError, InputFileError, WeightsError):
-                # A mistake that shows late, such as a LoRA of another network: nothing is computed, nothing is left.
-                if fresh and not folder.listed("windows") and not folder.listed("frontier"):
-                    folder.remove()
+            except AvatarError as error:
+                # Where a hint says to resume, it says what.
+                error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")
+                if fresh and failed_to_start(folder, error):
+                    folder.remove(and_folder=False)
                 raise
+            if job.keep:
+                folder.forget_damaged("windows")  # of a stretch whose pictures are encoded: of no use, and no damage
             facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
             folder.mark_delivered(job.output, facts)
         if not job.keep:
@@ -69,12 +82,32 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     return rendered
 
 
+def failed_to_start(folder: RenderFolder, error: AvatarError) -> bool:
+    """Return whether nothing was computed yet that a resumed render could use: then nothing is left.
+
+    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk and an
+    interruption are none: what is decoded by then is kept.
+    """
+    if any(folder.listed(name) for name in COMPUTED):
+        return False
+    full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError)
+    return not full and not isinstance(error, Interrupted)
+
+
 def already(job: RenderJob, folder: RenderFolder) -> Rendered | None:
-    """Return what was delivered, when there is nothing left to do: a kill came after the video, or the folder was kept."""
+    """Return what was delivered, when there is nothing left to do: a kill came after the video, or the folder was kept.
+
+    A kept file that is damaged or missing is something to do: what `renders verify` names is computed again.
+    """
     facts = folder.delivered(job.output)
     if facts is None or facts["frames"] != str(job.frames):
         return None
     sheet = job.output.with_suffix(".jpg") if job.render.contact_sheet_every_s else None
     if sheet is not None and not sheet.exists():
         return None
+    if job.keep and (damaged := folder.verify()[1]):
+        console.note(f"{folder.path}: {listed(damaged)} damaged or missing, computing again")
+        return None
+    if job.keep:
+        console.note(f"{job.output} is finished, and the files of its render are whole: nothing is left to do")
     return Rendered(job.output, facts["video_s"], facts["pictures"], 0, 0.0, sheet)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatarctl.durable import read_json
+from avatarctl.durable import read_json, unsealed
 from avatarctl.paths import data_folder
-from avatarctl.render.folder import DELIVERED, EVENTS, MANIFEST, RenderFolder
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.ours import DELIVERED, EVENTS, MANIFEST
 
 REGISTER = "renders.jsonl"
 
@@ -36,9 +37,10 @@ def remember(path: Path) -> None:
         return  # the register is a convenience: a render doesn't fail for it
 
 
-def known_renders() -> list[Known]:
-    """Return the renders that exist, the newest first."""
+def known_renders(here: Path | None = None) -> list[Known]:
+    """Return the renders that exist, the newest first; also those right in the folder ``here``, if they are not noted."""
     paths = {Path(line) for line in _lines(data_folder() / REGISTER) if isinstance(line, str)}
+    paths |= {path.resolve() for path in here.glob("*.render") if unsealed(path / MANIFEST)} if here else set()
     found = [look(path) for path in paths if (path / MANIFEST).is_file()]
     return sorted(found, key=lambda known: -known.changed)
 

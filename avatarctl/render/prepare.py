@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,18 @@ def decode_audio(
     length = plan.video_frames / plan.fps
     heard = length if duration is None else min(duration, length)
     return Sound(job.audio, probe(job.audio), start, heard, length, gain), plan
+
+
+def start_of(checked: Checked, sound: Sound | None) -> Fraction:
+    """Return where in the recording the video begins, in seconds: where it was asked for, and after trimmed silence."""
+    settings = checked.job.render
+    if sound is not None:
+        return sound.start_s
+    start = exact(settings.start_s)
+    if not settings.trim_silence:
+        return start
+    duration = None if settings.duration_s is None else exact(settings.duration_s)
+    return exact(round(trimmed_span(checked.job.audio, start_s=start, duration_s=duration)[0], 3))
 
 
 def _separation(checked: Checked, after_each: Callable[[], None]) -> Callable[[int, Blocks], tuple[int, Blocks]] | None:

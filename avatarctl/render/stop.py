@@ -31,7 +31,7 @@ class Stop:
         """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
         if self.asked:
             folder.event("interrupted", signal=self.signal)
-            hint = f"go on with: avatarctl resume {shlex.quote(str(folder.path))}"
+            hint = f"resume with: avatarctl resume {shlex.quote(str(folder.path))}"
             raise Interrupted(f"stopped; {saved}", hint, self.signal)
 
 
@@ -65,7 +65,8 @@ def no_grad_on(job: RenderJob) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         modes = {"full": "model", "model": "group", "group": "sequential"}
         mode = modes.get(job.placement.memory)
-        hint = f"resume with --memory {mode}" if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
+        again = f"avatarctl resume {shlex.quote(str(job.folder))} --memory {mode}"
+        hint = again if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
         raise DeviceError(
             f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
         ) from error

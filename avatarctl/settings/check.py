@@ -28,23 +28,37 @@ def make(
     places: Mapping[str, str] | None = None,
     mistakes: Sequence[str] = (),
     example: str = "",
+    hint: str = "",
 ) -> Model:
     """Build settings from plain values; every mistake is listed in one ``UsageError``.
 
     ``places`` says for a field (or ``guidance.1.text``) where its value came from: a flag, a line of a file.
     ``mistakes`` found before are listed first. ``example``: the preset that the hint names, else one for such settings.
+    ``hint``: what helps against ``mistakes``, where there are no others.
     """
     lines = list(mistakes)
+    asked: list[str] = []
     try:
         made = model.model_validate(dict(values))
     except ValidationError as error:
         lines += [_line(model, problem, places or {}) for problem in error.errors()]
+        asked = [_meant(model, problem) for problem in error.errors()]
     if lines:
-        shown = example or EXAMPLES.get(model.__name__, "square")
-        raise UsageError(
-            "\n".join(dict.fromkeys(lines)), f"`avatarctl presets show {shown}` tells what each setting takes"
-        )
+        show = f"avatarctl presets show {example or EXAMPLES.get(model.__name__, 'square')}"
+        if hint and not asked:
+            raise UsageError("\n".join(dict.fromkeys(lines)), hint)
+        if len(set(asked)) == 1 and asked[0]:
+            raise UsageError("\n".join(dict.fromkeys(lines)), f"`{show} {asked[0]}` tells what {asked[0]} takes")
+        raise UsageError("\n".join(dict.fromkeys(lines)), f"`{show} --long` tells what each setting takes")
     return made
+
+
+def _meant(model: type[Settings], problem: Any) -> str:
+    """Return the setting that a mistake is about, or the one that an unknown name is nearest to; "" where none is near."""
+    name = str(problem["loc"][0]) if problem["loc"] else str(problem["msg"]).removeprefix("Value error, ").split(":")[0]
+    key = key_of(name, model.model_fields)
+    known = list(keys_of(model.model_fields))
+    return key if key in known else next(iter(get_close_matches(key, known, n=1)), "")
 
 
 def describe(model: type[Settings]) -> dict[str, tuple[str, Any, str]]:

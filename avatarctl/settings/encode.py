@@ -96,4 +96,4 @@ class EncodeJob(Settings):
     device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     force: bool = False
-    """Throw away what the cache holds and begin anew."""
+    """Throw away what the cache holds and start over."""

@@ -58,6 +58,11 @@ def settings_class(kind: str) -> type[Settings]:
     return found
 
 
+def title_of(name: str | None) -> str | None:
+    """Return what a preset is called, without the folders of its file."""
+    return Path(name).stem if name is not None and name.endswith(SUFFIXES) else name
+
+
 def kind_of(name: str) -> str:
     """Return the kind of a preset: of a file by the folder it lies in, of a name by the first kind that has it."""
     if name.endswith(SUFFIXES):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from avatarctl.paths import derived, picture_place, weights_place
 from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.formats import VideoFormat, format_of
+from avatarctl.settings.languages import check_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Seconds, Size, WindowBatch, check_lora, one_or_more
 
@@ -161,6 +162,16 @@ class RenderSettings(Settings):
     """Keep a playable file of what is finished while rendering."""
     contact_sheet_every_s: Annotated[Seconds, Field(gt=0)] | None = None
     """Also write one image with a picture every so often, such as 5s (null: none)."""
+    metadata: bool = True
+    """Write into the video how it was made.
+
+    One line of text, as the comment that players show: program version, seed, preset, weights, prompt. No paths or times.
+    """
+    mark_synthetic: bool = True
+    """Mark the video as made by a machine, for programs that look for it.
+
+    XMP DigitalSourceType trainedAlgorithmicMedia, as IPTC has it. It stays without metadata: laws may ask for it.
+    """
     enlarge: Annotated[int, Field(ge=1, le=16)] = 1
     """Enlarge the finished pictures by a whole factor, for viewing; no new detail."""
 
@@ -208,6 +219,11 @@ class InputSettings(Settings):
 
     puppet stands for the embedded avatar's.
     """
+    subtitles: Annotated[tuple[Annotated[str, AfterValidator(check_subtitles)], ...], BeforeValidator(one_or_more)] = ()
+    """Subtitles that can be switched on, as LANGUAGE:FILE, such as de:talk.srt.
+
+    SRT or VTT. Their times are those of the recording: with start and duration they are moved and cut.
+    """
 
 
 class AllSettings(RenderSettings, PlacementSettings, WeightsSettings, InputSettings):
@@ -237,6 +253,10 @@ class RenderJob(Settings):
     """Released transformer: square for square sizes, rec-vec for others."""
     lora: tuple[tuple[Path, float], ...] = ()
     """LoRA files and their scales, merged into the transformer in this order."""
+    subtitles: tuple[tuple[str, Path], ...] = ()
+    """Language (ISO 639-2, such as deu) and file of each track of subtitles."""
+    preset: str | None = None
+    """Name of the preset that the settings came from, for the video's metadata."""
     work_dir: Path | None = None
     """The render folder (null: the output's name with .render added)."""
     frames: Path | None = None

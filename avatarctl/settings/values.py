@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -88,10 +89,18 @@ def parse_lora(text: str) -> tuple[str, float]:
     try:
         scale = float(tail)
     except ValueError:  # no scale: the colon, if any, belongs to a path such as C:/style.safetensors
+        if file.endswith(".safetensors"):
+            raise ValueError(f"got the strength '{tail}' in '{text}', expected a number such as {file}:0.8") from None
         file, scale = text, 1.0
     if not file or not math.isfinite(scale):
         raise ValueError(f"got '{text}', expected FILE or FILE:SCALE such as style.safetensors:0.8")
     return file, scale
+
+
+def lora_file(path: Path) -> Path:
+    """Return the LoRA that a path means: of the run folder of `avatarctl lora train` the one in it, else itself."""
+    trained = path / "lora.safetensors"
+    return trained if trained.is_file() else path
 
 
 def check_device(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shlex
 import shutil
 import time
@@ -15,15 +16,20 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from avatarctl import __version__, durable, threads
+from avatarctl import __version__, durable, ownership, threads
 from avatarctl.errors import BusyError, ChangedError, DeviceError, InputFileError, UsageError
 from avatarctl.settings.train import FREE, TrainJob
-from avatarctl.training import checkpoints, log, validate
+from avatarctl.training import checkpoints, export, log, validate
 from avatarctl.training.model import base_file
 from avatarctl.weights import fingerprint
 
 MANIFEST, LOCK = "run.json", "lock"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+# What lies in the folders of a run; anything else there is the user's.
+OWN_BELOW = re.compile(
+    r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|"
+    r"validation/(weights|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
+)
 OWN = (MANIFEST, LOCK, checkpoints.FOLDER, log.METRICS, log.CURVE, log.EVENTS, validate.FOLDER, "save", "stop")
 
 
@@ -31,7 +37,8 @@ OWN = (MANIFEST, LOCK, checkpoints.FOLDER, log.METRICS, log.CURVE, log.EVENTS, v
 def held(run: Path) -> Iterator[None]:
     """Hold a run folder for this process; raises ``BusyError`` when another one does."""
     with guarded(run):
-        run.mkdir(parents=True, exist_ok=True)
+        check_ours(run)
+        made = ownership.make_folder(run)
         lock = FileLock(run / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -43,6 +50,9 @@ def held(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not (run / MANIFEST).exists():  # a start that failed leaves nothing
+            (run / LOCK).unlink(missing_ok=True)
+            ownership.remove_made(made)
         lock.release()
 
 
@@ -59,12 +69,10 @@ def begin_run(job: TrainJob, force: bool) -> None:
     with guarded(run):
         begun = durable.unsealed(run / MANIFEST)
         if (run / MANIFEST).exists() and begun is None and not force:
-            raise InputFileError(f"{run}: {MANIFEST} is damaged", "begin anew: the same command with --force")
-        if begun is None and not force and (strangers := _strangers(run)):
-            raise UsageError(
-                f"{run}: got a folder with other files ({', '.join(strangers[:5])}), expected an empty one or a run",
-                "choose another --output",
-            )
+            raise InputFileError(f"{run}: {MANIFEST} is damaged", "start over: the same command with --force")
+        for name in (export.TRANSFORMER, export.LORA):
+            inputs = [("the weights to start from", file)] if (file := base_file(job.train)) else []
+            ownership.check_no_input(run / name, "--output", inputs, named=run)
         if force:
             for name in OWN:
                 if name != LOCK:
@@ -81,15 +89,43 @@ def begin_run(job: TrainJob, force: bool) -> None:
         durable.replace(run / MANIFEST, durable.sealed({**manifest, **began}))
 
 
-def _strangers(run: Path) -> list[str]:
-    return sorted(entry.name for entry in run.iterdir() if entry.name not in OWN and durable.PART not in entry.name)
+def check_ours(run: Path) -> None:
+    """Raise ``UsageError`` for a folder that holds something and is no run of ours."""
+    if not run.is_dir() or _is_run(run):
+        return
+    lock = run / LOCK
+    names = ownership.foreign(run, lambda name: name == LOCK and not lock.stat().st_size)
+    if names:
+        raise UsageError(
+            f"{run}: got a folder with other files ({ownership.listed(names)}), expected an empty one or a run",
+            "choose another --output; nothing was touched",
+        )
+
+
+def _is_run(run: Path) -> bool:
+    """Return whether a folder is a run of ours, also one whose manifest is damaged."""
+    try:
+        begun = (run / MANIFEST).read_bytes()
+    except OSError:
+        begun = b""
+    states = (run / checkpoints.FOLDER).glob(f"step-*/{checkpoints.STATE}")
+    return b'"avatarctl"' in begun or any(durable.unsealed(path) is not None for path in states)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """Remove a file of ours, or what is ours in a folder, and the folder unless something else is in it."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    for entry in path.iterdir():
+        if not OWN_BELOW.fullmatch(f"{path.name}/{entry.name}"):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 def _check_unchanged(begun: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
@@ -112,7 +148,7 @@ def guarded(run: Path) -> AbstractContextManager[None]:
     """Turn a full disk, a read-only folder and the like into errors that say what to do about a run."""
     return durable.guarded(
         run,
-        full="free some space and run the same command again: it goes on from the last checkpoint",
+        full="free some space and run the same command again: it resumes from the last checkpoint",
         elsewhere="choose another --output",
     )
 
@@ -131,7 +167,7 @@ def explained(job: TrainJob) -> Iterator[None]:
         ]
         raise DeviceError(
             f"device: out of memory ({str(error).splitlines()[0]})",
-            f"set {' or '.join(way for way in ways if way)}; the run goes on from its last checkpoint",
+            f"set {' or '.join(way for way in ways if way)}; the run is resumed from its last checkpoint",
         ) from error
 
 

@@ -351,7 +351,7 @@ class Trainer:
         if state["data"] != self.samples.fingerprint():
             raise ChangedError(
                 f"{self.job.data}: its samples are not those that the run in {self.job.output} began with",
-                "train into another --output from the weights so far, or begin anew with --force",
+                "train into another --output from the weights so far, or start over with --force",
             )
         if self.sharded:
             self.accelerator.load_state(str(checkpoint.path / "sharded"))
@@ -368,7 +368,7 @@ class Trainer:
         if self.leads:
             (self.job.output / "stop").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
-        hint = "go on with the same command"
+        hint = "resume with the same command"
         raise Interrupted(f"stopped; step {self.step} of {self.settings.steps} is saved", hint, self.stop.signal or 2)
 
     def _export(self, folder: Path) -> Path | None:

@@ -13,6 +13,7 @@ from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.float8 import to_float8
+from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged
 from avatarctl.networks.kinds import build_transformer
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings.train import TrainSettings
@@ -26,9 +27,10 @@ def base_file(settings: TrainSettings) -> Path | None:
     """Return the file of weights to start from; None for a new transformer."""
     if settings.dims is not None:
         return None
-    if settings.weights is not None and settings.weights.is_file():
-        return settings.weights
-    return find_transformer(settings.weights, settings.variant)
+    given = settings.weights is not None and settings.weights.is_file()
+    path = settings.weights if given and settings.weights else find_transformer(settings.weights, settings.variant)
+    refuse_damaged(path, "a transformer", WEIGHTS_HINT)
+    return path
 
 
 def make_model(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> StableAvatarTransformer3DModel:

@@ -10,6 +10,7 @@ import pytest
 from desk import Bench
 
 from avatarctl.batch.items import Base, items_of, name_of
+from avatarctl.batch.places import check_folder
 from avatarctl.batch.rows import Row
 from avatarctl.batch.run import Batch, look
 from avatarctl.commands.batch import batch_of
@@ -291,3 +292,33 @@ def test_a_codec_that_the_named_video_can_t_hold_is_a_mistake_of_its_line(studio
     assert (
         len(mistakes) == 1 and mistakes[0].startswith("codec (line 1): ") and "h264, hevc or av1 in .mp4" in mistakes[0]
     )
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_link_to_an_input_is_no_place_for_a_video(studio: Path, tmp_path: Path, link: str) -> None:
+    recording = tmp_path / "recording.wav"
+    recording.write_bytes((studio / "voice.wav").read_bytes())
+    video = tmp_path / "out" / "one.mp4"
+    video.parent.mkdir()
+    if link == "hard":
+        video.hardlink_to(recording)
+    else:
+        video.symlink_to(recording)
+    manifest = tmp_path / "one.jsonl"
+    manifest.write_text(json.dumps({"audio": "recording.wav", "image": str(studio / "face.png"), "output": "one.mp4"}))
+    flags = {"weights": studio / "weights"}
+    rules = {"redo": True}
+    preset = str(studio / "tiny.yaml")
+    asked = batch_of(manifest, video.parent, None, "{stem}", preset, flags, "auto", "local", False, rules)
+    with pytest.raises(UsageError, match="would overwrite an input"):
+        look(asked)
+
+
+def test_a_summary_of_the_user_is_no_batchs(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"chapters": []}')
+    with pytest.raises(UsageError, match=r"summary\.json: exists already, and no batch wrote it"):
+        check_folder(tmp_path)
+    (tmp_path / "summary.json").write_text('{"counts": {}, "items": [], "workers": 1}')
+    check_folder(tmp_path)
+    with pytest.raises(UsageError, match="--output: got nothing or the current folder"):
+        check_folder(Path())

@@ -8,7 +8,9 @@ from pathlib import Path
 import footage
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
+from avatarctl.data import check as checks
 from avatarctl.data.shards import SHARDS, Index, read_null_text
 
 Encode = Callable[..., footage.Ended]
@@ -117,10 +119,26 @@ def test_the_contact_sheet_shows_every_sample_and_its_masks(cache: Path, tmp_pat
     ended = command("data", "check", cache, "--contact-sheet", tmp_path / "sheet.jpg").end()
     assert ended.status == 0 and "4 of 4 samples" in ended.log
     with footage.Image.open(tmp_path / "sheet.jpg") as sheet:
-        assert sheet.size == (2 * 160, 2 * 174)
+        assert sheet.size == (2 * 160, 2 * 174 + 14), "the last line says what the colours are"
         pixels = np.asarray(sheet.convert("RGB"), dtype=int)
     # 00002 comes first: dark pictures, lips everywhere (red), the face on their left (green).
     left, right = pixels[10:50, 40:70].mean((0, 1)), pixels[10:50, 90:120].mean((0, 1))
     assert right[0] > right[1] + 20 and left[0] > 20
     assert left[1] > right[1] + 20
     assert command("data", "check", cache, "--contact-sheet", tmp_path / "sheet.png").end().status == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("speech/00000", "speech/00000 0.0s"),
+        ("square/speech/00000", "square/speech/00000 0.0s"),
+        ("videos of last summer/square/00000", ".../square/00000 0.0s"),
+        ("a-very-long-name-of-a-clip-0001", "a-very-long-na...of-a-clip-0001 0.0s"),
+    ],
+)
+def test_labels_fit_and_keep_the_beginnings_of_words(name: str, shown: str) -> None:
+    pen = ImageDraw.Draw(footage.Image.new("RGB", (160, 14)))
+    told = checks.label(name, " 0.0s", pen)
+    assert pen.textlength(told) <= 156
+    assert told == shown

@@ -103,7 +103,11 @@ def test_a_signal_stops_and_the_same_command_goes_on(
     assert running.process.pid is not None
     os.kill(running.process.pid, number)
     ended = running.end()
-    assert ended.status == 128 + number and "the same command goes on" in ended.log and "Traceback" not in ended.log
+    assert (
+        ended.status == 128 + number
+        and "run the same command again to continue" in ended.log
+        and "Traceback" not in ended.log
+    )
     data = encode(source, cache).data
     assert data["known"] >= 1 and data["encoded"] > 0 and data["known"] + data["encoded"] == CLIPS
 

@@ -87,7 +87,9 @@ def test_an_interrupted_download_goes_on(
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     if number == signal.SIGINT:
-        assert process.returncode == 130 and "hint: the same command goes on" in err and "Traceback" not in err
+        assert (
+            process.returncode == 130 and "hint: run the same command again to resume" in err and "Traceback" not in err
+        )
     else:
         assert process.returncode == -number
     assert out == "" and not (folder / SQUARE).exists() and part.exists()
@@ -159,7 +161,7 @@ def test_a_server_without_ranges_sends_it_all_again(fetch: Fetch, hub: Hub, fold
         (Fault("429", headers={"Retry-After": "600"}), "asked too often", "wait 600 s"),
         (Fault("429", headers={"Retry-After": "0"}), "asked too often", "HF_TOKEN"),
         (Fault("500", headers={"Retry-After": "0"}), "got 500", "try again later"),
-        (Fault("503", None, SEPARATOR, {"Retry-After": "0"}), "got 503", "goes on where it stopped"),
+        (Fault("503", None, SEPARATOR, {"Retry-After": "0"}), "got 503", "run the same command again to resume"),
         (Fault("404", None, SEPARATOR, {"X-Error-Code": "EntryNotFound"}), "no such file", "--revision main"),
         (Fault("html"), "not a model hub's", "HF_ENDPOINT"),
     ],

@@ -130,7 +130,7 @@ def test_verify_finds_damage_and_fetch_mends_it(fetch: Fetch, hub: Hub, folder: 
     assert done.code == 5 and done.data()["files"] == len(NEEDED) + 1
     assert {path for found in done.data()["damaged"].values() for path in found} == {SQUARE, VAE, SEPARATOR}
     assert "got other bytes than were fetched" in done.err
-    assert "avatarctl fetch stableavatar-1.3b vocal-separator gets them anew" in done.err
+    assert "avatarctl fetch stableavatar-1.3b vocal-separator downloads them again" in done.err
     assert len(record.weights_complete(folder)) == 3
     before = len(hub.downloads())
     assert fetch("stableavatar-1.3b", "vocal-separator").code == 0

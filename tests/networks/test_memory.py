@@ -87,5 +87,6 @@ def test_modes_need_less_and_less() -> None:
     ]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[0] > peaks[2]
-    float8 = estimate(TRANSFORMER_1_3B, 512, 512, weight_bytes=1)
-    assert estimate(TRANSFORMER_1_3B, 512, 512).weights - float8.weights == transformer_parameters(TRANSFORMER_1_3B)
+    float8 = estimate(TRANSFORMER_1_3B, 512, 512, float8=True)
+    saved = estimate(TRANSFORMER_1_3B, 512, 512).weights - float8.weights
+    assert 0.9 < saved / transformer_parameters(TRANSFORMER_1_3B) < 1, "linear layers alone"

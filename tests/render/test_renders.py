@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ class Alone(Case):
         return self.server.run(self.folder, list(argv), AVATARCTL_HOME=str(self.folder.parent / "home"), **how)
 
 
-def known(case: Case) -> list[dict[str, str]]:
+def known(case: Case) -> list[dict[str, Any]]:
     """Return what `renders list` says."""
     listed = case.command("renders", "list", "--json")
     assert listed.status == 0, listed.log
@@ -53,22 +52,6 @@ def test_list_tells_finished_from_interrupted_newest_first(alone: Callable[[str]
     assert rows[0]["output"] == str(interrupted.output)
     shutil.rmtree(interrupted.render)
     assert [row["state"] for row in known(finished)] == ["finished"]
-
-
-def test_resume_without_a_name_takes_the_newest_interrupted_render(alone: Callable[[str], Case]) -> None:
-    older, newer, finished = alone("older"), alone("newer"), alone("finished")
-    nothing = older.command("resume")
-    assert nothing.status == 2 and "no interrupted render is known" in nothing.log
-    older.stop()
-    newer.stop()
-    straight(finished, "--keep")
-    os.utime(older.render / "events.jsonl", (1, 1))
-    resumed = finished.command("resume")
-    assert resumed.status == 0, resumed.log
-    assert newer.bytes() == finished.bytes() and not older.output.exists()
-    assert not newer.render.exists()
-    resumed = finished.command("resume")
-    assert resumed.status == 0 and older.bytes() == finished.bytes()
 
 
 def test_resume_takes_the_name_of_the_video_too(new_case: NewCase) -> None:
@@ -107,6 +90,26 @@ def test_show_names_inputs_and_progress(case: Case) -> None:
     data = json.loads(case.command("renders", "show", str(case.output), "--json").log)["data"]
     assert data["state"] == "interrupted" and data["events"]["checkpoint"] >= 3
     assert data["manifest"]["job"]["render"]["steps"] == 2
+    assert 3 <= data["passes_done"] < data["passes_total"] == 6 and data["percent"] == 100 * data["passes_done"] // 6
+    assert data["video_s"] == 0.68 and 0 <= data["video_done_s"] <= 0.68
+    assert data["bytes"]["total"] > data["bytes"]["frontier"] > 0
+    assert data["settings"]["steps"] == 2 and "crf" not in data["settings"]
+    assert f"{data['percent']} %, {data['passes_done']} of 6 passes" in shown.log
+    assert "of 0:01 finished" in shown.log and "kB" in shown.log
+
+
+def test_list_fits_a_terminal_and_tells_how_far_each_render_is(alone: Callable[[str], Case]) -> None:
+    finished, interrupted = alone("finished"), alone("interrupted")
+    straight(finished, "--keep")
+    interrupted.stop()
+    listed = interrupted.command("renders", "list")
+    header, first, second = listed.log.splitlines()
+    assert header.split() == ["STATE", "DONE", "VIDEO", "ON", "DISK", "CHANGED", "RENDER"]
+    assert first.startswith("interrupted") and first.endswith(" talk.mp4.render") and len(first) <= 80
+    assert second.startswith("finished") and " 100 % " in second and second.endswith(str(finished.render))
+    rows = known(finished)
+    assert rows[1]["percent"] == 100 and rows[1]["video_done_s"] == rows[1]["video_s"] == 0.68
+    assert rows[0]["percent"] < 100 and rows[0]["bytes"]["total"] > 0
 
 
 def test_remove_keeps_the_video_and_asks_before_it_throws_work_away(new_case: NewCase) -> None:
@@ -118,9 +121,13 @@ def test_remove_keeps_the_video_and_asks_before_it_throws_work_away(new_case: Ne
     assert forced.status == 0 and not unfinished.render.exists()
     video = straight(finished, "--keep")
     (finished.render / "notes.txt").write_text("mine")
+    for more in ((), ("--force",)):
+        refused = finished.command("renders", "remove", str(finished.output), *more)
+        assert refused.status == 2 and "notes.txt" in refused.log and "nothing was removed" in refused.log
+    assert finished.command("renders", "verify", str(finished.render)).status == 0
+    (finished.render / "notes.txt").unlink()
     assert finished.command("renders", "remove", str(finished.output)).status == 0
-    assert finished.bytes() == video
-    assert [path.name for path in finished.render.iterdir()] == ["notes.txt"]
+    assert finished.bytes() == video and not finished.render.exists()
 
 
 def test_the_folder_goes_after_success_and_stays_when_asked_for(new_case: NewCase) -> None:

@@ -110,7 +110,7 @@ def test_a_signal_saves_and_stops(server: Server, cache: Path, preset: Path, tmp
 
     ended = server.run(tmp_path, argv(cache, preset, run, "--steps", "400"), meanwhile=interrupt)
     assert ended.status == 128 + number, ended.log
-    assert "go on with the same command" in ended.log
+    assert "resume with the same command" in ended.log
     assert checkpoints.steps(run)[-1] >= 3
     assert "Traceback" not in ended.log
 

@@ -1,0 +1,86 @@
+"""A dry run: check everything that the start of a render checks, and what it would meet later, without writing anything.
+
+What it raises is what the render would raise, so that both end with the same exit code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from avatarctl.audio.decode import read_blocks
+from avatarctl.errors import BusyError
+from avatarctl.render.estimate import Estimate, estimate
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.inputs import Checked, check, check_unchanged, exact, manifest_of
+from avatarctl.render.room import Disk, check_room, disks_of, needs_of
+from avatarctl.sampling.windows import SAMPLE_RATE_HZ
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import RenderJob
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A render that can begin: its checked inputs, what it will take, and the disks that it writes to."""
+
+    checked: Checked
+    planned: Estimate
+    disks: tuple[Disk, ...]
+
+
+def rehearse(job: RenderJob, force: bool = False) -> Rehearsal:
+    """Check a job as a start would; raises what the render would raise."""
+    checked = check(job, force)
+    check_folder(checked, force)
+    return rehearse_checked(checked)
+
+
+def rehearse_checked(checked: Checked) -> Rehearsal:
+    """Check what a render meets after its start: the sound to its end, LoRAs, the device, room on the disks."""
+    planned = estimate(checked, samples_of(checked))
+    disks = disks_of(needs_of(checked.job, planned, checked.audio))
+    check_room(disks)
+    check_device(checked.job.placement)
+    check_loras(checked)
+    return Rehearsal(checked, planned, tuple(disks))
+
+
+def check_folder(checked: Checked, force: bool) -> None:
+    """Check the render folder as a start does: whose it is, who works in it, and whether it began with the same inputs."""
+    folder = RenderFolder(checked.job.folder)
+    folder.check_ours()
+    if force or not folder.exists():
+        folder.check_all_ours()
+    if not folder.exists():
+        return
+    if folder.busy():
+        raise BusyError(f"{folder.path}: another process renders in it", "wait for it, or stop that process")
+    if not force:
+        check_unchanged(folder.manifest(), manifest_of(checked), folder.path)
+
+
+def samples_of(checked: Checked) -> int:
+    """Decode the stretch of the recording that is used, and count its samples at 16 kHz; raises what decoding raises."""
+    settings = checked.job.render
+    duration = None if settings.duration_s is None else exact(settings.duration_s)
+    rate_hz, _, blocks = read_blocks(checked.job.audio, exact(settings.start_s), duration)
+    return max(round(sum(len(block) for block in blocks) * SAMPLE_RATE_HZ / rate_hz), 1)
+
+
+def check_device(settings: PlacementSettings) -> None:
+    """Raise ``DeviceError`` for a device that is asked for and isn't there."""
+    if settings.device in ("auto", "cpu"):
+        return
+    from avatarctl.networks.placement import decide  # needs torch
+
+    decide(settings)
+
+
+def check_loras(checked: Checked) -> None:
+    """Raise ``WeightsError`` for a LoRA that doesn't fit the transformer."""
+    if not checked.job.lora:
+        return
+    from avatarctl.networks.adapters import check_lora_fits  # needs torch
+
+    for path, _ in checked.job.lora:
+        check_lora_fits(path, Path(checked.weights.transformer))

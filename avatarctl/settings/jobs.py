@@ -1,0 +1,53 @@
+"""Make the job of a render from a preset, the environment and single settings, as the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avatarctl.errors import UsageError
+from avatarctl.paths import as_spelled
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
+from avatarctl.settings.formats import named_after
+from avatarctl.settings.languages import parse_subtitles
+from avatarctl.settings.placement import PlacementSettings
+from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.values import lora_file, parse_lora
+
+
+def render_job(
+    image: Path | None,
+    audio: Path,
+    output: Path | None = None,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **files: Any,
+) -> RenderJob:
+    """Return the job that preset, environment and settings make together, in rising order of weight.
+
+    ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named after the recording, in
+    the current folder. ``files``: ``work_dir``, ``frames``, ``keep`` of the job. Raises ``UsageError`` with all mistakes at
+    once, each with where its value came from.
+    """
+    values, places = presets.resolve(AllSettings.model_fields, preset, {**(settings or {}), "image": image})
+    made = make(AllSettings, values, places, example=presets.example_of(preset))
+    if made.image is None:
+        raise UsageError(
+            "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
+            "name one: --image PICTURE; or try --preset puppet, which has its own",
+        )
+    return RenderJob(
+        image=as_spelled(made.image),
+        audio=as_spelled(audio),
+        output=output or named_after(as_spelled(audio), made.codec),
+        render=made.part(RenderSettings),
+        placement=made.part(PlacementSettings),
+        weights=made.weights,
+        variant=made.variant,
+        subtitles=tuple((language, as_spelled(Path(file))) for language, file in map(parse_subtitles, made.subtitles)),
+        preset=presets.title_of(preset),
+        lora=tuple((lora_file(as_spelled(Path(file))), scale) for file, scale in map(parse_lora, made.lora)),
+        **files,
+    )
