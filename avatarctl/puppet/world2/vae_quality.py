@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avatarctl.console import Progress
 from avatarctl.evaluation.report import markdown_table
+from avatarctl.evaluation.sync import correlation
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import at_once, decode_at_once, encode_at_once
 from avatarctl.puppet.world2.clips import EYE_REGIONS, MOUTH_REGION, region_mask
@@ -33,7 +34,7 @@ def vae_quality(model: AutoencoderKLWan, clips: Pictures, show: Progress, most: 
         shown = rebuilt(model, truth)
         squares.append((truth.astype(np.float64) - shown) ** 2)
         colours.append(saturation(shown) / saturation(truth))
-        gaps.append(np.corrcoef(gap_area(shown), gap_area(truth))[0, 1])
+        gaps.append(correlation(gap_area(shown), gap_area(truth)))
         show(number + 1, min(len(clips), most))
     errors = np.stack(squares).mean(-1)  # clips, pictures, rows, columns
     size = errors.shape[2]
