@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -82,11 +83,20 @@ def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     console.write_any_text()
     words = sys.argv[1:]
-    console.json_lines("--progress=json" in words or "--progress json" in " ".join(words))
+    console.json_lines(_progress(words) == "json")
     code = _run(words)
     console.finished(code)
     if code:
         sys.exit(code)
+
+
+def _progress(words: Sequence[str]) -> str:
+    """Return what --progress asks for, the last one where there are several, before the command line is parsed."""
+    asked = ""
+    for before, word in pairwise(["", *words]):
+        if before == "--progress" or word.startswith("--progress="):
+            asked = word.removeprefix("--progress=")
+    return asked
 
 
 def _run(words: Sequence[str]) -> int:

@@ -34,6 +34,13 @@ def write_any_text() -> None:
             stream.reconfigure(errors=ANY_TEXT)
 
 
+def plain(text: str) -> str:
+    """Return text as stdout's encoding has it, for what a library writes, which knows no plain forms."""
+    codecs.register_error(ANY_TEXT, _in_place_of)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, ANY_TEXT).decode(encoding, "surrogateescape")
+
+
 def _in_place_of(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

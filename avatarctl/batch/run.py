@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,12 @@ from filelock import FileLock, Timeout
 
 from avatarctl import console
 from avatarctl.batch.attempts import Rules
-from avatarctl.batch.folders import files, has_sound, kind_of, look_into, made_here, paired
+from avatarctl.batch.folders import LOOKERS, files, has_sound, kind_of, look_into, made_here, paired
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import NO_PICTURE, OVERWRITES, SAME_NAME, Bad, Base, Item, items_of
 from avatarctl.batch.local import make_locally, places_for
 from avatarctl.batch.places import check_fits, check_folder
-from avatarctl.batch.plan import BatchPlan, plan_batch, plan_json
+from avatarctl.batch.plan import BatchPlan, Planned, checked_of, plan_batch, plan_json
 from avatarctl.batch.rows import Row, rows_of
 from avatarctl.batch.tally import Tally, named, write_summary
 from avatarctl.batch.work import tidy
@@ -26,6 +27,7 @@ from avatarctl.console import Progress
 from avatarctl.errors import (
     AvatarError,
     BusyError,
+    DeviceError,
     InputFileError,
     Interrupted,
     PartialFailure,
@@ -33,7 +35,10 @@ from avatarctl.errors import (
     WeightsError,
 )
 from avatarctl.render.folder import guarded
+from avatarctl.render.rehearse import rehearse_checked
 
+# Exit codes of mistakes: they are a batch's own when all of it fails with one of them.
+OF_ALL = {UsageError.exit_code, InputFileError.exit_code, WeightsError.exit_code, DeviceError.exit_code}
 SHOWN = 12  # reasons in one message
 STEADY_S = 2.0  # a file that didn't change for so long is whole
 
@@ -131,9 +136,10 @@ def none_can_be_made(batch: Batch, bad: Sequence[Bad]) -> AvatarError:
     shown = [f"{each.name}: {each.message}" if len(reasons) > 1 else each.message for each in reasons.values()]
     if len(shown) > SHOWN:
         shown = [*shown[:SHOWN], f"… and {len(shown) - SHOWN} more"]
-    kinds = {each.exit_code for each in bad}
-    kind = UsageError if kinds == {UsageError.exit_code} else InputFileError
-    told = kind(f"{batch.source}: none of {len(bad)} videos can be made:\n" + "\n".join(shown), bad[0].hint)
+    codes = {each.exit_code for each in bad}
+    told = PartialFailure(f"{batch.source}: none of {len(bad)} videos can be made:\n" + "\n".join(shown), bad[0].hint)
+    if len(codes) == 1:
+        told.exit_code = codes.pop()
     told.data = {"bad": bad_json(bad)}
     return told
 
@@ -146,6 +152,8 @@ def bad_json(bad: Sequence[Bad]) -> list[dict[str, Any]]:
 def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
     """Return the plan with its estimate, and the error that the run would end with as things stand."""
     plan, bad = look(batch)
+    plan, later = rehearsed(plan)
+    bad += later
     shown = plan_json(plan, len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
     data = {**shown, "bad": bad_json(bad)}
     if bad and not plan.everything():
@@ -158,6 +166,24 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
         hint += ("; " if hint else "") + "--redo renders again what changed since it was made"
     total = len(bad) + len(plan.everything())
     return data, PartialFailure(f"{undone} of {total} videos can't be made as things stand", hint)
+
+
+def rehearsed(plan: BatchPlan) -> tuple[BatchPlan, list[Bad]]:
+    """Check what is to be made as far as a dry run of `generate` does; return the plan without what would fail, and that."""
+    bad: dict[int, Bad] = {}
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        for each, error in zip(plan.run, pool.map(_rehearse, plan.run), strict=True):
+            if error is not None:
+                bad[each.item.index] = Bad(each.item.name, each.item.where, error.message, error.hint, error.exit_code)
+    return replace(plan, run=tuple(each for each in plan.run if each.item.index not in bad)), list(bad.values())
+
+
+def _rehearse(planned: Planned) -> AvatarError | None:
+    try:
+        rehearse_checked(checked_of(planned.item))
+    except AvatarError as error:
+        return error
+    return None
 
 
 def _rows(batch: Batch) -> tuple[list[Row], tuple[Path, ...]]:
@@ -306,6 +332,9 @@ def judge(batch: Batch, summary: dict[str, Any], tally: Tally, stopped_by: int) 
         if any(row["state"] == "changed" for row in undone):
             hint += "; --redo renders again what changed since it was made"
         problem = PartialFailure(f"{len(undone)} of {len(tally.rows)} videos are not done ({counts})", hint)
+        codes = {row["exit_code"] for row in tally.rows.values() if row["state"] == "failed"}
+        if len(tally.failed()) == len(tally.rows) and len(codes) == 1 and codes <= OF_ALL:
+            problem.exit_code = codes.pop()  # all went wrong in one way
     if problem is not None:
         problem.data = summary
         raise problem

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from avatarctl import console
+
 # Panels, in the order in which a page shows them. An option whose panel ends in RARE is shown by --help-all alone.
 INPUT, SAMPLES, LOOK, TRAINING, VOICE, MACHINE, OUTPUT = (
     "Input",
@@ -47,7 +49,7 @@ class Command(TyperCommand):
         """Show the whole help page when it is asked for, else read the arguments and remember them for error messages."""
         ctx.meta["avatarctl.words"] = list(args)
         if HELP_ALL in args and not ctx.resilient_parsing:
-            typer.echo(page(self, ctx, everything=True, bold=_bold()))
+            typer.echo(console.plain(page(self, ctx, everything=True, bold=_bold())))
             raise typer.Exit
         try:
             return super().parse_args(ctx, args)
@@ -57,7 +59,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
-        formatter.write(page(self, ctx, bold=_bold()))
+        formatter.write(console.plain(page(self, ctx, bold=_bold())))
 
     def get_help_option_names(self, ctx: Any) -> list[str]:
         """Return the names of the help option, the short one first."""
@@ -69,7 +71,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
-        formatter.write(page(self, ctx, bold=_bold()))
+        formatter.write(console.plain(page(self, ctx, bold=_bold())))
 
     def get_help_option_names(self, ctx: Any) -> list[str]:
         """Return the names of the help option, the short one first."""

@@ -105,6 +105,13 @@ def transformer_dims(source: Source) -> TransformerDims:
     return dims
 
 
+def stored_transformer(source: Source) -> tuple[torch.dtype, int]:
+    """Return the number format that a transformer is stored in, and how many weights it has, without reading them."""
+    stored, tensors, _ = _look_into(TRANSFORMER, source, None)
+    found = [stored.tensors[name] for name in tensors.values()]
+    return max(found, key=lambda tensor: tensor.numel()).dtype, sum(tensor.numel() for tensor in found)
+
+
 def _look_into(
     network: Network, source: Source, dims: Dims | Mapping[str, Any] | None
 ) -> tuple[Stored, dict[str, str], Dims]:
@@ -193,8 +200,8 @@ def _state_for(
             if part.shape != shape and tuple(n for n in part.shape if n > 1) != tuple(n for n in shape if n > 1):
                 wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
                 continue
-            if dtype is None:
-                state[target] = part.reshape(shape)
+            if dtype is None:  # narrow ones are copied when they are used
+                state[target] = part.reshape(shape) if part.dtype in HALF else _aligned(part.reshape(shape))
                 continue
             keep = dtype in narrow and any(piece in target.split(".") for piece in keep_float32)
             state[target] = _aligned(part.reshape(shape).to(device, torch.float32 if keep else dtype))
@@ -235,10 +242,12 @@ def _list(items: list[str], most: int = 12) -> str:
 def load_transformer(
     path_or_state_dict: Source,
     dims: TransformerDims | Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> StableAvatarTransformer3DModel:
     """Load the StableAvatar transformer (1.3B, 14B or any other size) from released names or ours.
+
+    ``dtype`` None leaves the weights as they are stored, in the mapped file.
 
     In half precision, time embedding, modulation tables and norms stay in float32, as in the released network.
     """

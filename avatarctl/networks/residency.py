@@ -18,13 +18,14 @@ from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 Model = TypeVar("Model", bound=nn.Module)
 # Encoders that stay on the CPU when layers are streamed: a second of work per window costs nothing there.
 SMALL_ENCODERS = (CLIPVisionModel, Wav2Vec2Model)
-STREAMED_FROM_BYTES = 1 << 20  # smaller weights (norms, tables, biases) stay on the device in mode sequential
+STREAMED_FROM_BYTES = 1 << 20  # smaller weights (norms, tables, biases) come once and stay
+NARROW = (torch.bfloat16, torch.float16)
 
 
 def residency_of(placement: Placement) -> Residency:
-    """Return the memory mode that a placement asks for. On the CPU every network simply is where it is."""
+    """Return the memory mode that a placement asks for. On the CPU no network moves."""
     if placement.device.type == "cpu":
-        return Residency(placement)
+        return InMainMemory(placement)
     return MODES[placement.memory](placement)
 
 
@@ -69,6 +70,33 @@ class Residency:
         gc.collect()
         if self.placement.device.type == "cuda" and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class InMainMemory(Residency):
+    """The CPU: every network is where it is. Large weights that are narrower than what is computed in stay as stored."""
+
+    def _settle(self, model: nn.Module) -> None:
+        if isinstance(model, StableAvatarTransformer3DModel):
+            self._widen_as_needed(model)
+
+    def _widen_as_needed(self, model: StableAvatarTransformer3DModel) -> None:
+        """Widen layers of blocks for each call alone, all else for good: the same numbers as of a network that is all wide."""
+        dtype = self.placement.dtype
+
+        def copied(_path: str, stored: Tensor) -> Tensor:
+            return stored.to(dtype)
+
+        in_blocks = set(model.blocks.modules())
+        for module in model.modules():
+            own = [place for place in held(module, own=True) if place.stored.dtype in NARROW and dtype not in NARROW]
+            if not own:
+                continue
+            size = sum(place.stored.nbytes for place in own)
+            if module in in_blocks and size >= STREAMED_FROM_BYTES and not any(module.children()):
+                bring_when_called(module, copied, own=True)
+                continue
+            for place in own:
+                put(place, place.stored.detach().to(dtype))
 
 
 class OneOnDevice(Residency):

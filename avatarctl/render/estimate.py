@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from statistics import median
 from typing import Any
 
 from avatarctl.networks import memory
@@ -19,6 +20,7 @@ from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
+RECENT = 5  # renders whose speeds count
 PASSES = {"cfg": 3, "native": 3, "none": 1}
 
 
@@ -160,8 +162,10 @@ def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:
     """Note the seconds per window step of a finished render, for later estimates."""
     known = _read_speeds()
     key = speed_key(job.render, job.placement, weights)
-    renders = known.get(key, {}).get("renders", 0) + 1
-    known[key] = {"step_s": step_s, "renders": renders}
+    before = known.get(key, {})
+    # The median of the last few: one render beside another busy program is no measure.
+    recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
+    known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import merge_loras
 from avatarctl.networks.placement import Placement
-from avatarctl.networks.residency import residency_of
+from avatarctl.networks.residency import NARROW, residency_of
 from avatarctl.render.inputs import Checked
 from avatarctl.weights import WeightFiles, checksum
+
+LARGE = 500_000_000  # weights
 
 
 class Networks:
@@ -35,11 +39,24 @@ class Networks:
     @cached_property
     def transformer(self) -> Any:
         """The transformer with its LoRAs."""
-        dtype = self.placement.dtype_of("transformer")
-        model = checkpoints.load_transformer(self.files.transformer, dtype=dtype, device=self.residency.load_device)
+        model = checkpoints.load_transformer(
+            self.files.transformer, dtype=self._transformer_dtype(), device=self.residency.load_device
+        )
         if self._loras:
             merge_loras(model, self._loras)
         return self.residency.place(model)
+
+    def _transformer_dtype(self) -> torch.dtype | None:
+        """Return the dtype to load the transformer in; None leaves its weights in the mapped file.
+
+        On a CPU that computes in float32, a large network stored in 16 bits would take twice its file in memory of its own.
+        """
+        dtype = self.placement.dtype_of("transformer")
+        if self.placement.device.type == "cpu" and dtype == torch.float32:
+            stored, weights = checkpoints.stored_transformer(self.files.transformer)
+            if stored in NARROW and weights > LARGE:
+                return None
+        return dtype
 
     @cached_property
     def vae(self) -> Any:

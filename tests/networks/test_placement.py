@@ -192,3 +192,17 @@ def test_gpu_gives_the_same_numbers(memory: str, expected: torch.Tensor) -> None
     inputs = {name: value.cuda() for name, value in tiny_inputs().items()}
     with torch.no_grad():
         assert torch.allclose(model(**inputs).sample.cpu(), expected, atol=1e-3)
+
+
+def test_narrow_weights_compute_wide_on_the_cpu_and_stay_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are those of a network that was widened as a whole, to the bit."""
+    monkeypatch.setattr("avatarctl.networks.residency.STREAMED_FROM_BYTES", 1)
+    residency = residency_of(decided())
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in released_state(tiny_transformer()).items()}
+    wide = residency.place(load_transformer(state, TINY, torch.float32))
+    narrow = residency.place(load_transformer(state, TINY, None))
+    layer = narrow.blocks[0].ffn.net[2]
+    assert layer.weight.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert torch.equal(narrow(**tiny_inputs()).sample, wide(**tiny_inputs()).sample)
+    assert layer.weight.dtype == torch.bfloat16
