@@ -222,6 +222,7 @@ def evaluate(
     lora: Annotated[
         str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
     ] = None,
+    world: World = 1,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
     force: o.Force = False,
     device: o.Device = None,
@@ -260,13 +261,13 @@ def evaluate(
     import torch
 
     from avatarctl.evaluation.report import check_installed
-    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, to_markdown
+    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, judge_of
     from avatarctl.puppet.evaluate import evaluate as run
     from avatarctl.puppet.measure import Bench
 
     check_installed()
     torch.set_num_threads(threads)
-    bench = Bench(output, folder, settings.part(PlacementSettings))
+    bench = Bench(output, folder, settings.part(PlacementSettings), world=world)
     asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None)
     with console.warnings_as_notes(), _progress(quiet, progress, "renders") as show:
         report = run(bench, settings.part(RenderSettings), asked, show)
@@ -278,7 +279,7 @@ def evaluate(
         )
         problem.data = data
         raise problem
-    console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
+    console.result("puppet evaluate", data, judge_of(world).to_markdown(report).rstrip(), as_json)
 
 
 def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:
