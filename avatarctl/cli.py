@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, interrupts
+from avatarctl import __version__, console, interrupts, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -30,6 +30,7 @@ from avatarctl.commands import (
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
 from avatarctl.errors import AvatarError, InputFileError
+from avatarctl.paths import HERE_IS_GONE, here_is_gone
 
 SHOWN = 80  # characters of a name that is too long
 
@@ -81,6 +82,7 @@ dress(app)
 
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
+    streams.outlive_readers()
     console.write_any_text()
     words = sys.argv[1:]
     console.json_lines(_progress(words) == "json")
@@ -143,6 +145,8 @@ def _in_words(bug: Exception) -> AvatarError:
             f"{shown}: got a name of {size} bytes, expected a path that this system can hold (255 bytes a name)",
             "choose a shorter name or folder",
         )
+    if isinstance(bug, FileNotFoundError) and here_is_gone():
+        return InputFileError(*HERE_IS_GONE)
     return AvatarError(
         f"this is a bug of ours: {type(bug).__name__}: {bug}", "run it again with AVATARCTL_DEBUG=1 and report it"
     )

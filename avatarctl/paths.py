@@ -95,6 +95,17 @@ def fitted(name: str, before: str = "", after: str = "") -> str:
     return before + os.fsencode(name)[:room].decode("utf-8", "ignore") + mark + after
 
 
+HERE_IS_GONE = ("the current folder was deleted or moved", "go to one that is there, such as: cd ~")
+
+
+def here_is_gone() -> bool:
+    """Return whether the folder that the program runs in was deleted."""
+    try:
+        return not Path.cwd().is_dir()
+    except FileNotFoundError:
+        return True
+
+
 def composed(name: str) -> str:
     """Return a name with each accented letter as one character (NFC): names that look alike become equal."""
     return unicodedata.normalize("NFC", name)

@@ -458,10 +458,10 @@ def test_the_table_ends_with_what_mends_it() -> None:
         "ok     Python  3.11",
         "warn   GPU     none",
         "",
-        "CHECK  TO MEND IT",
+        "CHECK  TO FIX IT",
         "GPU    buy one",
     ]
-    assert "TO MEND" not in _text([Check("Python", "ok", "3.11")])
+    assert "TO FIX" not in _text([Check("Python", "ok", "3.11")])
 
 
 def test_the_exit_code_is_that_of_the_first_failure() -> None:
@@ -493,7 +493,7 @@ def test_doctor_with_a_broken_torch_shows_everything_else(tmp_path: Path, bundle
     out = doctor(PYTHONPATH=str(tmp_path), AVATARCTL_WEIGHTS=str(bundle))
     assert out.returncode == 8 and "Traceback" not in out.stderr
     assert "fail   torch" in out.stdout and "broken: killed by SIGSEGV" in out.stdout
-    assert "ok     ffmpeg" in out.stdout and "ok     weights" in out.stdout and "TO MEND IT" in out.stdout
+    assert "ok     ffmpeg" in out.stdout and "ok     weights" in out.stdout and "TO FIX IT" in out.stdout
     assert "error: 1 of " in out.stderr and "hint: pip install --force-reinstall torch" in out.stderr
     out = doctor("--json", PYTHONPATH=str(tmp_path), AVATARCTL_STEPS="many")
     found = json.loads(out.stdout)

@@ -135,9 +135,9 @@ def test_a_run_folder_is_the_lora_in_it(
     code, _, err = run(monkeypatch, capsys, line)
     assert code == 4 and "--lora: got a folder: run" in err and "run folder of `avatarctl lora train`" in err
     (desk / "run" / "lora.safetensors").write_bytes(b"")
-    from avatarctl.commands.generate import job_of
+    from avatarctl.settings.jobs import render_job
 
-    job = job_of(desk / "me.png", desk / "talk.wav", desk / "x.mp4", "puppet", {"lora": ("run:0.5",)})
+    job = render_job(desk / "me.png", desk / "talk.wav", desk / "x.mp4", "puppet", {"lora": ("run:0.5",)})
     assert job.lora == ((Path("run/lora.safetensors"), 0.5),)
 
 

@@ -30,7 +30,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with inputs, links to them, and folders of the user's that look like the program's."""
     shelf = tmp_path_factory.mktemp("shelf")
     tiny_weights(shelf / "weights")
-    layer = "blocks.0.self_attn.to_q"
+    layer = "blocks.0.attn1.to_q"
     halves = {f"{layer}.lora_A.weight": torch.ones(2, 48), f"{layer}.lora_B.weight": torch.ones(48, 2)}
     save_file(halves, shelf / "lora.safetensors")
     for name in ("lora", "weights/transformer"):

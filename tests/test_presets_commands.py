@@ -205,7 +205,8 @@ def test_copy_into_what_is_no_folder_is_refused_and_leaves_nothing(tmp_path: Pat
     deeper = refusal("copy", "draft", str(tmp_path / "file" / "deep" / "x.yaml"))
     assert isinstance(deeper, InputFileError | DeviceError)
     (tmp_path / "folder.yaml").mkdir()
-    assert isinstance(refusal("copy", "draft", str(tmp_path / "folder.yaml"), "--force"), InputFileError)
+    error = refusal("copy", "draft", str(tmp_path / "folder.yaml"), "--force")
+    assert isinstance(error, UsageError) and "is a folder" in error.message and "folder.yaml/mine.yaml" in error.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.yaml"]
 
 

@@ -1,80 +1,95 @@
-"""Decode any audio file, or a video with sound, in blocks: as recorded, or as mono float32 at 16 kHz."""
+"""Read the sound of any audio or video file in blocks, on one clock that lips and video share."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import struct
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
 
 import imageio_ffmpeg
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
-from avatarctl.errors import AvatarError, InputFileError, UsageError
+from avatarctl.audio.clock import Clock
+from avatarctl.audio.frames import Frame, Frames, decoding, no_ffmpeg
+from avatarctl.audio.pieces import Piece, ending, pieces
+from avatarctl.audio.track import SAMPLE_RATE_HZ, Blocks, SoundTrack, Through, write_heard, write_samples
+from avatarctl.audio.tracks import Listing, Track, choose, lead_s, listing
+from avatarctl.errors import InputFileError, UsageError
 
-Blocks: TypeAlias = Generator[NDArray[np.float32], None, None]
-
-SAMPLE_RATE_HZ = 16_000  # what wav2vec 2.0 listens to
-
-_UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # left in WAV by writers that can't go back to the header
-_OGG_PAGE_MAX_BYTES = 65_307  # RFC 3533, section 6
 _DURATION_SLACK_S = 0.25  # containers round, and count a codec's padding or don't
+_LEAST_LEAD_S = Fraction(2, 1000)  # Matroska and FLV round time stamps to milliseconds
+_LONGEST_HOLE_S = 3600
+_ERROR = re.compile(r"\[(?:error|fatal)\] (.*)")
+# What ffmpeg says when it leaves out something that was there, or finds that something is missing.
+# Without its level: another thread may have begun the line.
+_LOSS = re.compile(
+    r"(Error submitting .*packet.*|Decoding error.*|Error during demuxing.*|File ended prematurely.*|.*partial file.*)"
+)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The first sound track of a file.
+    """A sound track of a file.
 
-    ``rate_hz`` and ``channels`` are those of the decoded samples. ``duration_s`` is the whole container's, to 0.01 s,
-    and None where the file doesn't say (raw AAC, MP3 without a Xing header, live WebM).
+    ``rate_hz``, ``channels`` and ``layout`` (ffmpeg's word, such as "5.1(side)") are those of the decoded samples.
+    ``duration_s`` is what the container tells, to 0.01 s: None where it tells nothing (raw AAC, MP3 without a Xing header,
+    live WebM) or nothing of this track (several sound tracks, joined files). ``track`` counts sound tracks
+    from 1, of which there are ``tracks``.
     """
 
     rate_hz: int
     channels: int
     codec: str
     duration_s: float | None
+    layout: str = ""
+    track: int = 1
+    tracks: int = 1
 
 
-def probe(path: Path) -> AudioInfo:
-    """What the first sound track of ``path`` is, without decoding more than its beginning.
+def probe(path: Path, track: int | None = None) -> AudioInfo:
+    """Return what a sound track of ``path`` is, without decoding more than its beginning.
 
-    Raises InputFileError for a path that isn't a readable file with sound, AvatarError without ffmpeg.
+    ``track`` counts from 1; None is the default one. Raises InputFileError for a path that isn't a readable file with
+    sound, UsageError for a track that isn't there, AvatarError without ffmpeg.
     """
-    return _inspect(path)[0]
+    return _look(path, track).info
 
 
 def read_blocks(
-    path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None
+    path: Path,
+    start_s: float | Fraction = 0,
+    duration_s: float | Fraction | None = None,
+    track: int | None = None,
 ) -> tuple[int, int, Blocks]:
-    """Decodes ``path`` from ``start_s`` on: (rate in Hz, channels, blocks), each block ``samples_TC`` of at most 1 s.
+    """Decode ``path`` from ``start_s`` on: (rate in Hz, channels, blocks), each block ``samples_TC`` of at most 1 s.
 
-    Samples are float32, full scale is 1. ``start_s`` and ``duration_s`` are rounded once to a sample and counted in
-    decoded samples; ``duration_s`` is the most that is given, None means up to the end. Closing the iterator early
-    ends ffmpeg. The first sample is the first one recorded, except where a format doesn't tell how much its encoder
-    put in front: raw AAC and AAC in MPEG-TS or FLV begin one encoder delay late (1024 samples with ffmpeg's encoder,
-    others differ), MP3 in AVI or without a LAME header 1105 samples. A correction would be a guess: there is none.
+    Samples are float32, full scale is 1. The clock is that of the file's time stamps: zero is the first sample, or the
+    first picture of a video whose sound begins later; holes and the time before late sound are silence, of overlaps the
+    part that came second is cut. Rate and channels are those of the beginning: what changes midway is resampled. Joined
+    files follow each other. ``start_s`` and ``duration_s`` are rounded once to a sample; ``duration_s`` is the most that is
+    returned, None means up to the end. Closing the iterator early ends ffmpeg.
+
+    A format that doesn't tell how much its encoder put in front begins late by that: raw AAC and AAC in MPEG-TS or FLV by
+    one encoder delay (1024 samples with ffmpeg's encoder, others differ), MP3 in AVI or without a LAME header by 1105
+    samples. A correction would be a guess: there is none.
 
     Raises what ``probe`` raises, UsageError for a negative start or a duration without samples, and, while iterating,
-    InputFileError: no samples, a start past the end, NaN or infinity, a damaged or cut off file. The last is decided
-    by ffmpeg's exit status (run with -xerror) and by what the container says about its end: size in WAV and AVI, end
-    mark in Ogg, duration of a file with sound alone, unclosed WebM. Formats that say nothing (raw AAC, MPEG-TS, MP3
-    without Xing header, live WebM) show a cut only if it is inside a packet, and a cut behind ``duration_s`` is not
-    seen at all.
+    InputFileError: no samples, a start past the end, NaN or infinity, a damaged or cut off file. The last is decided by
+    what ffmpeg couldn't decode and by what the container says about its end: size in WAV and AVI, end mark in Ogg,
+    duration of a file with one sound track alone, unclosed WebM. Formats that say nothing (raw AAC, MPEG-TS, MP3 without
+    Xing header, live WebM) show a cut only if it is inside a packet, and a cut behind ``duration_s`` is not seen at all.
     """
-    info, promised_s = _inspect(path)
-    first = round(Fraction(start_s) * info.rate_hz)
-    count = sys.maxsize if duration_s is None else round(Fraction(duration_s) * info.rate_hz)
+    found = _look(path, track)
+    rate_hz = found.info.rate_hz
+    first = round(Fraction(start_s) * rate_hz)
+    count = sys.maxsize if duration_s is None else round(Fraction(duration_s) * rate_hz)
     if first < 0:
         raise UsageError(
             f"start of the recording: got {float(start_s):g} s, expected 0 or more", "choose a later start"
@@ -84,17 +99,27 @@ def read_blocks(
             f"duration of the recording: got {float(duration_s or 0):g} s, expected at least one sample",
             "choose a longer duration",
         )
-    return info.rate_hz, info.channels, _blocks(path, info, promised_s, first, first + count)
+    return rate_hz, found.info.channels, _span(found, first, first + count)
 
 
-def waveform_16k(
-    path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None
-) -> NDArray[np.float32]:
-    """``waveform_T``: mean over channels, resampled to 16 kHz, all in memory (3.7 MiB a minute).
+# -- What lips hear --------------------------------------------------------------------------------------------------
 
-    Raises what ``read_blocks`` raises, and InputFileError for a recording too short to make one sample.
+
+def write_track(
+    path: Path,
+    target: Path,
+    start_s: float | Fraction = 0,
+    duration_s: float | Fraction | None = None,
+    track: int | None = None,
+) -> SoundTrack:
+    """Write the samples of ``read_blocks`` to ``target`` in flat memory, and measure them.
+
+    ``target`` is written in place and left incomplete by an error: pass a temporary name and rename. Raises what
+    ``read_blocks`` raises, InputFileError for samples that are no sound, and OSError if ``target`` can't be written.
     """
-    return np.concatenate(list(_mono_16k(path, start_s, duration_s)))
+    info = probe(path, track)
+    rate_hz, channels, blocks = read_blocks(path, start_s, duration_s, track)
+    return write_samples(path, target, rate_hz, channels, info.layout, blocks)
 
 
 def write_waveform(
@@ -102,158 +127,285 @@ def write_waveform(
     target: Path,
     start_s: float | Fraction = 0,
     duration_s: float | Fraction | None = None,
-    through: Callable[[int, Blocks], tuple[int, Blocks]] | None = None,
+    through: Through | None = None,
+    track: int | None = None,
 ) -> int:
-    """Writes ``waveform_16k`` of a recording of any length to ``target`` in flat memory, gives its number of samples.
+    """Write what lips hear of a recording of any length to ``target`` in flat memory; return its number of samples.
 
-    ``through`` makes other blocks out of what ``read_blocks`` gives (rate in Hz, blocks), such as the voice alone.
-    ``target`` is raw little-endian float32, to be read with ``np.memmap(target, "<f4", "r")``. It is written in place
-    and left incomplete by an error: pass a temporary name and rename. Raises what ``waveform_16k`` raises, and OSError
-    if ``target`` can't be written.
+    ``through`` makes other blocks out of the recording's (rate in Hz, blocks), such as the voice alone. The recording's own
+    samples lie in a temporary file beside ``target`` meanwhile. Raises what ``write_track`` raises, and InputFileError
+    for a recording too short to make one sample at 16 kHz.
     """
-    total = 0
-    with target.open("wb") as file, closing(_mono_16k(path, start_s, duration_s, through)) as chunks:
-        for chunk in chunks:
-            file.write(chunk.astype("<f4", copy=False).tobytes())
-            total += len(chunk)
-    return total
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        samples = write_track(path, Path(folder) / "track.f32", start_s, duration_s, track)
+        return long_enough(path, write_heard(samples, target, through=through))
 
 
-def _mono_16k(
-    path: Path,
-    start_s: float | Fraction,
-    duration_s: float | Fraction | None,
-    through: Callable[[int, Blocks], tuple[int, Blocks]] | None = None,
-) -> Blocks:
-    rate_hz, _, blocks = read_blocks(path, start_s, duration_s)
-    if through is not None:
-        rate_hz, blocks = through(rate_hz, blocks)
-    # Bit for bit what soxr.resample(…, quality="HQ") gives in one go, whatever the sizes of the blocks.
-    stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
-    total = 0
-    with closing(blocks):
-        for block_TC in blocks:
-            chunk_T = stream.resample_chunk(block_TC.mean(axis=1))
-            total += len(chunk_T)
-            yield chunk_T
-    chunk_T = stream.resample_chunk(np.empty(0, np.float32), last=True)
-    if total + len(chunk_T) == 0:
+def long_enough(path: Path, samples: int) -> int:
+    """Return ``samples``; raise InputFileError for none."""
+    if samples == 0:
         raise InputFileError(
             f"{path}: got less than one sample at {SAMPLE_RATE_HZ} Hz, expected a longer recording", "record it again"
         )
-    yield chunk_T
+    return samples
 
 
-def _inspect(path: Path) -> tuple[AudioInfo, float]:
-    """Also gives the seconds of sound that the container promises at least (0 if it doesn't)."""
-    _check_file(path)
-    with _decoding(path, strict=False) as (pipe, process, log):
-        header = _wav_header(pipe)
-        if header is not None:
-            process.kill()  # the beginning says it all
-        process.wait()
-        text = _read(log)
-    streams = re.findall(r"^\[info\]   Stream #0:\d+.*?: (\w+): (\w+)(.*)", text, re.MULTILINE)
-    codec = next((name for kind, name, _ in streams if kind == "Audio"), None)
-    if streams and codec is None:
-        found = ", ".join(f"{kind.lower()} {name}" for kind, name, _ in streams)
-        raise InputFileError(f"{path}: got a file without sound ({found}), expected a recording", "choose another file")
-    if header is None or codec is None:
+def waveform_16k(
+    path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None, track: int | None = None
+) -> NDArray[np.float32]:
+    """Return ``waveform_T``, what lips hear of a recording at 16 kHz, all in memory (3.7 MiB a minute).
+
+    Raises what ``write_waveform`` raises.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "waveform.f32"
+        write_waveform(path, target, start_s, duration_s, track=track)
+        return np.fromfile(target, "<f4")
+
+
+# -- What a file is --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file that was looked at: its sound track, and the recordings that it was joined of."""
+
+    path: Path
+    info: AudioInfo
+    track: Track
+    picture: Track | None
+    pieces: list[Piece]
+    container: str
+
+
+def _look(path: Path, number: int | None) -> _Found:
+    check_file(path)
+    whole = Piece(0, path.stat().st_size)
+    found, first = _begin(path, whole, "", "0:a:0")
+    track = choose(path, found, number) if found.tracks else None
+    if track is not None and track is not found.sounds[0]:
+        found, first = _begin(path, whole, "", f"0:{track.index}")
+    if track is not None and first is None and _ERROR.search(found.log) is None:
+        raise _no_sample(path)
+    if first is None or track is None:
         raise InputFileError(
-            f"{path}: got a file that can't be decoded ({_first_error(text)}), expected a recording",
+            f"{path}: got a file that can't be decoded ({_reason(found.log)}), expected a recording",
             "use a complete WAV, MP3, M4A, FLAC, OGG or WebM file, or a video with sound",
         )
-    channels, rate_hz, _ = header
-    declared = re.search(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)(?:, start: (\d+\.\d+))?", text, re.MULTILINE)
-    if declared is None or "[warning] Estimating duration from bitrate" in text:
-        return AudioInfo(rate_hz, channels, codec, None), 0.0
-    hours, minutes, seconds, offset = declared.groups(default="0")
-    duration_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    # A film may go on after its sound has ended, a cover picture doesn't.
-    film = any(kind == "Video" and "(attached pic)" not in rest for kind, _, rest in streams)
-    promised_s = 0.0 if film else duration_s - float(offset) - _DURATION_SLACK_S
-    return AudioInfo(rate_hz, channels, codec, duration_s), promised_s
+    parts = pieces(path, found.container)
+    if len(parts) > 1:  # ffmpeg's guess at the form of a joined file may be that of a later piece
+        first = _begin(path, parts[0], _format(found.container), f"0:{track.index}")[1] or first
+    alone = len(found.sounds) == 1 and len(parts) == 1
+    info = AudioInfo(
+        first.rate_hz,
+        first.channels,
+        track.codec,
+        found.duration_s if alone else None,
+        first.layout,
+        found.sounds.index(track) + 1,
+        len(found.sounds),
+    )
+    return _Found(path, info, track, found.picture, parts, found.container)
 
 
-def _blocks(path: Path, info: AudioInfo, promised_s: float, first: int, end: int) -> Blocks:
-    """The frames ``first`` to ``end`` of ``path``."""
-    frame_bytes = 4 * info.channels
-    ending = _ending(path)
-    done = 0
-    with _decoding(path, strict=ending != "open") as (pipe, process, log):
-        _wav_header(pipe)
-        while len(data := pipe.read(info.rate_hz * frame_bytes)) >= frame_bytes:
-            block_TC = np.frombuffer(data, "<f4", len(data) // frame_bytes * info.channels).reshape(-1, info.channels)
-            wanted_TC = block_TC[max(first - done, 0) : end - done]
-            bad = np.flatnonzero(~np.isfinite(wanted_TC).all(axis=1))
-            if len(bad):
-                at_s = (max(first, done) + int(bad[0])) / info.rate_hz
-                raise InputFileError(
-                    f"{path}: got a sample that is not a finite number at {at_s:.3f} s, expected finite numbers",
-                    "export the recording again",
-                )
-            if len(wanted_TC):
-                yield wanted_TC
-            done += len(block_TC)
-            if done >= end:
-                return  # all that was asked for; the file may go on
-        complete = process.wait() == 0 and ending != "cut"
-        text = _read(log)
+class _Listed(Listing):
+    log: str = ""
 
-    length_s = done / info.rate_hz
-    if not complete or length_s < promised_s or "[error] File ended prematurely" in text:
-        repair = shlex.join([ffmpeg(), "-i", f"file:{path}", "-map", "0:a:0", "repaired.flac"])
-        raise InputFileError(
-            f"{path}: got a damaged or cut off file ({length_s:.3f} s can be read; {_first_error(text)}), "
-            "expected a complete one",
-            f"copy it again; or keep what can be read: {repair}",
-        )
+
+def _begin(path: Path, piece: Piece, container: str, stream: str) -> tuple[_Listed, Frame | None]:
+    """Return ffmpeg's listing of a file and the first frame of one of its streams."""
+    output = ["-map", stream, "-af", "ashowinfo", "-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
+    with decoding(ffmpeg(), [*_source(path, piece, container), *output]) as frames:
+        batch = next(iter(frames), None)
+        frames.process.kill()
+        log = frames.log()
+    found = _Listed(**vars(listing(log)))
+    found.log = log
+    return found, batch[0] if batch else None
+
+
+def _format(container: str) -> str:
+    """Return a name of a format as ffmpeg's ``-f`` has it."""
+    return container.split(",")[0]
+
+
+def _source(path: Path, piece: Piece, container: str) -> list[str]:
+    """Return ffmpeg's input: with "file:" a name can't pass for an option or an address, and a playlist can't name one."""
+    if not container:
+        return ["-i", f"file:{path}"]
+    part = f"subfile,,start,{piece.begin},end,{piece.end},,:file:{path}"
+    return ["-protocol_whitelist", "file,subfile", "-f", container, "-i", part]
+
+
+# -- Samples ---------------------------------------------------------------------------------------------------------
+
+
+def _span(found: _Found, first: int, end: int) -> Blocks:
+    """Return the samples ``first`` to ``end`` of the clock."""
+    path, rate_hz, done = found.path, found.info.rate_hz, 0
+    for block_TC in _seconds(_clocked(found), rate_hz):
+        wanted_TC = block_TC[max(first - done, 0) : end - done]
+        bad = np.flatnonzero(~np.isfinite(wanted_TC).all(axis=1))
+        if len(bad):
+            at_s = (max(first, done) + int(bad[0])) / rate_hz
+            raise InputFileError(
+                f"{path}: got a sample that is not a finite number at {at_s:.3f} s, expected finite numbers",
+                "export the recording again",
+            )
+        if len(wanted_TC):
+            yield wanted_TC
+        done += len(block_TC)
+        if done >= end:
+            return  # all that was asked for; the file may be longer
     if done == 0:
-        raise InputFileError(f"{path}: got a file without a single sample, expected a recording", "record it again")
+        raise _no_sample(path)
     if done <= first:
         raise InputFileError(
-            f"{path}: got a start at {first / info.rate_hz:.3f} s, expected one before the end at {length_s:.3f} s",
+            f"{path}: got a start at {first / rate_hz:.3f} s, expected one before the end at {done / rate_hz:.3f} s",
             "choose an earlier start",
         )
 
 
-@contextmanager
-def _decoding(path: Path, strict: bool) -> Iterator[tuple[IO[bytes], subprocess.Popen[bytes], IO[bytes]]]:
-    """Runs ffmpeg on ``path``: (float32 WAV, process, log). The process has ended when the context is left."""
-    options = ["-v", "level+info", "-hide_banner", "-nostats", "-nostdin", *(["-xerror"] if strict else [])]
-    # With "file:" a name can't pass for an option or an address, and a playlist can't name one.
-    source = ["-i", f"file:{path}", "-map", "0:a:0"]
-    command = [ffmpeg(), *options, *source, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
-    with tempfile.TemporaryFile() as log:
-        try:
-            # A session of its own: Ctrl-C in the terminal is ours to handle, it must not look like a damaged file.
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
-        except OSError as error:
-            raise _no_ffmpeg(str(error)) from error
-        with process:
-            assert process.stdout is not None
-            try:
-                yield process.stdout, process, log
-            finally:
-                process.kill()
+def _seconds(blocks: Blocks, rate_hz: int) -> Blocks:
+    """Return the same samples in blocks of exactly a second: what comes out doesn't depend on how fast they came in."""
+    held: list[NDArray[np.float32]] = []
+    count = 0
+    with closing(blocks):
+        for block_TC in blocks:
+            held.append(block_TC)
+            count += len(block_TC)
+            while count >= rate_hz:
+                whole_TC = np.concatenate(held) if len(held) > 1 else held[0]
+                yield whole_TC[:rate_hz]
+                held = [whole_TC[rate_hz:]]
+                count -= rate_hz
+    if count:
+        yield np.concatenate(held)
 
 
-def ffmpeg() -> str:
-    """The path of the ffmpeg that comes with imageio-ffmpeg; AvatarError without one."""
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise _no_ffmpeg("none") from error
+def _no_sample(path: Path) -> InputFileError:
+    return InputFileError(f"{path}: got a file without a single sample, expected a recording", "record it again")
 
 
-def _no_ffmpeg(got: str) -> AvatarError:
-    return AvatarError(
-        f"ffmpeg: got {got}, expected the program that comes with imageio-ffmpeg",
-        "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE unless it names an ffmpeg",
+def _clocked(found: _Found) -> Blocks:
+    """Return all samples of a file, piece after piece, on its clock."""
+    position = 0
+    for number, piece in enumerate(found.pieces):
+        container = _format(found.container) if len(found.pieces) > 1 else ""
+        position = yield from _decode(found, piece, container, number, position)
+
+
+def _decode(
+    found: _Found, piece: Piece, container: str, number: int, begin: int
+) -> Generator[NDArray[np.float32], None, int]:
+    """Decode a piece that begins at sample ``begin``; return where it ends."""
+    info, path = found.info, found.path
+    end = ending(path, piece)
+    options = ["-ignore_length", "1"] if end == "longer" else []
+    stream = f"0:{found.track.index}" if number == 0 else "0:a:0"
+    output = ["-map", stream, "-af", f"aformat=sample_rates={info.rate_hz},ashowinfo"]
+    if number:
+        output += ["-ac", str(info.channels)]
+    output += ["-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
+    if found.picture is not None and number == 0:
+        # The first picture is read too: the tracks of some formats have their zero where what is read begins.
+        output += ["-map", f"0:{found.picture.index}", "-frames:v", "1", "-c:v", "copy", "-f", "null", "-"]
+    with decoding(ffmpeg(), [*options, *_source(path, piece, container), *output]) as frames:
+        clock: Clock | None = None
+        for batch in frames:
+            if clock is None:
+                head = listing(frames.said())
+                lead = round(_lead_s(head, found.track, batch[0], info.rate_hz) * info.rate_hz) if number == 0 else 0
+                clock = Clock(info.rate_hz, begin + lead, head.container != "avi")
+                yield from _silence(lead, info)
+            yield from _placed(found, frames, batch, clock)
+        status = frames.process.wait()
+        log = frames.log()
+    position = begin if clock is None else clock.position
+    _check_whole(found, listing(log), log, status == 0 and end != "cut", position - begin, position)
+    return position
+
+
+def _lead_s(head: Listing, track: Track, first: Frame, rate_hz: int) -> Fraction:
+    if first.stamp is None:
+        return Fraction(0)
+    lead = lead_s(head, track, Fraction(first.stamp, rate_hz))
+    return lead if lead >= _LEAST_LEAD_S else Fraction(0)
+
+
+def _placed(found: _Found, frames: Frames, batch: list[Frame], clock: Clock) -> Blocks:
+    """Return the samples of announced frames as the clock has them."""
+    waiting = 0
+    for frame in batch:
+        silence, dropped = clock.place(frame.stamp, frame.samples)
+        if silence > _LONGEST_HOLE_S * found.info.rate_hz:
+            raise InputFileError(
+                f"{found.path}: got time stamps that jump by {silence / found.info.rate_hz:.0f} s, expected a recording "
+                f"without holes of more than {_LONGEST_HOLE_S} s",
+                f"write it again without its time stamps: {_repair(found)}",
+            )
+        if silence or dropped:
+            yield from _read(frames, waiting, found.info)
+            waiting = 0
+            yield from _silence(silence, found.info)
+            for _ in _read(frames, dropped, found.info):
+                pass
+        waiting += frame.samples - dropped
+    yield from _read(frames, waiting, found.info)
+
+
+def _read(frames: Frames, count: int, info: AudioInfo) -> Blocks:
+    """Return so many samples from the pipe, at most a second at a time."""
+    frame_bytes = 4 * info.channels
+    while count > 0:
+        wanted = min(count, info.rate_hz)
+        data = frames.pipe.read(wanted * frame_bytes)
+        whole = len(data) // frame_bytes
+        if whole:
+            yield np.frombuffer(data, "<f4", whole * info.channels).reshape(-1, info.channels)
+        if whole < wanted:
+            return  # ffmpeg was ended: its status tells
+        count -= whole
+
+
+def _silence(count: int, info: AudioInfo) -> Blocks:
+    while count > 0:
+        yield np.zeros((min(count, info.rate_hz), info.channels), np.float32)
+        count -= info.rate_hz
+
+
+# -- Damage ----------------------------------------------------------------------------------------------------------
+
+
+def _check_whole(found: _Found, head: Listing, log: str, complete: bool, count: int, position: int) -> None:
+    """Raise InputFileError for a piece that isn't complete, of which ``count`` samples could be read."""
+    rate_hz = found.info.rate_hz
+    promised_s = 0.0
+    # A film may be longer than its sound, and so may another sound track.
+    if head.duration_s is not None and head.picture is None and len(head.sounds) == 1:
+        promised_s = head.duration_s - float(head.start_s) - _DURATION_SLACK_S
+    loss = _LOSS.search(log)
+    if complete and loss is None and count / rate_hz >= promised_s:
+        return
+    reason = f"ffmpeg: {loss[1]}" if loss else "it ends before its declared end"
+    raise InputFileError(
+        f"{found.path}: got a damaged or cut off file ({position / rate_hz:.3f} s can be read; {reason}), "
+        "expected a complete one",
+        f"copy it again; or keep what can be read: {_repair(found)}",
     )
 
 
-def _check_file(path: Path) -> None:
+def _repair(found: _Found) -> str:
+    return shlex.join([ffmpeg(), "-i", f"file:{found.path}", "-map", f"0:{found.track.index}", "repaired.flac"])
+
+
+def _reason(log: str) -> str:
+    error = _ERROR.search(log)
+    return f"ffmpeg: {error[1]}" if error else "ffmpeg finds no sound in it"
+
+
+def check_file(path: Path) -> None:
+    """Raise InputFileError for what is no readable regular file with content."""
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
             kind = "a folder" if path.is_dir() else "something that is not a regular file"
@@ -270,58 +422,9 @@ def _check_file(path: Path) -> None:
         raise InputFileError(f"{path}: got {error.strerror}, expected a readable recording") from error
 
 
-def _wav_header(file: IO[bytes]) -> tuple[int, int, int] | None:
-    """Reads up to the first sample: (channels, rate in Hz, bytes of samples declared), None if it isn't WAV."""
-    if file.read(12)[8:] != b"WAVE":
-        return None
-    channels = rate_hz = 0
-    while len(head := file.read(8)) == 8:
-        name, size = struct.unpack("<4sI", head)
-        if name == b"data":
-            return channels, rate_hz, size
-        body = file.read(size + size % 2)
-        if name == b"fmt " and len(body) >= 8:
-            channels, rate_hz = struct.unpack("<2xHI", body[:8])
-    return None
-
-
-def _ending(path: Path) -> Literal["open", "cut", "other"]:
-    """What the container says of its end where ffmpeg doesn't look: "open" is a WAV of undeclared size.
-
-    ffmpeg takes a WAV that stops between two of its packets and an Ogg without end mark for whole, and with -xerror it
-    drops the last packet of a WAV whose writer couldn't go back to note the size.
-    """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(12)
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - _OGG_PAGE_MAX_BYTES))
-            return "other" if _ends_ogg(file.read()) else "cut"
-        if head[:4] != b"RIFF":
-            return "other"
-        if head[8:] != b"WAVE":
-            return "cut" if size < int.from_bytes(head[4:8], "little") else "other"
-        file.seek(0)
-        header = _wav_header(file)
-        if header is not None and header[2] in _UNKNOWN_SIZES:
-            return "open"
-        return "cut" if header is None or file.tell() + header[2] > size else "other"
-
-
-def _ends_ogg(tail: bytes) -> bool:
-    """Whether the last page is whole and marked as the last (RFC 3533, section 6)."""
-    page = tail[max(tail.rfind(b"OggS"), 0) :]
-    if len(page) < 27 or not page[5] & 4:
-        return False
-    lacing = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(lacing)
-
-
-def _read(log: IO[bytes]) -> str:
-    log.seek(0)  # moves the place where ffmpeg writes too: it must have ended
-    return log.read().decode("utf-8", "replace")
-
-
-def _first_error(text: str) -> str:
-    found = re.search(r"\[(?:error|fatal)\] (.*)", text)
-    return f"ffmpeg: {found[1]}" if found else "it ends before its declared end"
+def ffmpeg() -> str:
+    """Return the path of the ffmpeg that comes with imageio-ffmpeg; AvatarError without one."""
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise no_ffmpeg("none") from error

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatarctl.audio.decode import read_blocks
+from avatarctl.audio.track import Blocks
 from avatarctl.errors import InputFileError, UsageError
 
 if TYPE_CHECKING:
@@ -32,14 +33,23 @@ def trimmed_span(
     start_s: float | Fraction = 0,
     duration_s: float | Fraction | None = None,
 ) -> tuple[float, float]:
-    """Leaves out leading and trailing silence: the (start, duration) in seconds of the file to pass on, to 10 ms.
+    """Leave out leading and trailing silence: return (start, duration) in seconds of the file, to 10 ms.
 
-    Silence is 10 ms whose level over all channels is below ``threshold_dbfs``. Reads the recording once in flat memory.
-    Raises what ``read_blocks`` raises, and InputFileError if all is silence.
+    Reads the recording once in flat memory. Raises what ``read_blocks`` and ``sound_in`` raise.
     """
     rate_hz, _, blocks = read_blocks(path, start_s, duration_s)
+    begin_s, length_s = sound_in(path, rate_hz, blocks, threshold_dbfs)
+    return float(start_s) + begin_s, length_s
+
+
+def sound_in(path: Path, rate_hz: int, blocks: Blocks, threshold_dbfs: float = -50.0) -> tuple[float, float]:
+    """Return where the sound of some blocks begins and how long it is, in seconds, without silence at both ends.
+
+    Silence is 10 ms whose level over all channels is below ``threshold_dbfs``. Raises InputFileError, naming ``path``, if
+    all is silence.
+    """
     detect_leading_silence = _pydub().silence.detect_leading_silence
-    begin_s, end_s, at_s = -1.0, 0.0, float(start_s)
+    begin_s, end_s, at_s = -1.0, 0.0, 0.0
     with closing(blocks):
         for block_TC in blocks:
             segment = _segment(block_TC, rate_hz)
@@ -58,19 +68,28 @@ def trimmed_span(
 
 
 def loudness(path: Path, start_s: float | Fraction = 0, duration_s: float | Fraction | None = None) -> Loudness:
-    """Measures level and peak of a recording, in flat memory. Raises what ``read_blocks`` raises.
+    """Measure level and peak of a recording, in flat memory. Raises what ``read_blocks`` raises.
 
     Digital silence has both at minus infinity.
     """
-    _, channels, blocks = read_blocks(path, start_s, duration_s)
-    energy, peak, frames = 0.0, 0.0, 0
+    return loudness_of(read_blocks(path, start_s, duration_s)[2])
+
+
+def loudness_of(blocks: Blocks) -> Loudness:
+    """Measure level and peak of some blocks."""
+    energy, peak, count = 0.0, 0.0, 0
     with closing(blocks):
         for block_TC in blocks:
             energy += float(np.square(block_TC, dtype=np.float64).sum())
             peak = max(peak, float(np.abs(block_TC).max()))
-            frames += len(block_TC)
-    rms = math.sqrt(energy / (frames * channels))
-    return Loudness(20 * math.log10(rms) if rms else -math.inf, 20 * math.log10(peak) if peak else -math.inf)
+            count += block_TC.size
+    rms = math.sqrt(energy / count)
+    return Loudness(decibel(rms), decibel(peak))
+
+
+def decibel(level: float) -> float:
+    """Return an amplitude in dB relative to full scale; minus infinity for 0."""
+    return 20 * math.log10(level) if level else -math.inf
 
 
 def gain_db(measured: Loudness, target_dbfs: float) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Wav2Vec2Model
 
-from avatarctl.audio.decode import SAMPLE_RATE_HZ
+from avatarctl.audio.track import SAMPLE_RATE_HZ
 from avatarctl.errors import UsageError
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatarctl.audio.decode import Blocks
+from avatarctl.audio.track import Blocks
 from avatarctl.errors import WeightsError
 
 # Of Kim Vocal 2, as Ultimate Vocal Remover's table of models lists them; the network's file doesn't tell.

@@ -51,7 +51,8 @@ class BatchPlan:
 def checked_of(item: Item) -> Checked:
     """Return the checked job of an item: its files were looked at before."""
     job = item.job
-    return Checked(job, probe(job.audio), find_weights(job.weights, job.render.size, job.variant), separator_of(job))
+    audio = probe(job.audio, job.render.audio_track)
+    return Checked(job, audio, find_weights(job.weights, job.render.size, job.variant), separator_of(job))
 
 
 def plan_batch(items: Sequence[Item], redo: bool) -> tuple[BatchPlan, list[tuple[Item, AvatarError]]]:

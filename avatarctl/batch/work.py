@@ -15,6 +15,7 @@ from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, BusyError, ChangedError, Interrupted, UsageError
 from avatarctl.render.folder import RenderFolder, guarded
 from avatarctl.render.journey import journey
+from avatarctl.render.ours import is_render, is_vacant
 
 if TYPE_CHECKING:
     from avatarctl.render.networks import LoadedNetworks
@@ -84,7 +85,7 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
 def tidy(item: Item) -> None:
     """Remove the render folder of a finished item, if a kill left one."""
     folder = RenderFolder(item.job.folder)
-    if folder.path.is_dir():
+    if folder.path.is_dir() and (is_vacant(folder.path) or is_render(folder.path)):  # else it is the user's
         with folder.held():
             folder.remove()
 

@@ -33,4 +33,4 @@ def doctor(weights: Weights = None, as_json: AsJson = False) -> None:
 def _text(checks: list[Check]) -> str:
     found = console.table(("STATE", "CHECK", "FOUND"), [(check.state, check.name, check.found) for check in checks])
     fixes = [(check.name, check.fix) for check in checks if check.fix]
-    return f"{found}\n\n{console.table(('CHECK', 'TO MEND IT'), fixes)}" if fixes else found
+    return f"{found}\n\n{console.table(('CHECK', 'TO FIX IT'), fixes)}" if fixes else found

@@ -39,6 +39,7 @@ def generate(
     window_batch: o.WindowBatch = None,
     start: o.Start = None,
     duration: o.Duration = None,
+    audio_track: o.AudioTrack = None,
     trim_silence: o.TrimSilence = None,
     separate_vocals: o.SeparateVocals = None,
     loudness: o.Loudness = None,
@@ -91,6 +92,7 @@ def generate(
         "window_batch": window_batch,
         "start_s": start,
         "duration_s": duration,
+        "audio_track": audio_track,
         "trim_silence": trim_silence,
         "separate_vocals": separate_vocals,
         "loudness_dbfs": loudness,
@@ -157,7 +159,9 @@ def resume(
         from avatarctl.settings.placement import PlacementSettings
 
         job = job.model_copy(update={"placement": make(PlacementSettings, {**job.placement.model_dump(), **changes})})
-    console.note(f"resuming {path}: {standing(path).words()}")
+    now = standing(path)
+    if now.percent != 100:
+        console.note(f"resuming {path}: {now.words()}")
     run_job(job, False, "resume", as_json, quiet, progress)
 
 
@@ -227,8 +231,8 @@ def _plan_text(planned: Estimate, disks: str) -> str:
     time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
-        ("windows", f"{planned.windows}, the first is final after {planned.steps_to_first_window} window steps"),
-        ("window steps", f"{planned.window_steps}, {planned.passes} passes of the transformer"),
+        ("passes", f"{planned.window_steps} over {planned.windows} windows"),
+        ("first part", f"can be watched after {planned.steps_to_first_window} passes"),
         ("disk", disks),
         ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
         ("time", f"{time_text} ({planned.time_basis})"),

@@ -230,6 +230,16 @@ SeparateVocals = Annotated[
         rich_help_panel=VOICE,
     ),
 ]
+AudioTrack = Annotated[
+    int | None,
+    typer.Option(
+        "--audio-track",
+        metavar="N",
+        help="Sound track of a recording that has several: 1 is the first.",
+        show_default="the default one",
+        rich_help_panel=VOICE + RARE,
+    ),
+]
 TrimSilence = Annotated[
     bool | None,
     typer.Option(

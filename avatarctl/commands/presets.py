@@ -189,7 +189,11 @@ def copy(
         )
     copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
     ownership.check_no_input(copied, "avatarctl presets copy NAME", [("the preset to copy", source)])
-    if copied.is_dir() or (copied.exists() and not force):
+    if copied.is_dir():
+        raise UsageError(
+            f"target: {copied} is a folder, expected a file", f"such as {shlex.quote(str(copied / 'mine.yaml'))}"
+        )
+    if copied.exists() and not force:
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
     if copied.parent.exists() and not copied.parent.is_dir():
         raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder", f"such as ./{copied.name}")

@@ -233,7 +233,7 @@ def evaluate(
 ) -> None:
     """Measure the embedded avatar: lips against voices, faces against references, minutes, window borders, settings.
 
-    Faces and voices are none of the training set. Needs espeak-ng. Goes on where it stopped.
+    Faces and voices are none of the training set. Needs espeak-ng. Run it again to continue where it stopped.
 
     Example: avatarctl puppet evaluate --output report
     """

@@ -50,7 +50,7 @@ def receive(repo: str, commit: str, remote: Remote, part: Path, received: Receiv
         else:
             raise problem or WeightsError(f"{remote.path}: got nothing after {have} of {remote.size} bytes", GO_ON)
         if problem:
-            console.note(f"{remote.path}: the connection was cut at {have} of {remote.size} bytes; going on")
+            console.note(f"{remote.path}: the connection was cut at {have} of {remote.size} bytes; continuing")
             time.sleep(WAITS_S[tried - 1] if tried else 0)
 
 

@@ -20,10 +20,11 @@ from avatarctl.render.finite import require_finite_latents
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, save_final, segment_file, window_file
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.join import Sound, join
+from avatarctl.render.join import join
 from avatarctl.render.networks import LoadedNetworks, Networks
 from avatarctl.render.ours import PREVIEW
-from avatarctl.render.prepare import decode_audio, own_device, start_of
+from avatarctl.render.prepare import own_device
+from avatarctl.render.sound import Sound, decode_audio, start_of
 from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.subtitles import SoftTrack, lay_out
 from avatarctl.sampling.denoise import Sampler
@@ -44,7 +45,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
-        tracks = lay_out(job, folder, start_of(checked, sound), plan.video_frames / plan.fps)
+        tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
@@ -246,7 +247,7 @@ class Work:
 
     def _interrupt(self) -> None:
         done = self.sampler.progress.steps_done()
-        self.stop.check(self.folder, f"{done} of {self.total} window steps are saved")
+        self.stop.check(self.folder, f"{done} of {self.total} passes are saved")
 
 
 # -- The finished video ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from fractions import Fraction
 from statistics import median
 from typing import Any
 
+from avatarctl.audio.decode import AudioInfo
 from avatarctl.networks import memory
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
 from avatarctl.networks.header import read_header
@@ -57,6 +58,7 @@ def estimate(checked: Checked, samples: int | None = None) -> Estimate:
     peak, basis = _memory(job, checked.weights, plan.window)
     reach = plan.reach
     width, height = settings.size
+    track_bytes = _track_bytes(checked.audio, plan.samples)
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
@@ -65,15 +67,15 @@ def estimate(checked: Checked, samples: int | None = None) -> Estimate:
         passes=window_steps * guided,
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
-        cache_bytes=_cache_bytes(plan, settings, reach),
-        least_bytes=plan.samples * 4 + plan.latent_frames * _frame_bytes(settings),
+        cache_bytes=_cache_bytes(plan, settings, reach) + track_bytes,
+        least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
         memory_bytes=peak,
         memory_basis=basis,
         time_s=None if known is None else known["step_s"] * window_steps,
         time_basis=(
-            "no render like this was finished here yet: see benchmarks/device.py"
+            "no render like this was finished on this machine yet"
             if known is None
-            else f"{known['step_s']:.3g} s per window step in {known['renders']} earlier renders with these settings"
+            else f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
         ),
     )
 
@@ -83,10 +85,10 @@ def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str
     heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
     dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
     vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
-    basis = "calculated for the 1.3B network (README, Memory)"
+    basis = "calculated for the 1.3B network"
     if heads[0] is not None:
         dims = TransformerDims.parse(heads[0].dims)
-        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights (README, Memory)"
+        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights"
     if heads[1] is not None and heads[2] is not None:
         width = VaeDims.parse(heads[1].dims).base_dim
         vae, speech = heads[1].parameters, heads[2].parameters
@@ -125,7 +127,7 @@ def _samples(checked: Checked) -> int:
     if whole_s is None:
         from avatarctl.audio.decode import read_blocks
 
-        rate, _, blocks = read_blocks(checked.job.audio)
+        rate, _, blocks = read_blocks(checked.job.audio, track=settings.audio_track)
         whole_s = sum(len(block) for block in blocks) / rate
     left_s = max(exact(round(whole_s, 6)) - exact(settings.start_s), Fraction(0))
     used_s = left_s if settings.duration_s is None else min(left_s, exact(settings.duration_s))
@@ -142,6 +144,11 @@ def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
 def _frame_bytes(settings: RenderSettings) -> int:
     """Return the bytes of a latent frame as it is saved."""
     return 16 * (settings.size[0] // 8) * (settings.size[1] // 8) * 4
+
+
+def _track_bytes(audio: AudioInfo, samples: int) -> int:
+    """Return the bytes of the recording's own samples, in all their channels."""
+    return samples * audio.rate_hz * audio.channels * 4 // SAMPLE_RATE_HZ
 
 
 def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: WeightFiles) -> str:

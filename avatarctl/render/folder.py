@@ -8,8 +8,10 @@ exist for a reader and is computed again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -24,7 +26,7 @@ from avatarctl import __version__, durable, jsontext, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import derived
+from avatarctl.paths import HERE_IS_GONE, derived, here_is_gone
 from avatarctl.render import ours
 from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
 
@@ -56,7 +58,7 @@ class RenderFolder:
         Raises ``UsageError`` for a folder that isn't ours. One that has no render in the end is left as it was found.
         """
         self.check_ours()
-        with guarded(self.path):
+        with self._guarded():
             self._made = ownership.make_folder(self.path)
             try:
                 self._lock.acquire(timeout=0)
@@ -67,7 +69,7 @@ class RenderFolder:
                     f"{self.path}: the render is held by {who}", "wait for it, or stop that process and run this again"
                 ) from error
         try:
-            with guarded(self.path):
+            with self._guarded():
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in ours.parts(self.path):
@@ -234,7 +236,7 @@ class RenderFolder:
 
     def adopt(self, part: Path, name: str) -> None:
         """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
-        with guarded(self.path):
+        with self._guarded():
             with part.open("rb") as file:
                 os.fsync(file.fileno())
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -246,7 +248,7 @@ class RenderFolder:
     def new_part(self, name: str) -> Path:
         """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
-        with guarded(self.path):
+        with self._there():
             target.parent.mkdir(parents=True, exist_ok=True)
         # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
         return durable.part_of(target)
@@ -322,7 +324,7 @@ class RenderFolder:
     def event(self, kind: str, **data: Any) -> None:
         """Append a line to events.jsonl. The log is for people: a torn last line after a kill costs nothing."""
         line = jsontext.dumps({"time": round(time.time(), 3), "event": kind, **data}) + "\n"
-        with guarded(self.path), (self.path / EVENTS).open("a", encoding="utf-8") as file:
+        with self._guarded(), (self.path / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
 
     # -- How a write becomes durable -----------------------------------------------------------------------------------
@@ -340,15 +342,39 @@ class RenderFolder:
             return "" if unsealed(self.path / INDEX) else "damaged"
         return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
 
+    def _guarded(self) -> AbstractContextManager[None]:
+        return guarded(self.path, self.path)
+
     def _replace(self, name: str, data: bytes) -> None:
-        with guarded(self.path):
+        with self._there():
             durable.replace(self.path / name, data)
 
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Refuse to make a folder again that somebody deleted meanwhile: what lay in it is lost."""
+        with self._guarded():
+            if not self.path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            yield
 
-def guarded(path: Path) -> AbstractContextManager[None]:
-    """Turn a full disk, a read-only folder and the like into errors that say what to do about a render."""
-    return durable.guarded(
-        path,
-        full="free some space and run `avatarctl resume`, or the same command again: what is finished is kept",
-        elsewhere="choose another with --work-dir",
-    )
+
+@contextmanager
+def guarded(path: Path, render: Path | None = None) -> Iterator[None]:
+    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render.
+
+    ``render``: its folder, which hints name.
+    """
+    again = "avatarctl resume" + (f" {shlex.quote(str(render))}" if render is not None else "")
+    full = f"free some space and run `{again}`, or the same command again: what is finished is kept"
+    try:
+        with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
+            yield
+    except FileNotFoundError as error:
+        if here_is_gone():
+            raise InputFileError(*HERE_IS_GONE) from error
+        if path.is_dir():
+            raise  # something else is
+        raise InputFileError(
+            f"{path}: was deleted or moved while the render ran",
+            "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
+        ) from error

@@ -66,7 +66,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
     picture, notes = look_at(job.image)
-    audio = probe(job.audio)
+    audio = probe(job.audio, job.render.audio_track)
     check_output(job.output)
     check_subtitles(job)
     video = job.video

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 
-from avatarctl.audio.decode import AudioInfo
 from avatarctl.render.ffmpeg import BITEXACT, check, start
 from avatarctl.render.quicktime import write_languages
+from avatarctl.render.sound import Sound
 from avatarctl.render.subtitles import SoftTrack
 from avatarctl.settings.formats import VideoFormat
 from avatarctl.settings.languages import language_in
@@ -30,7 +28,7 @@ def join(
     tags: Mapping[str, str] = MappingProxyType({}),
     subtitles: Sequence[SoftTrack] = (),
 ) -> None:
-    """Join segments without encoding again, with the original sound beside them, into a video at ``target``.
+    """Join segments without encoding again, with the recording's sound beside them, into a video at ``target``.
 
     The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
     or padded with silence to the picture's length, to the sample. ``tags`` are written as they are; of ``subtitles`` none is
@@ -41,8 +39,8 @@ def join(
     source = ["-f", "concat", "-safe", "0", "-protocol_whitelist", "file,pipe,fd", "-i", "pipe:0"]
     inputs, result = [*source], ["-map", "0:v:0"]
     if sound is not None:
-        inputs += ["-protocol_whitelist", "file", "-i", f"file:{sound.path.absolute()}"]
-        bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.info.channels, 2)}k"
+        inputs += sound.source()
+        bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.channels_out, 2)}k"
         rate = () if video.sound.startswith("pcm") else ("-b:a", bit_rate)
         result += ["-map", "1:a:0", "-af", sound.filter(), "-c:a", video.sound, *rate]
     for number, track in enumerate(subtitles):
@@ -58,28 +56,3 @@ def join(
     check(process.returncode, log)
     if video.suffix == ".mov" and subtitles:
         write_languages(target, 1 if sound is None else 2, [track.language for track in subtitles])
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A stretch of the original recording: all channels, its own sample rate, ``duration_s`` from ``start_s`` on.
-
-    ``length_s`` is the picture's: silence fills up what the recording lacks.
-    """
-
-    path: Path
-    info: AudioInfo
-    start_s: Fraction
-    duration_s: Fraction
-    length_s: Fraction
-    gain_db: float = 0.0
-
-    def filter(self) -> str:
-        """Return the ffmpeg filter that cuts it to the sample and pads it to the picture."""
-        first = round(self.start_s * self.info.rate_hz)
-        count = round(self.duration_s * self.info.rate_hz)
-        whole = round(self.length_s * self.info.rate_hz)
-        gain = f",volume={self.gain_db}dB" if self.gain_db else ""
-        return (
-            f"atrim=start_sample={first}:end_sample={first + count},asetpts=PTS-STARTPTS{gain},apad=whole_len={whole}"
-        )

@@ -70,7 +70,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             except AvatarError as error:
                 # Where a hint says to resume, it says what.
                 error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")
-                if fresh and failed_to_start(folder, error):
+                if fresh and folder.exists() and failed_to_start(folder, error):
                     folder.remove(and_folder=False)
                 raise
             if job.keep:

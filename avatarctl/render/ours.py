@@ -26,7 +26,8 @@ OWN_NAME = re.compile(
             r"windows/\d{6,}\.safetensors",
             r"frontier/(\d{6,}-\d{4,}\.safetensors|generation-\d{8,}\.json)",
             r"segments/\d{6,}\.\w+",
-            r"audio\.\w+",  # the waveform, and the sound of the video
+            r"audio\.\w+",  # the waveform that lips follow
+            r"track\.\w+",  # the sound of the video, and what is known of it
             r"(preview|video|sheet)\.\w+",
         )
     )

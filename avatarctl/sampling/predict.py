@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from avatarctl.errors import UsageError
-from avatarctl.networks.transformer import ContextKV, StableAvatarTransformer3DModel
+from avatarctl.networks.block import ContextKV
+from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, WindowRequest, schedule
 from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme

@@ -130,6 +130,8 @@ class RenderSettings(Settings):
     """Where in the recording to begin: 90, 90s, 1:30 or 1:02:03.5."""
     duration_s: Annotated[Seconds, Field(gt=0)] | None = None
     """How much of the recording to use, such as 90s or 1:30 (null: to its end)."""
+    audio_track: Annotated[int, Field(ge=1)] | None = None
+    """Sound track of a recording with several; 1 is the first (null: its default)."""
     trim_silence: bool = False
     """Leave out silence at both ends of the recording."""
     separate_vocals: bool = False

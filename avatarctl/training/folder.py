@@ -140,7 +140,7 @@ def _check_unchanged(begun: Mapping[str, Any], now: Mapping[str, Any], run: Path
     if changes:
         raise ChangedError(
             f"{run}: this run began with other settings:\n  " + "\n  ".join(changes),
-            "give the old ones, train into another --output, or begin anew with --force",
+            "give the old ones, train into another --output, or start over with --force",
         )
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from avatarctl.audio.decode import SAMPLE_RATE_HZ
 from avatarctl.audio.speech import normalise, samples_of, speech_states
+from avatarctl.audio.track import SAMPLE_RATE_HZ
 from avatarctl.errors import UsageError
 
 

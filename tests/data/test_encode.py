@@ -121,13 +121,21 @@ def test_nothing_to_do_loads_no_network(
     assert loads == ["one"] * 4
 
 
+NONE = {"clips": 0, "known": 0, "to_encode": 0, "passed_over": []}
+
+
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, encode: Encode, source: Path) -> None:
-    assert encode(source, tmp_path / "cache", "--dry-run").data == {"clips": 3, "known": 0, "to_encode": 3}
+    assert encode(source, tmp_path / "cache", "--dry-run").data == {**NONE, "clips": 3, "to_encode": 3}
     assert not (tmp_path / "cache").exists()
     encode(source / "square" / "speech", tmp_path / "cache")
     shutil.copytree(source / "square" / "speech", tmp_path / "more")
     footage.video(tmp_path / "more" / "new.mkv", seed=5)
-    assert encode(tmp_path / "more", tmp_path / "cache", "--dry-run").data == {"clips": 2, "known": 1, "to_encode": 1}
+    assert encode(tmp_path / "more", tmp_path / "cache", "--dry-run").data == {
+        **NONE,
+        "clips": 2,
+        "known": 1,
+        "to_encode": 1,
+    }
     assert len(Index(tmp_path / "cache").clips) == 1
 
 

@@ -73,7 +73,7 @@ def test_a_cut_connection_is_taken_up_where_it_ended(fetch: Fetch, hub: Hub, fol
     assert done.code == 0 and whole(folder, hub, NEEDED)
     size = SIZES[SQUARE]
     assert [span for _, span in hub.downloads(SQUARE)] == [None, f"bytes={size // 2}-", f"bytes={size * 3 // 4}-"]
-    assert f"cut at {size // 2} of {size} bytes; going on" in done.err
+    assert f"cut at {size // 2} of {size} bytes; continuing" in done.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -30,6 +30,8 @@ HARMS = {"flip": flip, "cut": cut, "lose": Path.unlink}
 CASES = ["flip", pytest.param("cut", marks=pytest.mark.long), "lose"]
 KINDS = {
     "waveform": "audio.f32",
+    "track": "track.f32",
+    "facts of the track": "track.json",
     "conditions": "conditions.safetensors",
     "first window": "windows/000000.safetensors",
     "last window": "windows/*[0-9].safetensors",

@@ -50,6 +50,7 @@ def check_stopped(case: Case, status: int, log: str) -> None:
     """Check how a render that met a full disk ended, and what it left."""
     assert status == FULL, log
     assert "the disk is full" in log and "resume" in log.split("hint:")[1], log
+    assert "or too small" in log or f"avatarctl resume {case.render}`" in log, log
     assert not case.output.exists()
     if (case.render / "render.json").exists():
         verified = case.command("renders", "verify", str(case.render))

@@ -31,7 +31,7 @@ def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: 
     chance = seeded("kills")
     began = time.monotonic()
     straight(new_case("timed", audio="long.wav"))
-    latest_s = max(0.9, 0.8 * (time.monotonic() - began))  # a busy machine takes longer to get anywhere
+    latest_s = min(max(0.9, 0.8 * (time.monotonic() - began)), 4.0)  # a busy machine takes longer to get anywhere
     kills: list[int] = []
     for number in itertools.count():
         case = new_case(f"render{number}", audio="long.wav")

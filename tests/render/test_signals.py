@@ -32,7 +32,7 @@ def test_a_signal_stops_after_the_window_step_and_says_how_to_go_on(
     log, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     done = case.checkpoint()
-    assert f"stopped; {done} of 60 window steps are saved" in log
+    assert f"stopped; {done} of 60 passes are saved" in log
     assert f"avatarctl resume {case.render}" in log
     assert [event["event"] for event in case.events()[-2:]] == ["checkpoint", "interrupted"]
     assert case.events()[-1]["signal"] == number
@@ -48,7 +48,7 @@ def test_a_signal_while_pictures_are_decoded_stops_too(new_case: NewCase, expect
     stopped = case.generate(*STEPS, meanwhile=signal_at(case, 60, signal.SIGTERM))
     assert stopped.status in (143, 0), stopped.log
     if stopped.status == 143:
-        assert "60 of 60 window steps are saved" in stopped.log
+        assert "60 of 60 passes are saved" in stopped.log
         assert case.generate(*STEPS).status == 0
     assert case.bytes() == expected
 
@@ -107,3 +107,26 @@ def test_a_second_process_is_told_who_holds_the_render(case: Case) -> None:
     first = case.generate(meanwhile=meet)
     assert first.status == 0, first.log
     assert first.steps() == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see what a process has loaded")
+@pytest.mark.parametrize("library", ["pydantic_core", "libtorch_cpu"])
+@pytest.mark.parametrize("work", [(), ("--work-dir", "work")])
+def test_a_signal_while_libraries_are_imported_ends_at_once_and_leaves_nothing(
+    case: Case, library: str, work: tuple[str, ...]
+) -> None:
+    if work:
+        (case.folder / "work").mkdir()
+    before = sorted(case.folder.rglob("*"))
+    process = case.start(*case.argv(*work))
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 100
+    while library not in maps.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    log, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, log
+    assert "Traceback" not in log and "Exception ignored" not in log and "interrupted" in log
+    assert sorted(case.folder.rglob("*")) == before
+    assert case.generate(*work).status == 0
