@@ -6,21 +6,25 @@ import codecs
 import io
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 from avatarctl import jsontext
 from avatarctl.errors import AvatarError
 
 RESULT_VERSION = 1
 _quiet = False
-_json_lines = False
+_events: TextIO | None = None  # the real stderr, while it holds JSON lines alone
+RED, CYAN, GREEN, YELLOW = "\x1b[1;31m", "\x1b[36m", "\x1b[32m", "\x1b[33m"
+LEAST = 24  # columns that a wrapped column has at least
 # What terminals without these characters show in their place.
 PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->"}
 ANY_TEXT = "avatarctl-any-text"
@@ -64,12 +68,34 @@ def error(problem: AvatarError, command: str = "", as_json: bool = False) -> Non
     """Write message and hint to stderr, and with ``as_json`` the object with the errors to stdout."""
     if as_json:
         error_object(problem, command)
-    if _json_lines:
+    if _events is not None:
         event("error", message=problem.message, hint=problem.hint, exit_code=problem.exit_code)
         return
-    _to_stderr(f"error: {problem.message}")
+    _to_stderr(_labelled("error", RED, problem.message))
     if problem.hint:
-        _to_stderr(f"hint: {problem.hint}")
+        _to_stderr(_labelled("hint", CYAN, problem.hint))
+
+
+def _labelled(label: str, colour: str, text: str) -> str:
+    """Return a message behind its label: on a terminal coloured, and wrapped at words."""
+    lines = _wrapped(f"{label}: {text}")
+    if sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        return lines.replace(f"{label}:", f"{colour}{label}:\x1b[0m", 1)
+    return lines
+
+
+def _wrapped(text: str) -> str:
+    """Return a text wrapped at words to a terminal's width, long paths whole; elsewhere as it is."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        ) or [""]
+    return "\n".join(lines)
 
 
 def error_object(problem: AvatarError, command: str = "") -> None:
@@ -83,7 +109,7 @@ def trace() -> None:
     """With ``AVATARCTL_DEBUG=1``: write the traceback of the error at hand to stderr."""
     if os.environ.get("AVATARCTL_DEBUG") == "1":
         text = traceback.format_exc()
-        event("note", text=text) if _json_lines else _to_stderr(text)
+        event("note", text=text) if _events is not None else _to_stderr(text)
 
 
 def quiet(on: bool) -> None:
@@ -94,10 +120,10 @@ def quiet(on: bool) -> None:
 
 def note(text: str) -> None:
     """Write a line for people to stderr, unless it shall be quiet."""
-    if _json_lines:
+    if _events is not None:
         event("note", text=text)
     elif not _quiet:
-        _to_stderr(text)
+        _to_stderr(_wrapped(text))
 
 
 def can_ask() -> bool:
@@ -109,26 +135,72 @@ def can_ask() -> bool:
 
 
 def json_lines(on: bool) -> None:
-    """From here on write notes, errors and progress as JSON lines, each an object with ``event``."""
-    global _json_lines
-    _json_lines = on
+    """From here on write notes, errors, progress and what libraries write as JSON lines, each an object with ``event``."""
+    global _events
+    if on and _events is None:
+        _events = sys.stderr
+        sys.stderr = _Loose()
+    elif not on and _events is not None:
+        sys.stderr.flush()
+        sys.stderr, _events = _events, None
 
 
 def events() -> bool:
     """Return whether a program watches."""
-    return _json_lines
+    return _events is not None
 
 
 def event(kind: str, **facts: Any) -> None:
-    """Write an event for programs that watch: note, error, progress, item (of a batch), finished; else nothing."""
-    if _json_lines:
-        _to_stderr(json.dumps({"event": kind, **facts}))
+    """Write an event for programs that watch: note, error, stage, progress, item (of a batch), finished; else nothing."""
+    if _events is not None:
+        _write_event(kind, facts)
+
+
+def _write_event(kind: str, facts: Mapping[str, Any]) -> None:
+    stream = _events or sys.stderr
+    stream.write(json.dumps({"event": kind, **facts}, default=str) + "\n")
+    stream.flush()
 
 
 def finished(exit_code: int) -> None:
     """Write the last event: how the command ended."""
+    if _events is not None:
+        sys.stderr.flush()
     status = "done" if exit_code == 0 else "interrupted" if exit_code > 128 else "failed"
     event("finished", status=status, exit_code=exit_code)
+
+
+class _Loose(io.TextIOBase):
+    """What libraries write to stderr, line by line as events of their own."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        assert _events is not None
+        return _events.fileno()
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def flush(self) -> None:
+        line, self._line = self._line, ""
+        self._say(line)
+
+    @staticmethod
+    def _say(line: str) -> None:
+        if line.strip() and _events is not None:
+            event("note", text=line.rstrip())
 
 
 def _to_stderr(text: str) -> None:
@@ -147,12 +219,31 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain table, aligned, for stdout."""
+    """Return a plain table, aligned, for stdout; on a terminal the last column is wrapped at words to what is left of it."""
     widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
-    lines = [
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows]
-    ]
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    left = shutil.get_terminal_size().columns - before if sys.stdout.isatty() else 0
+    lines = []
+    for row in [headers, *rows]:
+        cells = [str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        pieces = [cells[-1]]
+        if LEAST <= left < widths[-1]:
+            pieces = textwrap.wrap(str(row[-1]), left, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += ["  ".join([*cells[:-1], pieces[0]]), *(" " * before + piece for piece in pieces[1:])]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def one_terminal() -> bool:
+    """Return whether results and errors are read at the same place."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def painted(text: str) -> str:
+    """Return a table whose lines begin with ok, warn or fail, on a terminal with these words in colour."""
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return text
+    colours = {"ok": GREEN, "warn": YELLOW, "fail": RED}
+    return re.sub(r"(?m)^(ok|warn|fail)\b", lambda found: f"{colours[found[0]]}{found[0]}\x1b[0m", text)
 
 
 def _object(command: str, status: str, code: int, data: Mapping[str, Any], errors: list[dict[str, str]]) -> str:
@@ -176,45 +267,97 @@ class Progress(Protocol):
     """What long work reports while it runs."""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        """Tell that ``done`` of ``total`` units are done; ``facts`` are further numbers (seconds of video …)."""
+        """Tell that ``done`` of ``total`` units are done; ``facts`` are further numbers (seconds of video …).
+
+        ``total`` 0 tells of a stage without a count: ``stage`` is its name, ``fraction`` how much of it is done.
+        """
+
+
+# What is counted, as people read it; JSON keeps the name.
+SINGULAR = {
+    "window steps": "pass",
+    "steps": "step",
+    "clips": "clip",
+    "files": "file",
+    "samples": "sample",
+    "renders": "render",
+}
+# What is being done while they are counted, where a report doesn't say.
+STAGES = {"steps": "training", "clips": "encoding", "files": "reading", "samples": "checking", "renders": "rendering"}
+EVERY_S = 10.0  # between lines where no terminal is
 
 
 @contextmanager
 def progress(kind: Literal["auto", "json", "none"], unit: str = "window steps") -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, a line every ten seconds elsewhere, or JSON lines.
+    """Show progress on stderr: a line that moves on a terminal, a line every ten seconds elsewhere, or JSON lines.
 
-    ``unit`` is what is counted: window steps of a render, steps of a training run, clips.
+    ``unit`` is what is counted: window steps of a render, steps of a training run, clips, bytes. Nothing shows before the
+    first report, and nothing of the moving line stays.
     """
     if kind == "none":
         yield _silent
     elif kind == "json":
-        yield partial(_json_line, unit.replace(" ", "_"))
+        yield _Events(unit.replace(" ", "_"))
     elif sys.stderr.isatty():
         with _bar(unit) as show:
             yield show
     else:
-        yield _Lines(unit, every_s=10.0)
+        yield _Lines(unit)
 
 
 def _silent(done: int, total: int, **facts: Any) -> None:
     """Show nothing."""
 
 
-def _json_line(unit: str, done: int, total: int, **facts: Any) -> None:
-    _to_stderr(json.dumps({"event": "progress", unit: done, "of": total, **facts}))
+class _Events:
+    """One JSON object per report: ``stage`` when a stage begins or moves, ``progress`` when something was counted."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+
+    def __call__(self, done: int, total: int, **facts: Any) -> None:
+        if total or "stage" not in facts:
+            if "item" not in facts:
+                facts.pop("stage", None)
+            _write_event("progress", {self._unit: done, "of": total, **facts})
+        else:
+            _write_event("stage", facts)
 
 
-def _words(facts: Mapping[str, Any], unit: str) -> str:
+def _words(done: int, total: int, facts: Mapping[str, Any], unit: str, width: int = 80) -> str:
+    """Return the numbers of a report, the most telling first, as many as fit so many columns."""
     parts = []
-    if (loss := facts.get("loss")) is not None:
-        parts.append(f"loss {loss:.4f}")
-    if (step_s := facts.get("step_s")) is not None:
-        parts.append(f"{step_s:.2f} s per {unit.removesuffix('s')}")
+    if "of_bytes" in facts:
+        parts.append(f"{size(facts['bytes'])} of {size(facts['of_bytes'])}")
+    elif total:
+        parts.append(f"{SINGULAR.get(unit, unit)} {done}/{total}")
+    if (speed := facts.get("bytes_per_s")) is not None:
+        parts.append(f"{size(speed)}/s")
     if (left_s := facts.get("left_s")) is not None:
         parts.append(f"{clock(left_s)} left")
+    if (loss := facts.get("loss")) is not None:
+        parts.append(f"loss {loss:.4f}")
     if (video_s := facts.get("video_s")) is not None:
-        parts.append(f"{clock(video_s)} of video finished")
+        whole_s = facts.get("of_s")
+        parts.append(f"{clock(video_s)} of video" if whole_s is None else f"video {clock(video_s)}/{clock(whole_s)}")
+    if (name := facts.get("name") or facts.get("item")) is not None:
+        parts.append(str(name))
+    while len(parts) > 1 and len(", ".join(parts)) > width:
+        parts.pop()
     return ", ".join(parts)
+
+
+def _stage(total: int, facts: Mapping[str, Any], unit: str, before: str) -> str:
+    """Return the stage that a report belongs to."""
+    return str(facts.get("stage") or (STAGES.get(unit, before) if total else before))
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them: 911 MB, 11.4 GB."""
+    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= bytes_:
+            return f"{count / bytes_:.1f} {unit}" if count < 100 * bytes_ else f"{count / bytes_:.0f} {unit}"
+    return f"{count:.0f} bytes"
 
 
 def clock(seconds: float) -> str:
@@ -233,30 +376,72 @@ def size_in_words(count: float) -> str:
 
 
 class _Lines:
-    """One line at most every so many seconds, for logs."""
+    """A line at most every so many seconds, for logs."""
 
-    def __init__(self, unit: str, every_s: float) -> None:
-        self._unit, self._every_s = unit, every_s
-        self._last = 0.0
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._last = -EVERY_S
+        self._stage = ""
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
+        self._stage = _stage(total, facts, self._unit, self._stage)
         now = time.monotonic()
-        if now - self._last >= self._every_s or done == total:
-            self._last = now
-            note(f"{done}/{total} {self._unit}, {_words(facts, self._unit)}".removesuffix(", "))
+        if now - self._last < EVERY_S and not (total and done == total):
+            return
+        fraction = facts.get("fraction", done / total if total else None)
+        if not total and fraction is None:
+            return  # a stage that has only begun: the line before it is news enough
+        self._last = now
+        share = "" if fraction is None else f"{fraction:.0%}"
+        words = _words(done, total, facts, self._unit, 200)
+        note(", ".join(part for part in (f"{self._stage} {share}".strip(), words) if part))
 
 
 @contextmanager
 def _bar(unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.constrain import Constrain
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
 
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-    with RichProgress(*columns, console=Console(stderr=True)) as rich_progress:
-        task = rich_progress.add_task(unit, total=None, words="")
+    class Line(RichProgress):
+        def get_renderables(self) -> Iterator[Constrain]:
+            """Leave room for what a terminal shows of Ctrl-C, which would break the line."""
+            yield Constrain(self.make_tasks_table(self.tasks), terminal.width - 2)
 
-        def show(done: int, total: int, **facts: Any) -> None:
-            rich_progress.update(task, completed=done, total=total, words=_words(facts, unit))
+    terminal = Console(stderr=True)
+    text = (TextColumn("{task.fields[stage]}", table_column=Column(no_wrap=True, width=10)),)
+    bar = Line(
+        SpinnerColumn("line" if terminal.options.ascii_only else "dots"),
+        *text,
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[share]:>4}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[words]}", markup=False, table_column=Column(no_wrap=True)),
+        console=terminal,
+        transient=True,
+        expand=True,
+    )
+    task = bar.add_task("", total=None, stage="", share="", words="")
+    stage = ""
 
+    def show(done: int, total: int, **facts: Any) -> None:
+        nonlocal stage
+        stage = _stage(total, facts, unit, stage)
+        fraction = facts.get("fraction", done / total if total else None)
+        words = _words(done, total, facts, unit, terminal.width - 34)
+        share = "" if fraction is None else f"{fraction:.0%}"
+        bar.update(
+            task,
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0,
+            stage=stage,
+            share=share,
+            words=words,
+        )
+        bar.start()  # once: before the first report there is nothing to show
+
+    try:
         yield show
+    finally:
+        bar.stop()

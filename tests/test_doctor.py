@@ -14,11 +14,12 @@ import pytest
 from tiny import tiny_weights
 
 from avatarctl import paths
-from avatarctl.checks import files, fit, graphics, machine
+from avatarctl.checks import able, files, fit, graphics, machine
 from avatarctl.checks.check import GIB, Check, Unfit, report
 from avatarctl.checks.graphics import Driver, Probe
 from avatarctl.commands.doctor import _text
 from avatarctl.errors import UsageError, WeightsError
+from avatarctl.fetching.sets import SETS
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.memory import estimate
 from avatarctl.weights import WAN
@@ -524,3 +525,43 @@ def test_doctor_of_this_machine(bundle: Path) -> None:
         "presets",
     ]
     assert [name for name in rows if name in order] == order
+
+
+def test_never_fetched_weights_are_no_failure_where_the_embedded_avatar_runs(tmp_path: Path) -> None:
+    out = doctor("--json", "--weights", str(tmp_path / "nowhere"), CUDA_VISIBLE_DEVICES="")
+    found = json.loads(out.stdout)
+    rows = {row["name"]: row for row in found["data"]["checks"]}
+    assert (rows["embedded avatar"]["state"], rows["embedded avatar"]["found"]) == ("ok", "runs: avatarctl demo")
+    assert rows["weights"]["state"] == rows["StableAvatar 1.3B"]["state"] == "warn"
+    assert rows["StableAvatar 1.3B"]["fix"] == "avatarctl fetch stableavatar-1.3b"
+    assert not any(name.startswith("_") for name in rows["attention"]["found"].split(", "))
+    assert rows["disk for weights"]["facts"]["needed_bytes"] == SETS[0].about_bytes
+    assert out.returncode == 0 and found["data"]["fail"] == 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "failed", "expected"),
+    [
+        (Check("weights", "fail", "gone", "fetch", WeightsError, {"folder": "w"}), [], "the weights are missing"),
+        (
+            Check("weights", "fail", "cut", "fetch", WeightsError, {"folder": "w", "variants": ["square"]}),
+            ["weights"],
+            "the weights are damaged",
+        ),
+    ],
+)
+def test_damaged_weights_fail_and_missing_ones_warn(weights: Check, failed: list[str], expected: str) -> None:
+    rows = [Check("torch", "ok", "2"), Check("fits", "ok", "all"), weights]
+    assert [row.name for row in able.without_needless_failures(rows) if row.state == "fail"] == failed
+    avatar, released = able.ables(rows)
+    assert avatar.state == "ok" and expected in released.found
+    broken = [Check("torch", "fail", "broken"), *rows[1:]]
+    assert able.without_needless_failures(broken) == broken
+    assert able.ables(broken)[0].found == "can't run: see torch"
+
+
+def test_the_same_fix_is_told_once() -> None:
+    text = _text(
+        [Check("torch", "fail", "broken", "pip install torch"), Check("GPU", "fail", "no", "pip install torch")]
+    )
+    assert text.splitlines()[-1] == "torch, GPU  pip install torch"

@@ -291,7 +291,7 @@ class ProgressBoardReports:
         import ray
 
         now = time.monotonic()
-        if now - self._last < REPORT_EVERY_S and done != total:
+        if not total or (now - self._last < REPORT_EVERY_S and done != total):
             return
         self._last = now
         try:

@@ -61,7 +61,10 @@ class Tally:
             console.note(f"passed over {named(paths)}")
 
     def report(self, item: Item, done: int, total: int, stage: str = "") -> None:
-        """Take in the window steps of an item that is being made, and what is being done with it."""
+        """Take in the window steps of an item that is being made, and what is being done with it; ``total`` 0: only that."""
+        if not total:
+            self._tell(item=item.name, stage=stage or STAGE)
+            return
         self._total[item.name], self._done[item.name] = total, done
         self._before.setdefault(item.name, done)
         self._first = self._first or time.monotonic()

@@ -9,11 +9,15 @@ import threading
 import time
 from dataclasses import asdict
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from avatarctl import console
 from avatarctl.batch.items import Item
+from avatarctl.networks import lean
 from avatarctl.settings.render import RenderJob
+
+if TYPE_CHECKING:
+    from avatarctl.render.networks import LoadedNetworks
 
 REPORT_EVERY_S = 0.5
 
@@ -42,12 +46,17 @@ def main() -> None:
     waiting: SimpleQueue[str | None] = SimpleQueue()
     busy, ended = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=(orders, waiting, busy, ended), daemon=True).start()
-    from avatarctl.batch.work import make_video
-    from avatarctl.render.networks import LoadedNetworks
-
-    loaded = LoadedNetworks()
+    lean.allow()
+    loaded: LoadedNetworks | None = None
     while (line := waiting.get()) is not None:
         item, redo = from_line(line)
+        if loaded is None:
+            if not item.job.placement.compile:
+                lean.import_networks()
+            from avatarctl.batch.work import make_video
+            from avatarctl.render.networks import LoadedNetworks
+
+            loaded = LoadedNetworks()
         console.note(f"== {item.name}")
         busy.set()
         if (
@@ -87,10 +96,11 @@ class Reports:
         self._answers, self._index, self._last = answers, index, 0.0
 
     def __call__(self, done: int, total: int, **facts: Any) -> None:
-        """Pass on that ``done`` of ``total`` window steps are done, and the stage."""
+        """Pass on that ``done`` of ``total`` window steps are done, and the stage; ``total`` 0: a stage began."""
         now = time.monotonic()
-        if now - self._last >= REPORT_EVERY_S or done == total:
-            self._last = now
+        begins = not total and "fraction" not in facts
+        if begins or (total and (now - self._last >= REPORT_EVERY_S or done == total)):
+            self._last = self._last if begins else now
             stage = str(facts.get("stage", ""))
             _say(self._answers, {"item": self._index, "done": done, "total": total, "stage": stage})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avatarctl.checks import files, fit, graphics, machine
+from avatarctl.checks import able, files, fit, graphics, machine
 from avatarctl.checks.check import Check
 
 
@@ -23,4 +23,5 @@ def examine(weights: Path | None = None) -> list[Check]:
     found = files.weights(weights)
     folder = Path(found.facts["folder"])
     rows += [machine.ffmpeg(), found, *machine.disks(folder, found.state != "fail", here), machine.folders(here)]
-    return [*rows, files.environment(), files.own_presets()]
+    rows += [files.environment(), files.own_presets()]
+    return [*able.without_needless_failures(rows), *able.ables(rows)]

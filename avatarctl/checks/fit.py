@@ -68,7 +68,7 @@ def fit(gpus: Sequence[Mapping[str, Any]], free_main: int | None) -> Check:
         parts = [f"--memory {mode}: {', '.join(names)}" for mode, names in by_mode.items() if mode and names]
     else:
         parts = [f"enough for {', '.join(name for name, mode in chosen.items() if mode) or 'none'}"]
-    if by_mode[None]:
+    if by_mode[None] and (best or not any(chosen.values())):
         parts.append(f"too large: {', '.join(by_mode[None])}")
     found = f"{gib(free)} free for {where}; {'; '.join(parts)}"
     if not any(chosen.values()):
@@ -77,7 +77,7 @@ def fit(gpus: Sequence[Mapping[str, Any]], free_main: int | None) -> Check:
             "fits", "fail", f"{found} (at least {gib(least)} needed)", "end other programs that use it", facts=facts
         )
     frugal = [name for name, mode in chosen.items() if mode and mode != next(iter(table[name]))]
-    if frugal or by_mode[None]:
+    if best and (frugal or by_mode[None]):
         example = f"--preset {frugal[0]} --memory {chosen[frugal[0]]}" if frugal else "--preset low-memory"
         return Check("fits", "warn", found, f"avatarctl generate … {example}", facts=facts)
     return Check("fits", "ok", found, facts=facts)

@@ -133,7 +133,8 @@ def torch_checks(found: Probe, smi: Driver | None) -> list[Check]:
         fix = "pip install --force-reinstall diffusers transformers"
         return [*rows, Check("attention", "fail", f"the networks can't be imported: {found.ending}", fix)]
     attention = found.stages["attention"]
-    usable = ", ".join(("auto", *attention["usable"]))
+    named = [name for name in attention["usable"] if not name.startswith("_")]  # the others are variants of these
+    usable = ", ".join(("auto", *named))
     return [
         *rows,
         _formats(found.stages["gpus"]["gpus"], attention["cpu_float8"]),
@@ -165,7 +166,15 @@ def _gpu_checks(stage: Mapping[str, Any], torch: Mapping[str, Any], smi: Driver 
         return [_gpu_check(gpu) for gpu in stage["gpus"]]
     seen = smi.gpus if smi else ()
     if not seen:
-        return [Check("GPU", "warn", "none: renders run on the CPU, far slower", "use a machine with an NVIDIA GPU")]
+        found = "none: renders run on the CPU, where the released network is far slower"
+        return [
+            Check(
+                "GPU",
+                "warn",
+                found,
+                "`avatarctl demo` needs none; for the released network use a machine with an NVIDIA GPU",
+            )
+        ]
     names = ", ".join(str(gpu["name"]) for gpu in seen)
     if not torch["cuda"]:
         return [Check("GPU", "fail", f"{names}; but torch is built for the CPU only", f"{TORCH}, in a CUDA build")]

@@ -13,8 +13,9 @@ from typing import Literal
 
 from avatarctl import paths
 from avatarctl.checks.check import GIB, Check, gib
-from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE
-from avatarctl.networks.memory import PARAMETERS, transformer_parameters
+from avatarctl.fetching.sets import SETS
+from avatarctl.networks.dims import WAN_VAE
+from avatarctl.networks.memory import PARAMETERS
 
 OLDEST_PYTHON = (3, 11)
 SHARED_BYTES = GIB
@@ -143,14 +144,9 @@ def hour_bytes() -> int:
     return 3600 * 25 // 4 * WAN_VAE.z_dim * (512 // 8) ** 2 * 4
 
 
-def released_bytes() -> int:
-    """Bytes of all released weights at two bytes a parameter, both transformers: files in float32 take more."""
-    return 2 * (2 * transformer_parameters(TRANSFORMER_1_3B) + sum(PARAMETERS.values()))
-
-
 def disks(weights: Path, weights_there: bool, here: Path) -> list[Check]:
     """Check the room for weights that are still to come and for render folders."""
-    to_come = 0 if weights_there else released_bytes()
+    to_come = 0 if weights_there else SETS[0].about_bytes  # what `avatarctl fetch --list` tells
     return [
         _disk("disk for weights", weights, to_come, "the weights take", "set AVATARCTL_WEIGHTS to a folder elsewhere"),
         _disk("disk for renders", here, hour_bytes(), "an hour at 512x512 takes", "use --output on another disk"),

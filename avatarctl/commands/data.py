@@ -14,6 +14,7 @@ from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
 from avatarctl.errors import InputFileError, PartialFailure, UsageError
+from avatarctl.networks import lean
 
 if TYPE_CHECKING:
     from avatarctl.data.check import Group, Report
@@ -164,15 +165,30 @@ def encode(
     console.quiet(quiet)
     ownership.check_name(output, "--output", "a folder for the samples", "--output cache")
     job = _job_of(source, output, preset, flags, weights, device, force)
+    _look(job)
     if dry_run:
         _dry_run(job, as_json)
         return
-    from avatarctl.data.encode import encode as encode_clips
-
     kind: Any = "none" if quiet and progress == "auto" else progress
     with console.warnings_as_notes(), console.progress(kind, "clips") as show:
+        show(0, 0, stage="loading")
+        lean.import_networks()
+        from avatarctl.data.encode import encode as encode_clips
+
         done = encode_clips(job, show)
     _tell(done, as_json, strict)
+
+
+def _look(job: EncodeJob) -> None:
+    """Raise for a SOURCE, weights or a device that can't serve, before anything heavy."""
+    from avatarctl.data.discover import discover
+    from avatarctl.networks import devices
+    from avatarctl.weights import find_weights
+
+    discover(job.source)
+    # The transformer is the one network that samples don't depend on: any path will do for it.
+    find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path())
+    devices.refuse_missing(job.device)
 
 
 def _job_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -12,17 +13,27 @@ from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.generate import run_job
-from avatarctl.commands.pages import INPUT, LOOK
+from avatarctl.commands.pages import INPUT, LOOK, OUTPUT
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import embedded_avatar
+from avatarctl.paths import derived, embedded_avatar
 
 PRESET = "puppet"
 VOICE = "en-us+f3"
 
 
 def demo(
-    output: o.Output = Path("demo.mp4"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="VIDEO",
+            help="Video to write: .mp4, .mov, .mkv or .webm.",
+            show_default="demo.mp4, or demo-2.mp4 where it is taken",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     image: o.Image = None,
     audio: Annotated[
         Path | None,
@@ -89,7 +100,8 @@ def demo(
     Example: avatarctl demo --say "Good morning" --output morning.mp4
     """
     console.quiet(quiet)
-    ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
+    if output is not None:
+        ownership.check_name(output, "--output", "the name of a video", "--output talk.mp4")
     if sum((audio is not None, say is not None, sing)) > 1:
         raise UsageError("--audio, --say and --sing: got more than one, expected one voice", "leave out the others")
     if voice is not None and say is None:
@@ -97,6 +109,7 @@ def demo(
             f"--voice: got {voice} without --say, expected a text that this voice speaks",
             f'avatarctl demo --voice {shlex.quote(voice)} --say "Good morning"',
         )
+    output = output or _free_name(say is not None, force)
     spoken = output.with_suffix(".wav") if say is not None else None
     from avatarctl.settings.jobs import render_job
 
@@ -134,6 +147,20 @@ def demo(
             raise
 
 
+def _free_name(speaks: bool, force: bool) -> Path:
+    """Return demo.mp4, or the first of demo-2.mp4 … that is free; an unfinished demo is continued."""
+    taken = []
+    for number in itertools.count(1):
+        path = Path(f"demo-{number}.mp4" if number > 1 else "demo.mp4")
+        begun = derived(path, after=".render").exists()
+        if force or not (path.exists() or (speaks and path.with_suffix(".wav").exists() and not begun)):
+            break
+        taken.append(path)
+    if taken:
+        console.note(f"{taken[-1]} is there already: this is {path}; --force replaces {taken[0]}")
+    return path
+
+
 def _speak(text: str, voice: str, target: Path, force: bool, output: Path) -> None:
     """Write the recording of a text; it is the same for the same text, so that a render is resumed."""
     if not text.strip():
@@ -142,12 +169,13 @@ def _speak(text: str, voice: str, target: Path, force: bool, output: Path) -> No
 
     library()  # before anything heavy
     from avatarctl import durable
-    from avatarctl.puppet.pack import wave_bytes
     from avatarctl.puppet.voice import say
 
     samples = say(text, voice)
     if not samples.any():
         raise InputFileError(f"--say: got silence for {text!r} in the voice {voice}", "give words that it can read")
+    from avatarctl.puppet.pack import wave_bytes
+
     spoken = wave_bytes(samples)
     same = target.is_file() and target.read_bytes() == spoken
     ownership.check_target(target, "--output", [], force, named=output, ours=same)

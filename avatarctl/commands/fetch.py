@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from avatarctl.fetching.record import Record
     from avatarctl.fetching.sets import WeightSet
 
-MB = 10**6
 AGAIN = "run the same command again to resume"
 
 
@@ -139,7 +138,7 @@ def _bring(
 
     todo = plan(weight_set, folder, known, revision, force)
     told = todo.to_json()
-    console.note(f"{weight_set.name}: {told['bytes'] / MB:,.1f} MB to download into {folder}")
+    console.note(f"{weight_set.name}: {console.size(told['bytes'])} to download into {folder}")
     with console.progress(show, "MB") as shown:
         carry_out(todo, folder, records, shown)
     return told
@@ -195,7 +194,7 @@ def _list(folder: Path, asked: list[WeightSet], as_json: bool) -> None:
         known = records.get(each.name)
         there = sum(fetched.size for fetched in known.files.values()) if known else 0
         state = record.state(folder, each, known)
-        size = f"{there / MB:,.0f} MB" if there else f"about {each.about_bytes / MB:,.0f} MB"
+        size = console.size(there) if there else f"about {console.size(each.about_bytes)}"
         rows.append((each.name, state, size, each.what))
         sets.append(
             {
@@ -264,7 +263,9 @@ def _remove(folder: Path, asked: list[WeightSet], dry_run: bool, as_json: bool) 
                 else maintain.remove(folder, records, each)
             )
             gone, freed = gone + paths, freed + count
-    console.note(f"{freed / MB:,.1f} MB {'would be' if dry_run else 'are'} removed; of linked files only the link goes")
+    console.note(
+        f"{console.size(freed)} {'would be' if dry_run else 'are'} removed; of linked files only the link goes"
+    )
     console.result("fetch", {"folder": str(folder), "removed": gone, "bytes": freed}, "\n".join(gone), as_json)
 
 
@@ -275,6 +276,7 @@ def _dry_run(
 
     records, rows = record.read(folder), []
     data: dict[str, Any] = {}
+    problem: WeightsError | None = None
     for each in asked:
         known = records.get(each.name)
         if source is not None:
@@ -286,16 +288,28 @@ def _dry_run(
             }
             continue
         if revision is None and known is not None and record.state(folder, each, known) == "complete":
-            rows += [("there", f"{known.files[path].size:,}", path) for path in sorted(known.files)]
+            rows += [("there", console.size(known.files[path].size), path) for path in sorted(known.files)]
             data[each.name] = {"revision": known.revision, "bytes": 0, "files": []}
             continue
         from avatarctl.fetching.fetch import plan
 
-        todo = plan(each, folder, known, revision, force)
+        try:
+            todo = plan(each, folder, known, revision, force)
+        except WeightsError as error:  # the hub isn't reached: what is known without it
+            problem = error
+            rows += [("download", f"about {console.size(part.about_bytes)}", part.role) for part in each.parts]
+            rows.append(("download", f"about {console.size(each.about_bytes)}", f"{each.name} in all"))
+            data[each.name] = {"about_bytes": each.about_bytes, "parts": [part.role for part in each.parts]}
+            continue
         data[each.name] = todo.to_json()
-        rows += [(step.how, f"{step.remote.size:,}", step.remote.path) for step in todo.steps]
-        rows.append(("download", f"{todo.to_json()['bytes']:,}", f"{each.name} in all"))
-    text = console.table(("HOW", "BYTES", "FILE"), rows)
+        rows += [(step.how, console.size(step.remote.size), step.remote.path) for step in todo.steps]
+        rows.append(("download", console.size(todo.to_json()["bytes"]), f"{each.name} in all"))
+    text = console.table(("HOW", "SIZE", "FILE"), rows)
+    if problem is not None:  # as the download itself would end
+        problem.data = {"folder": str(folder), "sets": data}
+        if not as_json:
+            console.result("fetch", problem.data, text, as_json)
+        raise problem
     console.result("fetch", {"folder": str(folder), "sets": data}, text, as_json)
 
 

@@ -10,6 +10,8 @@ import typer
 from avatarctl import console, durable, ownership
 from avatarctl.commands.options import AsJson, Force
 from avatarctl.errors import InputFileError, UsageError, WeightsError
+from avatarctl.networks import lean
+from avatarctl.networks.header import damage
 from avatarctl.ownership import Inputs
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
@@ -27,6 +29,7 @@ def info(file: LoraFile, as_json: AsJson = False) -> None:
 
     file = lora_file(file)
     _check_there(file)
+    lean.import_networks()
     from avatarctl.networks.adapters import describe_lora
     from avatarctl.networks.header import DIVERGED, not_finite_text
 
@@ -76,6 +79,7 @@ def merge(
     _check_free(
         output, force, [("the weights to merge into", base), *(("one of the LoRAs", file) for file, _ in parsed)]
     )
+    lean.import_networks()
     from avatarctl.networks.adapters import merge_into
     from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
 
@@ -113,6 +117,7 @@ def convert(
     file = lora_file(file)
     _check_there(file)
     _check_free(output, force, [("the LoRA to convert", file)])
+    lean.import_networks()
     from avatarctl.networks.lora_formats import convert_lora
 
     form, low_rank, whole = convert_lora(file, to, durable.through(output))
@@ -133,6 +138,8 @@ def _check_there(file: Path) -> None:
         raise InputFileError(
             f"{file}: got no such file, expected a LoRA", "check the path; its strength follows a colon: FILE:0.8"
         )
+    if fault := damage(file):
+        raise WeightsError(f"{file}: damaged: {fault}", "get the file again from where it comes")
 
 
 def _check_free(output: Path, force: bool, inputs: Inputs) -> None:

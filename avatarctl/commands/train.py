@@ -259,6 +259,7 @@ def _run(
     progress: Any,
 ) -> None:
     from avatarctl.data.shards import read_about
+    from avatarctl.networks import devices
     from avatarctl.settings.check import make
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
@@ -275,6 +276,8 @@ def _run(
     command = "lora train" if kind == "lora" else "train"
     job = TrainJob(data=data, output=output, train=settings)
     read_about(data)
+    if not dry_run:
+        devices.refuse_missing(settings.device)
     if dry_run:
         from avatarctl.training.plan import plan
 
@@ -282,11 +285,18 @@ def _run(
         console.result(command, planned.facts(), _plan_text(planned), as_json, status="dry run")
         return
     from avatarctl.training import train as run
+    from avatarctl.training.log import TABLE, missing
 
+    if lacking := missing():
+        console.note(
+            f"without {' and '.join(lacking)} the run draws less: its numbers are in {output / TABLE} and metrics.jsonl; "
+            "to draw curves: pip install 'avatarctl[train]'"
+        )
     with (
         console.warnings_as_notes(),
         console.progress("none" if quiet and progress == "auto" else progress, "steps") as show,
     ):
+        show(0, 0, stage="loading")
         done = run(job, show, force)
     if done is None:
         return  # process 0 of the launcher tells
@@ -297,7 +307,12 @@ def _run(
         "loss": round(done.loss, 6),
         "wall_s": round(done.wall_s, 3),
     }
-    console.note(f"{done.steps} steps in {console.clock(done.wall_s)}, loss {done.loss:.4f}")
+    made = done.steps - done.steps_before
+    if not made:
+        console.note(f"{output}: all {done.steps} steps were done before, nothing to do; --steps trains further")
+    else:
+        whole = f" (of {done.steps})" if done.steps_before else ""
+        console.note(f"{made} steps{whole} in {console.clock(done.wall_s)}, loss {done.loss:.4f}")
     console.result(command, facts, str(done.weights), as_json)
 
 
@@ -308,5 +323,6 @@ def _plan_text(planned: TrainingPlan) -> str:
         ("steps", f"{planned.steps}, {planned.samples_per_step} samples each: {planned.epochs:.1f} epochs"),
         ("trained", f"{planned.trained / 1e6:.1f} of {planned.parameters / 1e6:.1f} million weights"),
         ("memory", f"{planned.memory.peak / 2**30:.1f} GiB on the device, calculated: {planned.memory.in_words()}"),
+        ("time", "unknown before the first steps: it depends on the device; the run tells how long is left"),
     ]
     return console.table(("PLAN", ""), rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from avatarctl.weights import checksum
 
 PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
 MB = 10**6
-EVERY_S = 0.5
+EVERY_S, SPEED_OVER_S = 0.5, 10.0
 How = Literal["there", "found", "cached", "download"]
 
 
@@ -131,7 +132,7 @@ def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: consol
     entry.revision, entry.needed = todo.commit, [step.remote.path for step in todo.steps]
     record.write(folder, records)
     parts = folder / PARTS / name
-    received = _meter(todo, parts, show)
+    received, begin = _meter(todo, parts, show)
     for step in todo.steps:
         if step.how == "there":
             continue
@@ -142,6 +143,7 @@ def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: consol
                 link(step.cached, target)
             if step.how == "download":
                 parts.mkdir(parents=True, exist_ok=True)
+                begin(remote)
                 part = parts / f"{remote.content}.part"
                 receive(todo.weight_set.repo, todo.commit, remote, part, received)
                 sha256 = _install(part, target, remote)
@@ -209,12 +211,19 @@ def _received(parts: Path, remote: hub.Remote) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _meter(todo: Plan, parts: Path, show: console.Progress) -> Callable[[int], None]:
-    """Return what counts bytes and shows them as megabytes with the time that is left, now and then."""
+def _meter(
+    todo: Plan, parts: Path, show: console.Progress
+) -> tuple[Callable[[int], None], Callable[[hub.Remote], None]]:
+    """Return what counts bytes and shows how many there are, how fast they come and how long it takes; and what names a file."""
     downloads = [step.remote for step in todo.steps if step.how == "download"]
     total = sum(remote.size for remote in downloads)
-    done = at_start = sum(_received(parts, remote) for remote in downloads)
-    start = last = time.monotonic()
+    done = sum(_received(parts, remote) for remote in downloads)
+    last, name = time.monotonic(), ""
+    lately: deque[tuple[float, int]] = deque([(last, done)], maxlen=round(SPEED_OVER_S / EVERY_S))
+
+    def begin(remote: hub.Remote) -> None:
+        nonlocal name
+        name = remote.path
 
     def received(more: int) -> None:
         nonlocal done, last
@@ -223,7 +232,17 @@ def _meter(todo: Plan, parts: Path, show: console.Progress) -> Callable[[int], N
         if now - last < EVERY_S and done < total:
             return
         last = now
-        speed = (done - at_start) / (now - start) if now > start else 0
-        show(round(done / MB), round(total / MB), left_s=(total - done) / speed if speed > 0 else None)
+        then, before = lately[0]
+        lately.append((now, done))
+        speed = max((done - before) / (now - then), 0.0) if now > then else 0.0
+        facts: dict[str, Any] = {
+            "bytes": done,
+            "of_bytes": total,
+            "fraction": done / total if total else 1.0,
+            "name": name,
+        }
+        if speed:
+            facts |= {"bytes_per_s": round(speed), "left_s": round((total - done) / speed, 1)}
+        show(round(done / MB), round(total / MB), stage="receiving", **facts)
 
-    return received
+    return received, begin

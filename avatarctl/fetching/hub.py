@@ -25,6 +25,7 @@ from avatarctl.errors import AvatarError, WeightsError
 PASSING = (408, 429, 500, 502, 503, 504)
 WAITS_S = (1, 2, 4, 8)
 LONGEST_WAIT_S = 120
+ANSWER_S = 15.0  # a hub that says nothing for so long won't
 GO_ON = "run the same command again to resume"
 # What the library and the network raise for what a user can meet.
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, httpx2.TransportError, httpx2.InvalidURL, httpx2.TooManyRedirects)
@@ -55,7 +56,8 @@ def api() -> HfApi:
 def list_files(repo: str, revision: str) -> tuple[str, list[Remote]]:
     """Return the commit that ``revision`` stands for, and its files; raises ``WeightsError``."""
     try:
-        info = patiently(lambda: api().model_info(repo, revision=revision, files_metadata=True))
+        console.note(f"asking {constants.ENDPOINT} what {repo} consists of")
+        info = patiently(lambda: api().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER_S))
     except HUB_ERRORS as error:
         raise explain(error, repo, f"revision {revision}") from error
     except (ValueError, KeyError, TypeError) as error:  # no JSON, or JSON of another kind

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, Wav2Vec2Model
 
+from avatarctl.networks import lean
 from avatarctl.networks.attention import set_attention
 from avatarctl.networks.float8 import to_float8
 from avatarctl.networks.offload import BlockStream, Guest, bring_when_called, held, put
@@ -191,6 +192,7 @@ MODES: dict[str, type[Residency]] = {
 
 def _compile_blocks(model: StableAvatarTransformer3DModel) -> None:
     """Compile what blocks compute, inside the hooks that bring their weights: one graph serves them all."""
+    lean.load_compiler()
     blocks: Any = model.blocks
     for block in blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)

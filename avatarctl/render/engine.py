@@ -33,6 +33,8 @@ from avatarctl.sampling.team import GO, SAVE, STOP, Team, join_team
 from avatarctl.sampling.windows import Plan
 from avatarctl.settings.render import RenderJob
 
+TELL_EVERY_S = 0.25  # of pictures that are decoded
+
 
 def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered:
     """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video.
@@ -44,15 +46,19 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
     with stopping() as stop, no_grad_on(job):
         placement = decide(own_device(job.placement))
         team = join_team(placement.device)
+        show(0, 0, stage="sound")
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
         tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
+        show(0, 0, stage="loading")
         networks = (loaded or LoadedNetworks()).of(checked, placement)
+        show(0, 0, stage="conditions")
         conditions = make_conditions(checked, networks, folder, plan)
         stop.check(folder)
         team.share(None)  # the others read what is in the folder now
         work = Work(job, folder, plan, networks, conditions, team, show, stop)
         steps = work.sample()
         work.finish_segments()
+        show(0, 0, stage="joining")
         sheet = deliver(job, folder, sound, tracks, work.frames.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
     if steps:
@@ -134,7 +140,7 @@ class Work:
         self.sampler, self.predictor = begin(job, plan, networks, conditions, team.share(saved), team)
         self.total = plan.count * job.render.steps
         self._step_s: list[float] = []
-        self._preview_cost_s = self._preview_at = 0.0
+        self._preview_cost_s = self._preview_at = self._told_at = 0.0
 
     def _where_to_begin(self) -> tuple[frontier.Frontier, int]:
         """Return the state to go on from, and the first window whose final latents have to be written.
@@ -162,6 +168,8 @@ class Work:
     def sample(self) -> int:
         """Run the window steps that are left; return their number."""
         saved_at = time.monotonic()
+        if not self.sampler.progress.finished():
+            self.show(0, 0, stage="sampling")
         began_with = done = self.sampler.progress.steps_done()
         began = time.monotonic()
         for finals in self.sampler.run(self.job.render.order):
@@ -211,7 +219,7 @@ class Work:
         while self.missing and self.frames.needed_windows(self.missing[0]).stop - 1 <= last_final:
             self.residency.use(self.networks.vae)
             segment = self.missing.pop(0)
-            self.frames.write_segment(segment)
+            self.frames.write_segment(segment, self._decoded)
             self.folder.event("segment", segment=segment)
             self._preview()
             if self.stop.asked and self.sampler.progress.finished():
@@ -233,6 +241,16 @@ class Work:
         self._preview_at = time.monotonic()
         self._preview_cost_s = self._preview_at - begin
 
+    def _decoded(self, pictures: int) -> None:
+        """Report, now and then, how many pictures of the video are decoded."""
+        if time.monotonic() - self._told_at < TELL_EVERY_S:
+            return
+        self._told_at = time.monotonic()
+        progress = self.sampler.progress
+        fraction = pictures / self.plan.video_frames if progress.finished() else progress.steps_done() / self.total
+        video_s, of_s = (round(float(count / self.plan.fps), 2) for count in (pictures, self.plan.video_frames))
+        self.show(0, 0, stage="decoding", fraction=round(fraction, 4), video_s=video_s, of_s=of_s)
+
     def _segments_done(self) -> int:
         return self.missing[0] if self.missing else self.frames.count
 
@@ -243,7 +261,8 @@ class Work:
         pictures = min(4 * (latents - 1) + 1 if latents else 0, self.plan.video_frames)
         video_s = float(pictures / self.plan.fps)
         left_s = step_s * (self.total - done)
-        self.show(done, self.total, step_s=round(step_s, 4), left_s=round(left_s, 1), video_s=round(video_s, 2))
+        times = {"step_s": round(step_s, 4), "left_s": round(left_s, 1), "video_s": round(video_s, 2)}
+        self.show(done, self.total, stage="sampling", **times)
 
     def _interrupt(self) -> None:
         done = self.sampler.progress.steps_done()

@@ -6,6 +6,7 @@ frames before the segment that the decoder's causal convolutions remember (``dec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,11 @@ class Frames:
         start, stop = self.span(segment)
         return range(self._plan.owner(max(start - self._warmup, 0)), self._plan.owner(stop - 1) + 1)
 
-    def write_segment(self, segment: int) -> None:
-        """Decode and encode one segment from the final latents in the folder."""
+    def write_segment(self, segment: int, after_each: Callable[[int], None] = lambda _: None) -> None:
+        """Decode and encode one segment from the final latents in the folder.
+
+        ``after_each`` hears after each latent frame how many pictures of the video are there.
+        """
         start, stop = self.span(segment)
         stream = self._at(start)
         first = self._first_picture(start)
@@ -101,6 +105,7 @@ class Frames:
                 if self._png is not None:
                     self._save_png(first + writer.pictures, pictures)
                 writer.write(pictures)
+                after_each(first + writer.pictures)
         self._next = stop
         stream.rest()
         self._folder.adopt(part, name)

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
-from avatarctl.errors import ChangedError, InputFileError, UsageError
-from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
+from avatarctl.errors import ChangedError, InputFileError, UsageError, WeightsError
+from avatarctl.networks import devices
+from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
@@ -65,6 +66,7 @@ def check(job: RenderJob, force: bool = False) -> Checked:
             raise InputFileError(f"{path}: got no such file, expected {what}", "check the path")
     from avatarctl.networks.images import framing, look_at  # Pillow alone, no network
 
+    devices.refuse_missing(job.placement.device)
     picture, notes = look_at(job.image)
     audio = probe(job.audio, job.render.audio_track)
     check_output(job.output)
@@ -98,6 +100,11 @@ def usable_weights(
     weights = find_weights(folder, size, variant)
     for role, path in weights.by_role().items():
         refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
+        if (kind := kind_of(path) or role) != role:
+            raise WeightsError(
+                f"{path}: got weights of the kind '{kind}', expected {'an' if role[0] in 'aeiou' else 'a'} {role}",
+                WEIGHTS_HINT,
+            )
     return weights
 
 

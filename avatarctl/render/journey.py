@@ -11,6 +11,7 @@ from avatarctl import console
 from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
+from avatarctl.networks import lean
 from avatarctl.ownership import listed
 from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
@@ -61,7 +62,10 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             rendered = already(job, folder)
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
+            show(0, 0, stage="loading")
             with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
+                if not job.placement.compile:
+                    lean.import_networks()
                 from avatarctl.render.engine import run
 
             try:

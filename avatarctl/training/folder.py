@@ -30,7 +30,18 @@ OWN_BELOW = re.compile(
     r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|"
     r"validation/(weights|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
 )
-OWN = (MANIFEST, LOCK, checkpoints.FOLDER, log.METRICS, log.CURVE, log.EVENTS, validate.FOLDER, "save", "stop")
+OWN = (
+    MANIFEST,
+    LOCK,
+    checkpoints.FOLDER,
+    log.METRICS,
+    log.CURVE,
+    log.TABLE,
+    log.EVENTS,
+    validate.FOLDER,
+    "save",
+    "stop",
+)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,33 +12,28 @@ from types import TracebackType
 from typing import Any
 
 from avatarctl import durable
-from avatarctl.errors import UsageError
 
-METRICS, CURVE, EVENTS = "metrics.jsonl", "loss.png", "tensorboard"
+METRICS, CURVE, TABLE, EVENTS = "metrics.jsonl", "loss.png", "loss.csv", "tensorboard"
 
 
-def check_installed() -> None:
-    """Raise ``UsageError`` when what draws and logs is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-        import tensorboard  # type: ignore[import-untyped]  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"training: got no {error.name}, which logs the run", "pip install 'avatarctl[train]'"
-        ) from error
+def missing() -> list[str]:
+    """Return which of the packages that draw and log a run aren't installed: it runs without them, its curve is a table."""
+    return [name for name in ("matplotlib", "tensorboard") if importlib.util.find_spec(name) is None]
 
 
 class Log:
     """The measurements of a run, going on from step ``first``: what a killed run wrote beyond it is cut off."""
 
     def __init__(self, run: Path, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.run = run
+        self.run, self._missing = run, missing()
         lines = [line for line in read(run) if line["step"] <= first]
         durable.replace(run / METRICS, b"".join(_line(line) for line in lines))
         self._file = (run / METRICS).open("ab")
-        self._board: Any = SummaryWriter(str(run / EVENTS), purge_step=first + 1 if first else None)
+        self._board: Any = None
+        if "tensorboard" not in self._missing:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / EVENTS), purge_step=first + 1 if first else None)
 
     def __enter__(self) -> Log:
         return self
@@ -44,19 +42,23 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Note the measurements of a step (counted from 1)."""
         self._file.write(_line({"step": step, **values}))
         self._file.flush()
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if self._board is not None and isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
 
     def draw(self) -> None:
-        """Draw the loss curve anew."""
-        draw_curve(read(self.run), self.run / CURVE)
+        """Draw the loss curve of all steps so far, or without matplotlib write its numbers as CSV."""
+        if "matplotlib" in self._missing:
+            write_table(read(self.run), self.run / TABLE)
+        else:
+            draw_curve(read(self.run), self.run / CURVE)
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
@@ -78,6 +80,18 @@ def smooth(values: Sequence[float], decay: float) -> list[float]:
         total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
         smoothed.append(total / weight)
     return smoothed
+
+
+def write_table(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """Write every measurement that is a number as CSV, a row per step."""
+    names = list(
+        dict.fromkeys(name for line in lines for name, value in line.items() if isinstance(value, int | float))
+    )
+    text = io.StringIO()
+    rows = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(lines)
+    durable.replace(target, text.getvalue().encode())
 
 
 def draw_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:

@@ -31,7 +31,7 @@ from avatarctl.training import checkpoints, validate
 from avatarctl.training.draws import BRANCHES, Draws, draw, seed_of
 from avatarctl.training.export import export
 from avatarctl.training.folder import begin_run, explained, guarded, held, threads_of
-from avatarctl.training.log import Log, check_installed
+from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.model import check_world, full_weights, make_model, place_model
 from avatarctl.training.optimizer import learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
@@ -50,12 +50,13 @@ class Trained:
     steps: int
     loss: float
     wall_s: float
+    steps_before: int = 0
+    """Of earlier runs in this folder."""
 
 
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
-    check_installed()
     read_about(job.data)
     validate.check(job.train)
     with stopping() as stop, ExitStack() as stack:
@@ -67,11 +68,12 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
         stack.enter_context(computing_with(threads_of(job.output)))
         with explained(job):
             trainer = Trainer(job, accelerator, stop, show)
+            steps_before = trainer.step
             log = stack.enter_context(Log(job.output, trainer.step)) if accelerator.is_main_process else None
             trainer.train(log)
     if not accelerator.is_main_process:
         return None
-    return Trained(job.output, trainer.exported, trainer.step, trainer.average, time.monotonic() - began)
+    return Trained(job.output, trainer.exported, trainer.step, trainer.average, time.monotonic() - began, steps_before)
 
 
 @contextmanager

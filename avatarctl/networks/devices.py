@@ -1,0 +1,38 @@
+"""Refuse a device that can't be there before torch is imported; what remains, torch is asked."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from pathlib import Path
+
+from avatarctl.errors import DeviceError
+
+
+def refuse_missing(device: str) -> None:
+    """Raise ``DeviceError`` for a GPU where torch is built without any, or none is visible to this process."""
+    if not device.startswith("cuda"):
+        return
+    hint = "use --device cpu, or see what this machine has: avatarctl doctor"
+    if not torch_has_gpus():
+        raise DeviceError(f"device {device}: no GPU is usable, torch is built for the CPU alone", hint)
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        raise DeviceError(f"device {device}: no GPU is usable, CUDA_VISIBLE_DEVICES hides all from this process", hint)
+
+
+def torch_has_gpus() -> bool:
+    """Return whether torch is built for GPUs, as its version.py says; True where that can't be read."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return True
+    try:
+        lines = ast.parse(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError):
+        return True
+    built: dict[str, object] = {}
+    for line in lines:
+        if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
+            target = line.target if isinstance(line, ast.AnnAssign) else line.targets[0]
+            built[ast.unparse(target)] = line.value.value
+    return "cuda" not in built or any(built.get(name) for name in ("cuda", "hip", "rocm"))

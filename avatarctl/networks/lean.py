@@ -1,0 +1,112 @@
+"""Import diffusers and transformers without what no render uses: peft, scipy, torch's compiler, distributed tensors.
+
+Both libraries import optional packages wherever these are installed, and torch's compiler for decorators: four fifths of the
+time from the command to the first window step. Only processes of our own do this (the command line, workers of a batch);
+a program that uses avatarctl as a library imports both as they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_own_process = False
+# What diffusers takes for installed; without them it leaves out imports at the top of its modules, for pipelines and training.
+OPTIONAL = ("_transformers_available", "_peft_available", "_scipy_available")
+# What transformers asks; distributed tensors and losses of detectors are not ours.
+QUESTIONS = ("is_scipy_available", "is_torch_distributed_available")
+COMPILER = "torch._dynamo"
+DECORATORS = ("allow_in_graph", "disable", "assume_constant_result")
+PARTS = (
+    "diffusers.models.transformers.transformer_wan",
+    "diffusers.models.autoencoders.autoencoder_kl_wan",
+    "diffusers.schedulers.scheduling_flow_match_euler_discrete",
+    "diffusers.hooks",
+)
+CLASSES = ("Wav2Vec2Model", "CLIPVisionModel", "UMT5EncoderModel", "PreTrainedTokenizerBase")
+
+
+def allow() -> None:
+    """Say that this process is our own, from its start."""
+    global _own_process
+    _own_process = True
+
+
+def import_networks() -> None:
+    """Import what networks are built of, in a process of our own where nobody has imported it yet; else do nothing."""
+    if not _own_process or {"diffusers", "transformers"} & set(sys.modules):
+        return
+    _defer_compiler()
+    availability: Any = importlib.import_module("diffusers.utils.import_utils")
+    with _replaced(availability, {name: False for name in OPTIONAL if hasattr(availability, name)}):
+        for name in PARTS:
+            importlib.import_module(name)
+    questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:1]
+    transformers: Any = importlib.import_module("transformers")
+    for module in (
+        importlib.import_module("transformers.utils.import_utils"),
+        importlib.import_module("transformers.utils"),
+    ):
+        known = [name for name in questions if hasattr(module, name)]
+        # For good: modules that were imported under one answer must not hear another one later.
+        for name in known:
+            setattr(module, name, _no)
+    for name in CLASSES:
+        getattr(transformers, name)
+
+
+def _no() -> bool:
+    return False
+
+
+@contextmanager
+def _replaced(module: ModuleType, values: dict[str, Any]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def _defer_compiler() -> None:
+    """Put a ``torch._dynamo`` in place whose decorators leave functions as they are: they matter to compiled code alone.
+
+    torch itself asks for it at some places of an ordinary pass. Whoever asks for anything else gets the real one.
+    """
+    import torch
+
+    spec = importlib.util.find_spec(COMPILER)
+    if COMPILER in sys.modules or spec is None:
+        return
+    stand_in = importlib.util.module_from_spec(spec)
+
+    def other(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        load_compiler()
+        return getattr(importlib.import_module(COMPILER), attribute)
+
+    vars(stand_in).update(__getattr__=other, **dict.fromkeys(DECORATORS, _as_it_is))
+    sys.modules[COMPILER] = torch._dynamo = stand_in
+
+
+def load_compiler() -> None:
+    """Put the real ``torch._dynamo`` in place, before anything is compiled."""
+    import torch
+
+    module = sys.modules.get(COMPILER)
+    if module is not None and vars(module).get("disable") is _as_it_is:
+        del sys.modules[COMPILER]
+        vars(torch).pop("_dynamo", None)
+    importlib.import_module(COMPILER)
+
+
+def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    return _as_it_is if function is None else function
