@@ -82,6 +82,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", help="vae: weights to begin with, instead of random ones.")
     ] = None,
+    begin: Annotated[
+        int, typer.Option("--begin", min=0, help="vae: steps that the weights of --start have behind them.")
+    ] = 0,
     rate: Annotated[
         float, typer.Option("--rate", min=0.01, max=10.0, help="vae: multiplies the learning rates.")
     ] = 1.0,
@@ -102,6 +105,11 @@ def train(
         raise UsageError(
             f"--looks: got {looks or 'none'} for {what}, expected clips of a look for decoder, and for it alone",
             "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
+        )
+    if (start is not None or begin or rate != 1) and (what != "vae" or (begin and start is None)):
+        raise UsageError(
+            f"--start, --begin, --rate: got one of them for {what}, expected them for vae alone, and --begin with --start",
+            "avatarctl puppet train vae --start FILE --begin STEPS",
         )
     console.quiet(quiet)
     _check_networks(what, output, force, start)
@@ -126,7 +134,7 @@ def train(
             if looks is not None:
                 paths = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show, recipe)]
             else:
-                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate)]
+                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate, begin)]
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 
@@ -143,6 +151,7 @@ def quality(
     ] = None,
     most: Annotated[int, typer.Option("--clips", min=1, help="Clips at most.")] = 24,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
+    force: o.Force = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -151,6 +160,9 @@ def quality(
 
     Example: avatarctl puppet quality --data heldout --weights nets
     """
+    for target, flag in ((sheet, "--sheet"), (export, "--export")):
+        if target is not None:
+            ownership.check_target(target, flag, [("the weights", weights)], force)
     console.quiet(quiet)
     import torch
 

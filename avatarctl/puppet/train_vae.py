@@ -44,12 +44,14 @@ def train_vae(
     recipe: Recipe = WORLD_1,
     start: Path | None = None,
     rate: float = 1.0,
+    begin: int = 0,
 ) -> Path:
     """Train, or resume where the run folder ``vae/`` stands; return the file of weights, ``vae.safetensors``.
 
     The last stage comes on top of ``steps``, while the learning rate fades out. ``start``: weights to begin with, in any
-    precision, instead of fresh ones. ``rate``: multiplies the recipe's learning rates.
-    Raises ``ChangedError`` for a run folder of another seed, number of steps, recipe, start or rate.
+    precision, instead of fresh ones. ``rate``: multiplies the recipe's learning rates. ``begin``: steps that the weights
+    have behind them, which are not taken again.
+    Raises ``ChangedError`` for a run folder of another seed, number of steps, recipe, start, rate or first step.
     """
     clips = Pictures(data)
     model = new_vae(seed, recipe.dims)
@@ -59,6 +61,8 @@ def train_vae(
         made_of["start"] = durable.digest(start)
     if rate != 1:
         made_of["rate"] = rate
+    if begin:
+        made_of["begin"] = begin
     fade_steps = recipe.total(steps) - steps
     optimiser = Optimiser(model, recipe.muon_rate * rate, recipe.adam_rate * rate, steps=steps, fade_steps=fade_steps)
 
@@ -139,14 +143,14 @@ def _train(
     show: Progress,
 ) -> None:
     """Take the steps that a run folder lacks, with a checkpoint every few minutes and pictures of the clips ``shown``."""
-    seed, total, done = made_of["seed"], made_of["total"], 0
+    seed, total, done = made_of["seed"], made_of["total"], made_of.get("begin", 0)
     checkpoint, _ = checkpoints.newest(run)
     if checkpoint is not None:
         found = checkpoint.state.get("made_of")
         if found != made_of:
             raise ChangedError(
                 f"{run}: got a training of {found}, expected {made_of}",
-                "give the --seed, --steps, --world, --start and --rate it began with, or another --output",
+                "give the --seed, --steps, --world, --start, --begin and --rate it began with, or another --output",
             )
         model.load_state_dict(checkpoint.tensors("model"))
         optimiser.restore({name: checkpoint.tensors(name) for name in ("muon", "adam")}, checkpoint.state["rest"])

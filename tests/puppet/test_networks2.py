@@ -25,6 +25,7 @@ from avatarctl.puppet.world2.drive import FPS
 from avatarctl.puppet.world2.identity import Identity
 from avatarctl.puppet.world2.vae_quality import vae_quality
 from avatarctl.puppet.world2.voice import Voice
+from avatarctl.training.log import read
 
 SIZE = 32
 # The same recipe at a size that tests have time for.
@@ -105,6 +106,8 @@ def test_a_vae_begins_from_weights_of_half_precision(clips: Path, tmp_path: Path
     file = train_vae(clips, tmp_path / "second", 1, 0, quiet, TINY, half, 1e-6)  # steps too small to be seen
     before, after = load_file(half), load_file(file)
     assert all(torch.allclose(before[name].float(), after[name], atol=1e-4) for name in before)
+    train_vae(clips, tmp_path / "third", 3, 0, quiet, TINY, half, 1.0, 2)
+    assert [line["step"] for line in read(tmp_path / "third" / "vae")] == [3]  # two are behind the weights
     with pytest.raises(ChangedError, match="'rate': 1e-06"):
         train_vae(clips, tmp_path / "second", 1, 0, quiet, TINY, half)
     with pytest.raises(InputFileError, match="got no checkpoint"):
