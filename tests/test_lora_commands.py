@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from avatarctl import cli
 from avatarctl.errors import AvatarError, InputFileError, UsageError, WeightsError
-from avatarctl.networks.adapters import attach, changes_of, merge_lora
+from avatarctl.networks.adapters import attach, changes_of, load_merged, merge_lora
 from avatarctl.networks.checkpoints import load_transformer, name_map, save_weights
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.kinds import TRANSFORMER
@@ -102,6 +102,19 @@ def test_info_names_released_sizes_and_what_fits_nothing(tmp_path: Path) -> None
     assert "lora_te_text.alpha" in out("info", tmp_path / "lora.safetensors")
 
 
+def test_info_of_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    key = "diffusion_model.blocks.0.self_attn.q.lora"
+    file = tmp_path / "n.safetensors"
+    save_file({f"{key}_A.weight": torch.full((2, 48), float("nan")), f"{key}_B.weight": torch.ones(48, 2)}, file)
+    for words in (("info", file), ("convert", file, "--to", "kohya", "--output", tmp_path / "o.safetensors")):
+        error = refusal(*words)
+        assert isinstance(error, WeightsError)
+        assert f"1 tensor holds NaN or infinite numbers ({key}_A.weight)" in error.message
+    assert refusal("info", file, "--json").data["not_finite"] == [f"{key}_A.weight"]
+    told = CliRunner().invoke(cli.app, ["lora", "info", str(file)]).stdout
+    assert "not finite" in told and "comfy" in told and "1 LoRA" in told
+
+
 def test_info_of_files_that_are_none(folder: Path, tmp_path: Path) -> None:
     assert isinstance(refusal("info", tmp_path / "none.safetensors"), InputFileError)
     (tmp_path / "broken.safetensors").write_bytes(b"1234567890")
@@ -111,6 +124,25 @@ def test_info_of_files_that_are_none(folder: Path, tmp_path: Path) -> None:
 
 
 # -- merge ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_render_and_merged_weights_have_the_same_bits(folder: Path, tmp_path: Path, stored: torch.dtype) -> None:
+    """Several LoRAs, whatever the number format of the file, that of the render being bfloat16."""
+    whole = load_transformer(folder / "weights" / "transformer.safetensors", dtype=stored)
+    base = save_weights(whole, tmp_path / "b.safetensors")
+    loras = [(folder / "diffusers.safetensors", 0.37), (folder / "kohya.safetensors", 0.61)]
+    flags = [f"{file}:{scale}" for file, scale in loras]
+    out("merge", *flags, "--weights", base, "--output", tmp_path / "m.safetensors")
+    narrow = stored if stored != torch.float32 else torch.bfloat16
+    rendered, layers = load_merged(base, loras, narrow)
+    merged = load_transformer(tmp_path / "m.safetensors", dtype=narrow)
+    assert layers > 24
+    for (name, one), (_, other) in zip(rendered.named_parameters(), merged.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    mapped, _ = load_merged(base, loras, None)  # as a large network is loaded for a CPU
+    for name, other in load_transformer(tmp_path / "m.safetensors", dtype=None).named_parameters():
+        assert torch.equal(mapped.get_parameter(name), other), name
 
 
 def test_merged_weights_are_taken_by_generate(folder: Path, tmp_path: Path) -> None:
@@ -151,7 +183,7 @@ def test_merge_refuses_what_can_not_be(folder: Path, tmp_path: Path) -> None:
         ((tmp_path / "none.safetensors", "--weights", weights, "--output", path), InputFileError, "no such file"),
         ((lora, "--weights", tmp_path / "none", "--output", path), WeightsError, "got no transformer"),
         ((lora, "--weights", weights, "--output", tmp_path / "m.pt"), UsageError, r".safetensors"),
-        ((lora, "--weights", weights, "--output", lora), UsageError, "there already"),
+        ((lora, "--weights", weights, "--output", lora), UsageError, "an input is never replaced"),
         ((lora, "--weights", weights, "--output", base, "--force"), UsageError, "the weights to merge into"),
         ((lora, "--weights", weights, "--output", lora, "--force"), UsageError, "one of the LoRAs"),
         ((lora, "--weights", weights / "vae.safetensors", "--output", path), WeightsError, "expected a transformer"),
@@ -194,13 +226,15 @@ def test_convert_needs_the_file_alone(folder: Path, to: str, tmp_path: Path) -> 
 
 
 def test_convert_replaces_when_told_to(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "own.safetensors"
-    path.write_bytes((folder / "kohya.safetensors").read_bytes())
-    words = ("convert", path, "--to", "comfy", "--output", path)
-    assert "there already" in refusal(*words).message
+    source, path = folder / "kohya.safetensors", tmp_path / "own.safetensors"
+    path.write_bytes(source.read_bytes())
+    words = ("convert", source, "--to", "comfy", "--output", path)
+    assert "exists already" in refusal(*words).message
     assert parse_lora(path).form == "kohya"
     out(*words, "--force")
     assert parse_lora(path).form == "comfy"
+    words = ("convert", path, "--to", "kohya", "--output", path, "--force")
+    assert "an input is never replaced" in refusal(*words).message and parse_lora(path).form == "comfy"
 
 
 def test_convert_of_the_released_layout(tmp_path: Path) -> None:

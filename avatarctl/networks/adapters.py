@@ -224,35 +224,75 @@ def merge_lora(
     return merge_loras(transformer, [(path, scale)])
 
 
+class Merger:
+    """Several LoRAs, each with its strength: changes weights one by one and remembers which. Sums are made in float32."""
+
+    def __init__(
+        self,
+        transformer: StableAvatarTransformer3DModel,
+        loras: Sequence[tuple[Path | Mapping[str, Tensor], float]],
+    ) -> None:
+        self._read = [
+            (read_lora(path, transformer), scale) for path, scale in loras
+        ]  # all are checked before one is merged
+        self.changed: set[str] = set()
+
+    def __call__(self, name: str, weight: Tensor) -> Tensor:
+        """Return a weight with what the LoRAs add to it, unrounded in float32; itself where they add nothing."""
+        module = name.removesuffix(".weight")
+        changes = [
+            scale * change.change(weight)
+            for lora, scale in self._read
+            if module != name and (change := lora.layers.get(module))
+        ]
+        changes += [scale * lora.full[name].float() for lora, scale in self._read if name in lora.full]
+        if not changes:
+            return weight
+        self.changed.add(name)
+        total = sum(change.reshape(weight.shape) for change in changes)
+        assert isinstance(total, Tensor)
+        return weight.float() + total.to(weight.device)
+
+    def check(self, transformer: StableAvatarTransformer3DModel) -> int:
+        """Return the number of layers changed; raises ``WeightsError`` for weights that aren't finite in their format."""
+        weights = {name: weight for name, weight in transformer.named_parameters() if name in self.changed}
+        if overflown := [name for name, weight in weights.items() if not torch.isfinite(weight).all()]:
+            added = " and ".join(f"{lora.source} ({scale:g} times)" for lora, scale in self._read)
+            kind = str(weights[overflown[0]].dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{added}: {len(overflown)} weights became NaN or infinite in {kind} ({some(overflown)}), expected finite ones",
+                "use less of it (FILE:0.5), or a number format of more range (--dtype bfloat16); or the base weights are damaged",
+            )
+        return len({name.removesuffix(".bias").removesuffix(".weight") for name in weights})
+
+
 @torch.no_grad()
 def merge_loras(
     transformer: StableAvatarTransformer3DModel, loras: Sequence[tuple[Path | Mapping[str, Tensor], float]]
 ) -> int:
-    """Add several LoRAs, each so many times; each weight is rounded to its number format once. Gives the layers changed."""
-    read = [(read_lora(path, transformer), scale) for path, scale in loras]  # all are checked before one is merged
-    touched: set[str] = set()
-    overflown: list[str] = []
+    """Add several LoRAs, each so many times; each weight is rounded to its number format once. Return the layers changed."""
+    merger = Merger(transformer, loras)
     for name, weight in transformer.named_parameters():
-        module = name.removesuffix(".weight")
-        changes = [
-            scale * c.change(weight) for lora, scale in read if module != name and (c := lora.layers.get(module))
-        ]
-        changes += [scale * lora.full[name].float() for lora, scale in read if name in lora.full]
-        if changes:
-            total = sum(change.reshape(weight.shape) for change in changes)
-            assert isinstance(total, Tensor)
-            weight.copy_((weight.float() + total.to(weight.device)).to(weight.dtype))
-            if not torch.isfinite(weight).all():
-                overflown.append(name)
-            touched.add(name.removesuffix(".bias").removesuffix(".weight"))
-    if overflown:
-        added = " and ".join(f"{lora.source} ({scale:g} times)" for lora, scale in read)
-        kind = str(weight.dtype).removeprefix("torch.")
-        raise WeightsError(
-            f"{added}: {len(overflown)} weights became NaN or infinite in {kind} ({some(overflown)}), expected finite ones",
-            "use less of it (FILE:0.5), or a number format of more range (--dtype bfloat16); or the base weights are damaged",
-        )
-    return len(touched)
+        merged = merger(name, weight)
+        if merged is not weight:
+            weight.copy_(merged)
+    return merger.check(transformer)
+
+
+@torch.no_grad()
+def load_merged(
+    base: Path, loras: Sequence[tuple[Path, float]], dtype: torch.dtype | None, device: str | torch.device = "cpu"
+) -> tuple[StableAvatarTransformer3DModel, int]:
+    """Load a transformer with LoRAs merged in, and return it with the number of layers changed.
+
+    They are added to the weights as they are stored, and the sum is rounded to ``dtype`` once (None: to what is stored). A
+    render with LoRAs and one with weights that they were merged into have the same bits.
+    """
+    with init_empty_weights():
+        names = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
+    merger = Merger(names, loras)
+    transformer = checkpoints.load_transformer(base, dtype=dtype, device=device, alter=merger if loras else None)
+    return transformer, merger.check(transformer)
 
 
 def merge_into(base: Path, loras: Sequence[tuple[Path, float]], output: Path, dtype: str) -> int:
@@ -267,8 +307,7 @@ def merge_into(base: Path, loras: Sequence[tuple[Path, float]], output: Path, dt
             f"{base}: got weights in {str(stored).removeprefix('torch.')}, expected float32, bfloat16 or float16",
             "say with --dtype how to write them",
         )
-    transformer = checkpoints.load_transformer(base, dtype=SAVED.get(dtype, stored))
-    layers = merge_loras(transformer, loras)
+    transformer, layers = load_merged(base, loras, SAVED.get(dtype, stored))
     with durable.guarded(output, "make room and run the same command again", "choose another --output"):
         checkpoints.save_weights(transformer, output)
     return layers

@@ -40,6 +40,8 @@ from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import Stored, open_weights, write_weights
 
 Source = str | Path | Mapping[str, Tensor]
+# A weight by our name, as it is stored, made another one.
+Alter = Callable[[str, Tensor], Tensor]
 Model = TypeVar("Model", bound=nn.Module)
 HALF = (torch.bfloat16, torch.float16)
 
@@ -80,17 +82,18 @@ def load_network(
     dims: Dims | Mapping[str, Any] | None,
     dtype: torch.dtype | None,
     device: str | torch.device,
+    alter: Alter | None = None,
 ) -> nn.Module:
     """Build a network and fill it from ``source``: released names or ours, every one of them exactly once.
 
     ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. ``dtype`` None: the
-    weights stay as they are stored, in the mapped file. Raises ``WeightsError`` with the names that are missing, left over
-    or of another shape.
+    weights stay as they are stored, in the mapped file. ``alter`` changes weights before they are rounded to ``dtype``.
+    Raises ``WeightsError`` with the names that are missing, left over or of another shape.
     """
     stored, tensors, found = _look_into(network, source, dims)
     with init_empty_weights(include_buffers=False):
         model = network.build(found)
-    state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device))
+    state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device), alter)
     # Every name was checked; assign puts the tensors in the place of the empty ones without another copy.
     model.load_state_dict(state, strict=True, assign=True)
     if isinstance(model, UMT5EncoderModel):
@@ -176,6 +179,7 @@ def _state_for(
     tensors: Mapping[str, str],
     dtype: torch.dtype | None,
     device: torch.device,
+    alter: Alter | None,
 ) -> dict[str, Tensor]:
     """Return the model's state dict from the stored tensors, each one checked and cast."""
     expected = model.state_dict()
@@ -200,11 +204,14 @@ def _state_for(
             if part.shape != shape and tuple(n for n in part.shape if n > 1) != tuple(n for n in shape if n > 1):
                 wrong.append(f"{name}: got {tuple(part.shape)}, expected {tuple(shape)}")
                 continue
+            kind, part = part.dtype, part.reshape(shape)
+            if alter is not None:
+                part = alter(target, part)
             if dtype is None:  # narrow ones are copied when they are used
-                state[target] = part.reshape(shape) if part.dtype in HALF else _aligned(part.reshape(shape))
+                state[target] = part.to(kind) if kind in HALF else _aligned(part.to(kind))
                 continue
             keep = dtype in narrow and any(piece in target.split(".") for piece in keep_float32)
-            state[target] = _aligned(part.reshape(shape).to(device, torch.float32 if keep else dtype))
+            state[target] = _aligned(part.to(device, torch.float32 if keep else dtype))
     if wrong:
         raise WeightsError(
             f"{stored.source}: got {len(wrong)} weights of another shape: {_list(wrong)}",
@@ -244,14 +251,16 @@ def load_transformer(
     dims: TransformerDims | Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
+    alter: Alter | None = None,
 ) -> StableAvatarTransformer3DModel:
     """Load the StableAvatar transformer (1.3B, 14B or any other size) from released names or ours.
 
-    ``dtype`` None leaves the weights as they are stored, in the mapped file.
+    ``dtype`` None leaves the weights as they are stored, in the mapped file. ``alter`` changes weights before they are
+    rounded to ``dtype``, or to what they are stored as.
 
     In half precision, time embedding, modulation tables and norms stay in float32, as in the released network.
     """
-    model = load_network(TRANSFORMER, path_or_state_dict, dims, dtype, device)
+    model = load_network(TRANSFORMER, path_or_state_dict, dims, dtype, device, alter)
     assert isinstance(model, StableAvatarTransformer3DModel)
     return model
 

@@ -55,6 +55,21 @@ def read_header(path: Path) -> Header | None:
     return Header(dims, sum(math.prod(entry["shape"]) for entry in entries.values()))
 
 
+def kind_of(path: Path) -> str | None:
+    """Return which network a file says that it is; None where it doesn't say."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST_HEADER:
+            return None
+        try:
+            kind = json.loads(file.read(length)).get("__metadata__", {}).get("network")
+        except (ValueError, AttributeError):
+            return None
+    return str(kind) if kind else None
+
+
 class Fault(NamedTuple):
     """What is wrong with a file of weights, and what helps; no ``hint`` where getting the file again does."""
 

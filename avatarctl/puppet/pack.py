@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import shutil
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ
@@ -22,7 +24,7 @@ from avatarctl.puppet.voice import make_voice, say
 from avatarctl.weights import find_weights
 
 MOST_BYTES = 24_000_000
-LOADERS = {
+LOADERS: dict[str, Callable[..., nn.Module]] = {
     "transformer": checkpoints.load_transformer,
     "vae": checkpoints.load_vae,
     "text_encoder": checkpoints.load_text_encoder,

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.audio.decode import AudioInfo, probe
-from avatarctl.errors import ChangedError, InputFileError, UsageError
+from avatarctl.errors import ChangedError, InputFileError, UsageError, WeightsError
 from avatarctl.networks import devices
-from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged, refuse_damaged_lora
+from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
@@ -100,6 +100,11 @@ def usable_weights(
     weights = find_weights(folder, size, variant)
     for role, path in weights.by_role().items():
         refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
+        if (kind := kind_of(path) or role) != role:
+            raise WeightsError(
+                f"{path}: got weights of the kind '{kind}', expected {'an' if role[0] in 'aeiou' else 'a'} {role}",
+                WEIGHTS_HINT,
+            )
     return weights
 
 

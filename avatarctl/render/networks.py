@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from avatarctl.networks import checkpoints
-from avatarctl.networks.adapters import merge_loras
+from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.placement import Placement
 from avatarctl.networks.residency import NARROW, residency_of
 from avatarctl.render.inputs import Checked
@@ -39,11 +39,11 @@ class Networks:
     @cached_property
     def transformer(self) -> Any:
         """The transformer with its LoRAs."""
-        model = checkpoints.load_transformer(
-            self.files.transformer, dtype=self._transformer_dtype(), device=self.residency.load_device
-        )
+        file, dtype, device = self.files.transformer, self._transformer_dtype(), self.residency.load_device
         if self._loras:
-            merge_loras(model, self._loras)
+            model, _ = load_merged(file, self._loras, dtype, device)
+        else:
+            model = checkpoints.load_transformer(file, dtype=dtype, device=device)
         return self.residency.place(model)
 
     def _transformer_dtype(self) -> torch.dtype | None:

@@ -92,13 +92,12 @@ def check(folder: Path, recording: Recording, render: RenderSettings, suffix: st
     place = RenderFolder(job.folder)
     with place.held():
         sound, plan = decode_audio(checked, place)
-    assert sound is not None
-    heard = np.fromfile(job.folder / WAVEFORM, "<f4")
-
-    segment = job.folder / f"segment{job.video.segment_suffix}"
-    with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
-        writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
-    join([segment], job.output, sound, job.video)
+        assert sound is not None
+        heard = np.fromfile(job.folder / WAVEFORM, "<f4")
+        segment = job.folder / f"segment{job.video.segment_suffix}"
+        with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
+            writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
+        join([segment], job.output, sound, job.video)
     there = played(job.output)
 
     picture_s = float(1 / plan.fps)
@@ -111,7 +110,10 @@ def check(folder: Path, recording: Recording, render: RenderSettings, suffix: st
     assert abs(lag_s) < 0.02
 
     # And what lips hear is what was said at that time, where the format tells it.
-    if recording.ending in TOLD_DELAY and not render.trim_silence:
+    lost = (
+        recording.hole is not None and recording.ending == "mov" and recording.codec.startswith("pcm")
+    )  # by ffmpeg's muxer
+    if recording.ending in TOLD_DELAY and not render.trim_silence and not lost:
         said = np.concatenate([np.zeros(round(recording.offset_s * RATE_HZ), np.float32), _said(recording)])
         off_s = worst_lag_s(heard, said[round(render.start_s * RATE_HZ) :])
         assert abs(off_s) < 0.027, "beyond what counts as a hole"
