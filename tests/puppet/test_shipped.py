@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from served import Server, kill_after
 
-from avatarctl.audio.decode import ffmpeg, read_blocks
+from avatarctl.audio.decode import read_blocks
+from avatarctl.audio.source import ffmpeg
 from avatarctl.evaluation.sync import sync
 from avatarctl.networks.header import read_header
 from avatarctl.paths import embedded_avatar
