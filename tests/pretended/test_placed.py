@@ -48,9 +48,13 @@ def test_a_misplaced_tensor_is_seen() -> None:
             predict(steps.requests(0))
 
 
-@pytest.mark.parametrize("memory", MODES)
-@pytest.mark.parametrize("tiling", [None, V.Tiling(64, 16)], ids=["whole", "tiles"])
-@pytest.mark.parametrize("folded", [False, True], ids=["released", "folded"])
+TILES = V.Tiling(64, 16)
+
+
+@pytest.mark.parametrize(
+    ("memory", "tiling", "folded"),
+    [*((mode, None, False) for mode in MODES), ("full", TILES, False), ("group", TILES, False), ("model", None, True)],
+)
 def test_vae(memory: str, tiling: V.Tiling | None, folded: bool) -> None:
     with pretended():
         residency = residency_of(placement(memory))

@@ -80,6 +80,7 @@ def test_what_changes_no_bit_may_change(case: Case, expected: bytes, flags: list
     assert case.bytes() == expected
 
 
+@pytest.mark.long
 def test_beginning_anew_with_another_picture_survives_a_kill_at_any_write(
     new_case: NewCase, studio: Path, expected: bytes
 ) -> None:
