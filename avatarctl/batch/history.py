@@ -20,6 +20,7 @@ from avatarctl.render.inputs import Checked, Rendered, check_unchanged, manifest
 from avatarctl.weights import checksum
 
 STATE = ".avatarctl-batch"
+NOT_FACTS = ("output", "contact_sheet", "framing", "notes")  # of a finished render: they stand elsewhere in its record
 State = Literal["new", "begun", "finished", "changed", "foreign"]
 
 
@@ -84,7 +85,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], folder: Path) -> str:
 
 def write_record(item: Item, rendered: Rendered) -> None:
     """Note that an item's video is in its place, with the manifest that its render folder still holds."""
-    facts = {name: value for name, value in asdict(rendered).items() if name not in ("output", "contact_sheet")}
+    facts = {name: value for name, value in asdict(rendered).items() if name not in NOT_FACTS}
     content = {
         "video": item.name,
         "sha256": checksum(rendered.output),

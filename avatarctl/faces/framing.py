@@ -67,7 +67,7 @@ def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Cro
     if scale > 1 / SMALL_PICTURE:
         found.append(f"the picture is small: {crop.width}x{crop.height} pixels are enlarged to {video[0]}x{video[1]}")
     if not faces:
-        return [*found, "no face was found: the middle of the picture is used"]
+        return [*found, "no face was found: the middle of the picture is used (--fit pad keeps all of it)"]
     face = faces[chosen]
     if face.height * scale < SMALL_FACE_PX:
         found.append(
@@ -76,8 +76,10 @@ def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Cro
     left, top, right, bottom = face.box
     if left < 0 or top < 0 or right > picture[0] or bottom > picture[1]:
         found.append("the face is cut off by the picture's edge")
+    elif not _inside(face.head, Crop(0, 0, *picture)):
+        found.append("the head is cut off by the picture's edge")
     elif not _inside(face.head, crop):
-        found.append("the head is cut off: it is larger than the crop, or reaches the picture's edge")
+        found.append(f"the head is cut off: it is larger than the crop of {crop.width}x{crop.height}")
     if abs(face.yaw_degrees) > TURNED_DEGREES:
         found.append(f"the face is turned aside by {abs(face.yaw_degrees):.0f} degrees: it should look at the camera")
     if face.presence < 2 * PRESENT - 0.05:

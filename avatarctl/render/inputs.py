@@ -21,6 +21,7 @@ from avatarctl.networks import devices
 from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
+from avatarctl.render.crop import Framing
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
@@ -57,6 +58,10 @@ class Rendered:
     window_steps: int
     wall_s: float
     contact_sheet: Path | None
+    framing: Framing | None = None
+    """How the picture is framed, where that is around a face."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the inputs."""
 
 
 def check(job: RenderJob, force: bool = False) -> Checked:

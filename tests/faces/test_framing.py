@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_networks import photograph
+from scenes import scene
 
 from avatarctl.faces.find import find_faces
 from avatarctl.faces.framing import Crop, crop_around, problems
 from avatarctl.faces.landmarks import EYES
 
 SIZES = [(512, 512), (480, 832), (832, 480)]
-
-
-def scene(width: int, height: int, x: int, y: int, side: int = 400, degrees: float = 0) -> np.ndarray:
-    """Return a grey picture with the astronaut's head, ``side`` pixels of picture, at a place."""
-    head = Image.fromarray(photograph("astronaut.png")[:280, 90:370]).resize((side, side), Image.Resampling.LANCZOS)
-    room = Image.new("RGB", (width, height), (96, 100, 110))
-    room.paste(head.rotate(degrees, Image.Resampling.BICUBIC), (x, y))
-    return np.array(room)
 
 
 PLACES = {
