@@ -234,7 +234,9 @@ def write_crop(job: RenderJob, target: Path, force: bool, command: str, as_json:
     for note in notes:
         console.note(f"warning: {note}")
     crop.show_crop(job, framing, target)
-    console.result(command, {"show_crop": str(target), **crop.as_json(framing), "notes": notes}, str(target), as_json)
+    console.result(
+        command, {"show_crop": str(target), **crop.framing_json(framing), "notes": notes}, str(target), as_json
+    )
 
 
 def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None) -> None:
@@ -253,7 +255,7 @@ def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None)
     disks = [
         {"folder": str(disk.folder), "bytes": disk.bytes, "free_bytes": disk.free_bytes} for disk in rehearsal.disks
     ]
-    data = {**rehearsal.planned.to_json(), "notes": notes, "disks": disks, **crop.as_json(framing)}
+    data = {**rehearsal.planned.to_json(), "notes": notes, "disks": disks, **crop.framing_json(framing)}
     if show_crop is not None:
         data["show_crop"] = str(show_crop)
     text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks), framing.words() if framing else "")
@@ -277,7 +279,7 @@ def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
     """Render a job under a progress display, and write what came out."""
     from avatarctl.render import render
-    from avatarctl.render.crop import as_json as framing_json
+    from avatarctl.render.crop import framing_json
 
     began = time.monotonic()  # what is imported and loaded is part of the time
     with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from avatarctl.faces.find import Face
-from avatarctl.faces.landmarks import EYES, PRESENT
+from avatarctl.faces.landmarks import EYES
 
 EYE_LINE = 0.42  # where the eyes stand, as a share of the crop's height
 AIR_ABOVE = 0.1  # free share of the crop's height above the head
-SMALL_FACE_PX = 96  # height in the video under which lips are a few pixels
+SMALL_FACE_PX, SMALL_FACE = 96, 0.2  # height under which lips are a few pixels; in a small video a share of its height
 TURNED_DEGREES = 35.0
 SMALL_PICTURE = 0.5  # share of the video's side under which a picture is blown up
 
@@ -69,9 +69,10 @@ def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Cro
     if not faces:
         return [*found, "no face was found: the middle of the picture is used (--fit pad keeps all of it)"]
     face = faces[chosen]
-    if face.height * scale < SMALL_FACE_PX:
+    least = min(SMALL_FACE_PX, round(SMALL_FACE * video[1]))
+    if face.height * scale < least:
         found.append(
-            f"the face is small: {face.height * scale:.0f} pixels high in the video, {SMALL_FACE_PX} or more look better"
+            f"the face is small: {face.height * scale:.0f} pixels high in the video, {least} or more look better"
         )
     left, top, right, bottom = face.box
     if left < 0 or top < 0 or right > picture[0] or bottom > picture[1]:

@@ -81,7 +81,7 @@ def framing_in(content: Mapping[str, Any]) -> Framing | None:
     )
 
 
-def as_json(framing: Framing | None) -> dict[str, Any]:
+def framing_json(framing: Framing | None) -> dict[str, Any]:
     """Return ``crop`` and ``faces``; both null where the picture isn't framed around a face."""
     return {"crop": None, "faces": None} if framing is None else framing.to_json()
 

@@ -14,7 +14,7 @@ from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
 from avatarctl.ownership import listed
-from avatarctl.render.crop import as_json, frame, framing_in
+from avatarctl.render.crop import frame, framing_in, framing_json
 from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
@@ -51,7 +51,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         if force or not folder.exists():
             folder.check_all_ours()
             manifest.update(
-                as_json(framing := frame(job))
+                framing_json(framing := frame(job))
             )  # the first that takes torch, and only where a face is framed
             if framing is not None:
                 console.note(framing.words())
