@@ -160,10 +160,12 @@ def _frame(image: Path, size: tuple[int, int], asked: int | None) -> Framing:
 
     picture = look_at(image).image
     largest_first = find_in(picture)
-    faces = sorted(largest_first, key=lambda face: face.box[0] + face.box[2])
+    places = [face.box[0] + face.box[2] for face in largest_first]
+    from_the_left = sorted(range(len(places)), key=places.__getitem__)
+    faces = [largest_first[index] for index in from_the_left]
     chosen = None
     if faces:
-        chosen = asked - 1 if asked is not None and asked <= len(faces) else faces.index(largest_first[0])
+        chosen = asked - 1 if asked is not None and asked <= len(faces) else from_the_left.index(0)
     crop = crop_around(picture.size, None if chosen is None else faces[chosen], size)
     said = [f"{image}: {each}" for each in problems(picture.size, faces, chosen or 0, crop, size)]
     if len(faces) > 1 and asked is None and chosen is not None:
@@ -235,4 +237,5 @@ def _draw_numbers(shown: Any, framing: Framing) -> None:
         draw.rectangle((left, top, right, bottom), outline=DRAWN, width=max(shown.height // 256, 1))
         # A face that the crop leaves out has its number at the edge towards it.
         place = (min(max(left + 3, 0), shown.width - high), min(max(top, 0), shown.height - high))
-        draw.text(place, str(face.number), DRAWN, font, stroke_width=1, stroke_fill=(255, 255, 255))
+        draw.rectangle(draw.textbbox(place, str(face.number), font), fill=DRAWN, outline=DRAWN, width=2)
+        draw.text(place, str(face.number), (255, 255, 255), font)

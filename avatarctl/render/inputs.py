@@ -9,7 +9,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -238,6 +238,19 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     """Return the job that a manifest describes."""
     return RenderJob.model_validate_json(json.dumps(manifest["job"]))
+
+
+def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:
+    """Return a job as a version without framing began it: its picture was cropped in the middle, and stays so.
+
+    Else the same command, whose default is a face by now, would neither continue nor recognise what it made.
+    """
+    job = checked.job
+    before = manifest["job"]["render"].get("fit", "cover")
+    if "crop" in manifest or (job.render.fit, job.render.face, before) != ("face", None, "cover"):
+        return checked
+    render = job.render.model_copy(update={"fit": "cover"})
+    return replace(checked, job=job.model_copy(update={"render": render}))
 
 
 def changed_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:

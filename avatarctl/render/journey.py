@@ -17,9 +17,9 @@ from avatarctl.ownership import listed
 from avatarctl.render.crop import frame, framing_in, framing_json
 from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
+from avatarctl.render.inputs import Rendered, as_begun, check, check_unchanged, manifest_of, replaced_by
 from avatarctl.render.known import remember
-from avatarctl.render.ours import COMPUTED
+from avatarctl.render.ours import COMPUTED, MANIFEST
 from avatarctl.render.room import check_room, disks_of, needs_of
 from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
@@ -47,6 +47,13 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     with folder.held():
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
             check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
+        begun = None if force else folder.note_of(MANIFEST)
+        if begun is not None and (older := as_begun(checked, begun)) is not checked:
+            console.note(
+                f"{folder.path}: an older version began it with the middle of the picture, and so it is continued; "
+                "--force begins again, around the face"
+            )
+            checked, job = older, older.job
         manifest = manifest_of(checked)
         if force or not folder.exists():
             folder.check_all_ours()

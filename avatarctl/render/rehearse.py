@@ -13,7 +13,7 @@ from avatarctl.errors import BusyError
 from avatarctl.render.crop import Framing, frame_apart, framing_in, require_face
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import Checked, check, check_unchanged, exact, manifest_of
+from avatarctl.render.inputs import Checked, as_begun, check, check_unchanged, exact, manifest_of
 from avatarctl.render.room import Disk, check_room, disks_of, needs_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ
 from avatarctl.settings.placement import PlacementSettings
@@ -67,7 +67,8 @@ def check_folder(checked: Checked, force: bool) -> None:
     if folder.busy():
         raise BusyError(f"{folder.path}: another process renders in it", "wait for it, or stop that process")
     if not force:
-        check_unchanged(folder.manifest(), manifest_of(checked), folder.path)
+        begun = folder.manifest()
+        check_unchanged(begun, manifest_of(as_begun(checked, begun)), folder.path)
 
 
 def samples_of(checked: Checked) -> int:

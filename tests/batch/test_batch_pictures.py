@@ -14,7 +14,7 @@ from avatarctl.render import crop
 
 
 def pictures(bench: Bench) -> Path:
-    """Lay pictures beside the voices' names: v00 an upright portrait with its head at the top, v01 with two people, v02 nobody."""
+    """Lay pictures of the voices' names: v00 an upright portrait, its head at the top, v01 two people, v02 nobody."""
     folder = bench.folder / "pictures"
     folder.mkdir()
     both = Image.new("RGB", (1600, 700), GREY)

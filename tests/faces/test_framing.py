@@ -40,6 +40,18 @@ def test_the_head_is_in_the_crop_with_the_eyes_at_their_line(place: str, video: 
         assert 0.3 <= line <= 0.55, line
 
 
+@pytest.mark.parametrize("video", [(832, 480), (1280, 320)], ids=str)
+def test_of_a_face_that_fills_the_picture_eyes_and_mouth_are_kept_rather_than_hair(video: tuple[int, int]) -> None:
+    whole = scene(560, 760, 0, 0, side=760)[:, 110:]  # of the head alone
+    [face] = find_faces(whole)
+    crop = crop_around((whole.shape[1], whole.shape[0]), face, video)
+    assert crop.height < face.head[3] - face.head[1], "the head doesn't fit"
+    eyes, mouth = face.points_N2[list(EYES), 1].mean(), face.points_N2[[13, 14], 1].mean()
+    assert mouth - eyes > crop.height or crop.top < eyes < mouth < crop.top + crop.height
+    chin = face.box[3]
+    assert chin - eyes > crop.height or chin <= crop.top + crop.height + 1
+
+
 def test_an_upright_portrait_keeps_its_head() -> None:
     picture = scene(512, 1024, 56, 0)
     [face] = find_faces(picture)

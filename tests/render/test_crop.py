@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 from safetensors.torch import load_file
 from scenes import GREY, head, photograph, scene
 from workshop import Case, straight
@@ -216,16 +216,26 @@ def test_a_resumed_render_keeps_its_crop_whatever_the_finder_says_by_then(case: 
     assert data(resumed)["crop"]["top"] == 300 and case.bytes() != wanted
 
 
-def test_a_render_of_an_older_version_is_resumed_as_it_began(case: Case) -> None:
-    wanted = straight(case)
+@pytest.mark.parametrize("how", ["resume", "the same command"])
+def test_a_render_of_an_older_version_is_continued_as_it_began(case: Case, how: str) -> None:
+    name = save(case, scene(600, 900, 100, 30))
+    wanted = straight(case, "-i", name)
     case.output.unlink()
-    case.stop()
+    case.stop("-i", name)
     content = durable.unsealed(case.render / "render.json")
     assert content is not None and content.pop("crop") is None and content.pop("faces") is None
     content["job"]["render"].pop("face")
-    content["job"]["render"].pop("fit")
+    if how == "resume":
+        content["job"]["render"].pop("fit")
     (case.render / "render.json").write_bytes(durable.sealed(content))
-    assert case.command("resume", str(case.render)).status == 0
+    (case.render / "conditions.safetensors").unlink()
+    if how == "resume":
+        done = case.command("resume", str(case.render))
+    else:  # its default is a face by now
+        assert run(case, "-i", name, "--fit", "face", "--dry-run").status == 0
+        done = run(case, "-i", name, "--fit", "face")
+        assert "older version began it" in done.log
+    assert done.status == 0, done.log
     assert case.bytes() == wanted
 
 
@@ -268,12 +278,3 @@ def test_framing_stays_out_of_processes_that_only_plan(case: Case, tmp_path: Pat
     (broken / "torch.py").write_text("raise ImportError('broken on purpose')")
     attempt = run(case, "--fit", "face", "--dry-run", PYTHONPATH=str(broken))
     assert attempt.status == 8 and "broken on purpose" in attempt.log and "--fit cover" in attempt.log
-
-
-def test_a_hidden_mouth_is_said(case: Case) -> None:
-    picture = Image.fromarray(scene(700, 700, 50, 50, side=600))
-    [face] = find_faces(np.array(picture))
-    left, top, right, bottom = face.box
-    ImageDraw.Draw(picture).rectangle((left - 10, (top + bottom) / 2, right + 10, bottom + 10), fill=(40, 60, 120))
-    _, told, _ = shown(case, "-i", save(case, np.array(picture)), "--size", "512x512")
-    assert any("hidden" in note or "no face" in note for note in told["notes"]), told
