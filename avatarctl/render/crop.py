@@ -121,7 +121,7 @@ def frame_apart(jobs: Sequence[RenderJob]) -> list[Framing | None]:
                 "`avatarctl doctor` tells whether torch works; --fit cover needs no faces",
             )
         found = dict(zip(asked, (framing_in(json.loads(line)) for line in done.stdout.splitlines()), strict=True))
-    return [found.get(_key(job)) for job in jobs]
+    return [found[_key(job)] if job.render.fit == "face" else None for job in jobs]
 
 
 def answer() -> None:

@@ -34,6 +34,7 @@ from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerp
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
 # Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
+OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
 
 
@@ -239,7 +240,8 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     """Return the job that a manifest describes."""
-    return RenderJob.model_validate_json(json.dumps(manifest["job"]))
+    render = {"fit": OLD_FIT, **manifest["job"]["render"]}
+    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render}))
 
 
 def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:
@@ -248,10 +250,10 @@ def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:
     Else the same command, whose default is a face by now, would neither continue nor recognise what it made.
     """
     job = checked.job
-    before = manifest["job"]["render"].get("fit", "cover")
-    if "crop" in manifest or (job.render.fit, job.render.face, before) != ("face", None, "cover"):
+    before = manifest["job"]["render"].get("fit", OLD_FIT)
+    if "crop" in manifest or (job.render.fit, job.render.face, before) != ("face", None, OLD_FIT):
         return checked
-    render = job.render.model_copy(update={"fit": "cover"})
+    render = job.render.model_copy(update={"fit": OLD_FIT})
     return replace(checked, job=job.model_copy(update={"render": render}))
 
 

@@ -138,14 +138,14 @@ class RenderSettings(Settings):
     """For songs: lips follow the voice alone; the sound of the video is unchanged."""
     loudness_dbfs: Annotated[float, Field(le=0)] | None = None
     """Level of the sound in the video, in dBFS such as -20 (null: as recorded)."""
-    fit: Literal["face", "cover", "pad"] = "cover"
+    fit: Literal["face", "cover", "pad"] = "face"
     """Which part of the picture is used: the one around the face, the middle, all.
 
     face crops it to the video's shape around the largest face, or around the one that ``face`` names; cover crops the
     middle; pad keeps all of it and adds grey bars.
     """
     face: Annotated[int, Field(ge=1)] | None = None
-    """Face to frame where there are several; 1 is the leftmost (null: the largest)."""
+    """Face to frame, of several; 1 is the leftmost (null: the largest)."""
     with_audio: bool = True
     """Put the recording into the video."""
     crf: Annotated[int, Field(ge=0, le=51)] | None = None
@@ -237,14 +237,7 @@ class InputSettings(Settings):
 
 
 class AllSettings(RenderSettings, PlacementSettings, WeightsSettings, InputSettings):
-    """Everything that a preset may say, flat: one check finds every mistake of a file.
-
-    Its defaults are those of the preset square, where those of ``RenderSettings`` are those of older renders.
-    """
-
-    fit: Literal["face", "cover", "pad"] = Field(
-        default="face", description=RenderSettings.model_fields["fit"].description
-    )
+    """Everything that a preset may say, flat: one check finds every mistake of a file."""
 
     def part(self, model: type[Model]) -> Model:
         """Return the settings of one kind: ``part(RenderSettings)``."""

@@ -155,7 +155,7 @@ def test_of_several_faces_the_largest_or_the_one_with_the_number(case: Case) -> 
 
 def test_a_face_needs_fit_face(case: Case) -> None:
     wrong = run(case, "--face", "1")
-    assert wrong.status == 2 and "face: got 1 with fit cover, expected fit face" in wrong.log
+    assert wrong.status == 2 and "got 1 with fit cover, expected fit face" in wrong.log
 
 
 def test_turned_and_large_pictures_are_framed_as_people_see_them(case: Case) -> None:
