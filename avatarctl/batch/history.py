@@ -16,10 +16,11 @@ from avatarctl.batch.items import Item
 from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.paths import derived
 from avatarctl.render.folder import RenderFolder, guarded
-from avatarctl.render.inputs import Checked, Rendered, check_unchanged, manifest_of
+from avatarctl.render.inputs import Checked, Rendered, as_begun, check_unchanged, manifest_of
 from avatarctl.weights import checksum
 
 STATE = ".avatarctl-batch"
+NOT_FACTS = ("output", "contact_sheet", "framing", "notes")  # of a finished render: they stand elsewhere in its record
 State = Literal["new", "begun", "finished", "changed", "foreign"]
 
 
@@ -49,12 +50,11 @@ def lock_path(item: Item) -> Path:
 def item_state(item: Item, checked: Checked) -> ItemState:
     """Tell how far an item is; reads, changes nothing."""
     job = item.job
-    manifest = manifest_of(checked)
     record = durable.unsealed(record_path(item))
     folder = RenderFolder(job.folder)
     differs = ""
     if record is not None:
-        differs = _differences(record["manifest"], manifest, job.folder)
+        differs = _differences(record["manifest"], checked, job.folder)
         video = checksum(job.output) if job.output.is_file() else None
         if not differs and video is not None and video != record["sha256"]:
             differs = "the video is not the one that was made"
@@ -63,7 +63,7 @@ def item_state(item: Item, checked: Checked) -> ItemState:
             return ItemState("finished")
     if folder.exists():
         try:
-            begun = _differences(folder.manifest(), manifest, job.folder)
+            begun = _differences(folder.manifest(), checked, job.folder)
         except InputFileError as error:  # a damaged manifest
             return ItemState("changed", error.message)
         return ItemState("changed", begun) if begun else ItemState("begun")
@@ -74,9 +74,9 @@ def item_state(item: Item, checked: Checked) -> ItemState:
     return ItemState("new")
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], folder: Path) -> str:
+def _differences(old: dict[str, Any], now: Checked, folder: Path) -> str:
     try:
-        check_unchanged(old, new, folder)
+        check_unchanged(old, manifest_of(as_begun(now, old)), folder)
     except ChangedError as error:
         return "; ".join(line.strip() for line in error.message.split("\n")[1:])
     return ""
@@ -84,7 +84,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], folder: Path) -> str:
 
 def write_record(item: Item, rendered: Rendered) -> None:
     """Note that an item's video is in its place, with the manifest that its render folder still holds."""
-    facts = {name: value for name, value in asdict(rendered).items() if name not in ("output", "contact_sheet")}
+    facts = {name: value for name, value in asdict(rendered).items() if name not in NOT_FACTS}
     content = {
         "video": item.name,
         "sha256": checksum(rendered.output),

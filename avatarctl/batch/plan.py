@@ -12,6 +12,7 @@ from avatarctl.audio.decode import probe
 from avatarctl.batch.history import ItemState, item_state
 from avatarctl.batch.items import Item
 from avatarctl.errors import AvatarError, InputFileError, UsageError, WeightsError
+from avatarctl.render.crop import Framing, framing_json
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.inputs import Checked, separator_of
 from avatarctl.weights import find_weights
@@ -24,6 +25,8 @@ class Planned:
     item: Item
     item_state: ItemState
     takes: Estimate
+    framing: Framing | None = None
+    """How its picture is framed, where that was looked at and is around a face."""
 
     @property
     def weight(self) -> int:
@@ -112,6 +115,7 @@ def plan_json(plan: BatchPlan, workers: int) -> dict[str, Any]:
                 "state": each.item_state.state,
                 "why": each.item_state.why,
                 "runs": each.item.index in runs,
+                **framing_json(each.framing),
                 **{name: getattr(each.takes, name) for name in ("video_s", "windows", "window_steps", "time_s")},
             }
             for each in plan.everything()

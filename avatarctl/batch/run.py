@@ -18,6 +18,7 @@ from avatarctl.batch.folders import LOOKERS, files, has_sound, kind_of, look_int
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import NO_PICTURE, OVERWRITES, SAME_NAME, Bad, Base, Item, items_of
 from avatarctl.batch.local import make_locally, places_for
+from avatarctl.batch.pictures import framed, missing_faces
 from avatarctl.batch.places import check_fits, check_folder
 from avatarctl.batch.plan import BatchPlan, Planned, checked_of, plan_batch, plan_json
 from avatarctl.batch.rows import Row, rows_of
@@ -106,6 +107,7 @@ def look(batch: Batch) -> tuple[BatchPlan, list[Bad]]:
         else:
             mistakes.append(f"{error.message} ({item.where})")
     mistakes += [f"output ({each.item.where}): {each.item_state.why}" for each in plan.foreign]
+    mistakes += missing_faces(plan.run)
     if mistakes:
         some = f"{batch.source}: {len(mistakes)} mistakes, nothing was started:\n" if len(mistakes) > 1 else ""
         raise UsageError(some + "\n".join(mistakes), _hint(mistakes, bool(plan.foreign), batch.base.example))
@@ -154,6 +156,7 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
     plan, bad = look(batch)
     plan, later = rehearsed(plan)
     bad += later
+    plan = replace(plan, run=framed(plan.run))
     shown = plan_json(plan, len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
     data = {**shown, "bad": bad_json(bad)}
     if bad and not plan.everything():

@@ -28,6 +28,7 @@ class Tally:
     def __init__(self, show: Progress) -> None:
         self.rows: dict[str, dict[str, Any]] = {}  # by name
         self._passed_over: list[str] = []
+        self._warned: set[str] = set()
         self._show = show
         self._began = time.monotonic()
         self._done: dict[str, int] = {}
@@ -80,12 +81,17 @@ class Tally:
         row = self.rows[item.name]
         row.update(state=outcome.state, why=outcome.message, exit_code=outcome.exit_code)
         row.update(wall_s=outcome.wall_s, video_s=outcome.video_s, window_steps=outcome.window_steps)
+        row.update(notes=list(outcome.notes))
         numbers = {name: row[name] for name in ("wall_s", "video_s", "window_steps", "exit_code")}
-        console.event("item", item=item.name, state=outcome.state, why=outcome.message, **numbers)
+        console.event("item", item=item.name, state=outcome.state, why=outcome.message, notes=row["notes"], **numbers)
         if outcome.state == "done":
             self._done[item.name] = self._total[item.name]
             times = f"{console.clock(outcome.video_s)} of video in {console.clock(outcome.wall_s)}"
             self._say(f"{item.name}: done, {times}")
+            for note in dict.fromkeys(outcome.notes):
+                if note not in self._warned:  # it names the picture, which many videos may share
+                    self._warned.add(note)
+                    self._say(f"warning: {note}")
         elif outcome.state == "failed":
             self._total.pop(item.name, None)
             self._done.pop(item.name, None)
@@ -113,6 +119,7 @@ class Tally:
             "wall_s": 0.0,
             "video_s": 0.0,
             "window_steps": 0,
+            "notes": [],
             **more,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,14 @@ class Outcome:
     hint: str = ""
     exit_code: int = 0
     out_of_memory: bool = False
+    notes: Sequence[str] = ()
 
 
 def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> Outcome:
     """Render an item from wherever it stands, unless it is finished; an error becomes an outcome."""
     began = time.monotonic()
     try:
-        steps, video_s = _make(item, redo, loaded, show)
+        steps, video_s, notes = _make(item, redo, loaded, show)
     except Interrupted as error:
         return Outcome("stopped", message=error.message, hint=error.hint, exit_code=error.exit_code)
     except AvatarError as error:
@@ -50,10 +52,10 @@ def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -
         loaded.clear()  # after an error on the device what is loaded may be spoiled, and is in the way
         wall_s = round(time.monotonic() - began, 3)
         return Outcome("failed", wall_s, 0, 0.0, error.message, error.hint, error.exit_code, memory)
-    return Outcome("done", round(time.monotonic() - began, 3), steps, round(video_s, 3))
+    return Outcome("done", round(time.monotonic() - began, 3), steps, round(video_s, 3), notes=notes)
 
 
-def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float]:
+def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float, Sequence[str]]:
     job = item.job
     lock = lock_path(item)
     for folder in (lock.parent, job.output.parent):
@@ -64,7 +66,7 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
             stands = item_state(item, checked_of(item))
             if stands.state == "finished":
                 tidy(item)
-                return 0, 0.0
+                return 0, 0.0, ()
             if stands.state == "changed" and not redo:
                 raise ChangedError(f"{item.name}: {stands.why}", "render it again with --redo")
             if stands.state == "foreign" and not redo:
@@ -75,7 +77,7 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
             assert rendered is not None, "a worker is no follower of a launcher"
             write_record(item, rendered)
             tidy(item)
-            return rendered.window_steps, rendered.video_s
+            return rendered.window_steps, rendered.video_s, rendered.notes
     except Timeout as error:
         raise BusyError(
             f"{item.name}: another process makes this video", "wait for it, or stop that process"

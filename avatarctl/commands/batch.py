@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # Flags of `generate` that are about one video, and those that batch has in a form of its own.
-ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "show_settings"}
+ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "show_settings", "show_crop"}
 OWN = {"image", "output", "preset", "dry_run", "as_json", "quiet", "progress"}
 
 
@@ -199,18 +199,28 @@ def _dry_run(asked: Batch, as_json: bool) -> None:
         if as_json:
             raise problem  # its object has the plan
     rows = [
-        (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], row["why"])
+        (row["state"], row["output"], console.clock(row["video_s"]), _time(row["time_s"]), row["audio"], _remark(row))
         for row in plan["items"]
     ]
     rows += [("bad", row["output"], "", "", row["where"], row["why"]) for row in plan["bad"]]
     runs = sum(row["runs"] for row in plan["items"])
     last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
     text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
+    for note in dict.fromkeys(note for row in plan["items"] for note in (row["crop"] or {}).get("warnings", ())):
+        console.note(f"warning: {note}")  # it names the picture, which many videos may share
     if plan["passed_over"]:
         console.note(f"passed over {named([Path(name) for name in plan['passed_over']])}")
     console.result("batch", plan, f"{text}\n{last}", as_json, status="dry run")
     if problem is not None:
         raise problem
+
+
+def _remark(row: dict[str, Any]) -> str:
+    """Return why an item is as it is, else how its picture is framed."""
+    from avatarctl.render.crop import framing_in
+
+    framing = framing_in(row)
+    return row["why"] or ("" if framing is None else framing.words())
 
 
 def _time(seconds: float | None) -> str:

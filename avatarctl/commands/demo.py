@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
-from avatarctl.commands.generate import run_job
+from avatarctl.commands.generate import run_job, write_crop
 from avatarctl.commands.pages import INPUT, LOOK, OUTPUT
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
@@ -87,6 +87,17 @@ def demo(
             rich_help_panel=LOOK,
         ),
     ] = None,
+    fit: Annotated[
+        Literal["face", "cover", "pad"] | None,
+        typer.Option(
+            "--fit",
+            help="Part of the picture: around the face, cover: the middle, pad: all of it between bars.",
+            show_default="cover",
+            rich_help_panel=LOOK,
+        ),
+    ] = None,
+    face: o.Face = None,
+    show_crop: o.ShowCrop = None,
     keep: o.Keep = False,
     force: o.Force = False,
     as_json: o.AsJson = False,
@@ -115,7 +126,11 @@ def demo(
 
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
-    job = render_job(image, heard, output, PRESET, {"seed": seed, "steps": steps, "enlarge": enlarge}, keep=keep)
+    flags = {"seed": seed, "steps": steps, "enlarge": enlarge, "fit": fit, "face": face}
+    job = render_job(image, heard, output, PRESET, flags, keep=keep)
+    if show_crop is not None:
+        write_crop(job, show_crop, force, "demo", as_json)
+        return
     width, height = job.render.size
     if job.render.enlarge > 1:
         console.note(

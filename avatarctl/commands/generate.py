@@ -45,6 +45,7 @@ def generate(
     separate_vocals: o.SeparateVocals = None,
     loudness: o.Loudness = None,
     fit: o.Fit = None,
+    face: o.Face = None,
     weights: o.Weights = None,
     lora: o.Lora = None,
     device: o.Device = None,
@@ -63,6 +64,7 @@ def generate(
     frames: o.Frames = None,
     keep: o.Keep = False,
     force: o.Force = False,
+    show_crop: o.ShowCrop = None,
     dry_run: o.DryRun = False,
     show_settings: o.ShowSettings = False,
     as_json: o.AsJson = False,
@@ -98,6 +100,7 @@ def generate(
         "separate_vocals": separate_vocals,
         "loudness_dbfs": loudness,
         "fit": fit,
+        "face": face,
         "weights": weights,
         "lora": tuple(lora) if lora else None,
         "device": device,
@@ -125,9 +128,11 @@ def generate(
 
     job = render_job(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
     if dry_run:
-        _dry_run(job, force, as_json)
-        return
-    run_job(job, force, "generate", as_json, quiet, progress)
+        _dry_run(job, force, as_json, show_crop)
+    elif show_crop is not None:
+        write_crop(job, show_crop, force, "generate", as_json)
+    else:
+        run_job(job, force, "generate", as_json, quiet, progress)
 
 
 def resume(
@@ -213,25 +218,55 @@ def _show_settings(preset: str | None, flags: dict[str, Any], audio: Path, as_js
     console.result("generate", {"settings": rows, "inputs": inputs}, text, as_json, status="dry run")
 
 
-def _dry_run(job: RenderJob, force: bool, as_json: bool) -> None:
-    from avatarctl.render import room
+def write_crop(job: RenderJob, target: Path, force: bool, command: str, as_json: bool) -> None:
+    """Write the picture as the video will frame it, and what there is to say of it."""
+    from avatarctl.networks.images import framing as cut_off
+    from avatarctl.networks.images import look_at
+    from avatarctl.render import crop
+
+    crop.check_show_crop(job, target, force)
+    picture, seen = look_at(job.image)
+    notes = (*seen, *cut_off(job.image, picture.size, job.render.size, job.render.fit))
+    framing = crop.frame(job)
+    if framing is not None:
+        notes += framing.warnings
+        console.note(framing.words())
+    for note in notes:
+        console.note(f"warning: {note}")
+    crop.show_crop(job, framing, target)
+    console.result(
+        command, {"show_crop": str(target), **crop.framing_json(framing), "notes": notes}, str(target), as_json
+    )
+
+
+def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None) -> None:
+    from avatarctl.render import crop, room
     from avatarctl.render.rehearse import rehearse
 
+    if show_crop is not None:
+        crop.check_show_crop(job, show_crop, force)
     rehearsal = rehearse(job, force)
-    for note in rehearsal.checked.notes:
+    framing = rehearsal.framing
+    notes = (*rehearsal.checked.notes, *(framing.warnings if framing else ()))
+    for note in notes:
         console.note(f"warning: {note}")
+    if show_crop is not None:
+        crop.show_crop(job, framing, show_crop)
     disks = [
         {"folder": str(disk.folder), "bytes": disk.bytes, "free_bytes": disk.free_bytes} for disk in rehearsal.disks
     ]
-    data = {**rehearsal.planned.to_json(), "notes": rehearsal.checked.notes, "disks": disks}
-    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks))
+    data = {**rehearsal.planned.to_json(), "notes": notes, "disks": disks, **crop.framing_json(framing)}
+    if show_crop is not None:
+        data["show_crop"] = str(show_crop)
+    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks), framing.words() if framing else "")
     console.result("generate", data, text, as_json, status="dry run")
 
 
-def _plan_text(planned: Estimate, disks: str) -> str:
+def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
     time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
+        *([("picture", framing)] if framing else []),
         ("passes", f"{planned.window_steps} over {planned.windows} windows"),
         ("first part", f"can be watched after {planned.steps_to_first_window} passes"),
         ("disk", disks),
@@ -244,6 +279,7 @@ def _plan_text(planned: Estimate, disks: str) -> str:
 def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
     """Render a job under a progress display, and write what came out."""
     from avatarctl.render import render
+    from avatarctl.render.crop import framing_json
 
     began = time.monotonic()  # what is imported and loaded is part of the time
     with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:
@@ -258,6 +294,8 @@ def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: boo
         "window_steps": done.window_steps,
         "wall_s": round(wall_s, 3),
         "contact_sheet": str(done.contact_sheet) if done.contact_sheet else None,
+        "notes": done.notes,
+        **framing_json(done.framing),
     }
     if done.wall_s:  # else nothing was left to do
         console.note(f"{done.output}: {console.clock(done.video_s)} of video in {console.clock(wall_s)}")

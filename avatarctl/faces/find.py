@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from avatarctl.faces.detect import Detection, detect
 from avatarctl.faces.landmarks import PRESENT, Landmarks, landmarks_of, opening, yaw_degrees
@@ -14,6 +15,7 @@ from avatarctl.faces.regions import OVAL, head_box
 # The detector sees 256 pixels: in a picture of a whole room a face is a few of them. Then it looks at quarters as well.
 TILES_PER_SIDE = 3
 TILE_SHARE = 0.5
+LONGEST_PX = 2048  # longer side at which a picture is looked at: the networks see 256 and 192 pixels of it
 SAME_PLACE = 0.5  # share of the smaller box that two finds of one face have in common at least
 
 
@@ -58,15 +60,28 @@ class Face:
 
 def find_faces(picture_HWC: NDArray[np.uint8], device: str = "cpu") -> list[Face]:
     """Return the faces of an RGB picture (H, W, 3), the largest first; small ones are looked for where no large one is."""
-    faces = _faces_of(picture_HWC, detect(picture_HWC, device), device)
+    faces: list[Face] = []
+    for face in _faces_of(picture_HWC, detect(picture_HWC, device), device):
+        if not _known(face, faces):
+            faces.append(face)
     if not faces:
         for corner, tile in _tiles(picture_HWC):
             moved = [
                 Detection(each.score, each.box + np.tile(corner, 2), each.points_62 + corner)
                 for each in detect(tile, device)
             ]
-            faces += [face for face in _faces_of(picture_HWC, moved, device) if not _known(face, faces)]
+            for face in _faces_of(picture_HWC, moved, device):
+                if not _known(face, faces):
+                    faces.append(face)
     return sorted(faces, key=lambda face: -face.height)
+
+
+def find_in(picture: Image.Image, device: str = "cpu") -> list[Face]:
+    """Return the faces of an RGB picture of any size in its own pixels, the largest first; a large one is looked at reduced."""
+    factor = -(-max(picture.size) // LONGEST_PX)
+    small = picture.reduce(factor) if factor > 1 else picture
+    scale = np.array([picture.width / small.width, picture.height / small.height, factor])
+    return [Face(face.points_N3 * scale, face.presence) for face in find_faces(np.asarray(small), device)]
 
 
 def face_from(landmarks: Landmarks) -> Face:

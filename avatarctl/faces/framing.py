@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from avatarctl.faces.find import Face
-from avatarctl.faces.landmarks import EYES, PRESENT
+from avatarctl.faces.landmarks import EYES
 
 EYE_LINE = 0.42  # where the eyes stand, as a share of the crop's height
 AIR_ABOVE = 0.1  # free share of the crop's height above the head
-SMALL_FACE_PX = 96  # height in the video under which lips are a few pixels
+SMALL_FACE_PX, SMALL_FACE = 96, 0.2  # height under which lips are a few pixels; in a small video a share of its height
 TURNED_DEGREES = 35.0
+SURE = 0.95  # presence of whole faces that look at the camera is over 0.99
 SMALL_PICTURE = 0.5  # share of the video's side under which a picture is blown up
 
 
@@ -43,21 +45,27 @@ def crop_around(picture: tuple[int, int], face: Face | None, video: tuple[int, i
         size = (width, max(round(width * video_height / video_width), 1))
     if face is None:
         return Crop((width - size[0]) // 2, (height - size[1]) // 2, *size)
-    left, top, right, bottom = face.head
+    head, oval, air = face.head, face.box, AIR_ABOVE * size[1]
     eyes_y = face.points_N2[list(EYES), 1].mean()
-    x = _placed((left + right) / 2 - size[0] / 2, right - size[0], left, width - size[0])
-    air = AIR_ABOVE * size[1]
-    y = _placed(eyes_y - EYE_LINE * size[1], bottom - size[1], top - air, height - size[1])
-    return Crop(x, y, *size)
+    x = _placed((head[0] + head[2] - size[0]) / 2, size[0], [(head[0], head[2]), (oval[0], oval[2])])
+    spans = [(head[1] - air, head[3]), (head[1], head[3]), (oval[1], oval[3]), (eyes_y, oval[3])]
+    y = _placed(eyes_y - EYE_LINE * size[1], size[1], spans)
+    return Crop(_within(x, width - size[0]), _within(y, height - size[1]), *size)
 
 
-def _placed(wanted: float, least: float, most: float, end: int) -> int:
-    """Return a place near the wanted one, between ``least`` and ``most`` (the head's bounds), inside the picture.
+def _placed(wanted: float, length: int, spans: Sequence[tuple[float, float]]) -> float:
+    """Return a start near the wanted one from which ``length`` holds the first of the spans that it can hold.
 
-    A head that is larger than the crop keeps its upper (left) edge by half of what is too much.
+    When it can hold none, the last one is in the middle: of a face that fills the picture, eyes and mouth rather than hair.
     """
-    place = (least + most) / 2 if least > most else min(max(wanted, least), most)
-    return int(np.clip(round(place), 0, max(end, 0)))
+    for low, high in spans:
+        if high - low <= length:
+            return min(max(wanted, high - length), low)
+    return sum(spans[-1]) / 2 - length / 2
+
+
+def _within(place: float, end: int) -> int:
+    return min(max(round(place), 0), max(end, 0))
 
 
 def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Crop, video: tuple[int, int]) -> list[str]:
@@ -67,20 +75,23 @@ def problems(picture: tuple[int, int], faces: list[Face], chosen: int, crop: Cro
     if scale > 1 / SMALL_PICTURE:
         found.append(f"the picture is small: {crop.width}x{crop.height} pixels are enlarged to {video[0]}x{video[1]}")
     if not faces:
-        return [*found, "no face was found: the middle of the picture is used"]
+        return [*found, "no face was found: the middle of the picture is used (--fit pad keeps all of it)"]
     face = faces[chosen]
-    if face.height * scale < SMALL_FACE_PX:
+    least = min(SMALL_FACE_PX, round(SMALL_FACE * video[1]))
+    if face.height * scale < least:
         found.append(
-            f"the face is small: {face.height * scale:.0f} pixels high in the video, {SMALL_FACE_PX} or more look better"
+            f"the face is small: {face.height * scale:.0f} pixels high in the video, {least} or more look better"
         )
     left, top, right, bottom = face.box
     if left < 0 or top < 0 or right > picture[0] or bottom > picture[1]:
         found.append("the face is cut off by the picture's edge")
+    elif not _inside(face.head, Crop(0, 0, *picture)):
+        found.append("the head is cut off by the picture's edge")
     elif not _inside(face.head, crop):
-        found.append("the head is cut off: it is larger than the crop, or reaches the picture's edge")
+        found.append(f"the head is cut off: it is larger than the crop of {crop.width}x{crop.height}")
     if abs(face.yaw_degrees) > TURNED_DEGREES:
         found.append(f"the face is turned aside by {abs(face.yaw_degrees):.0f} degrees: it should look at the camera")
-    if face.presence < 2 * PRESENT - 0.05:
+    if face.presence < SURE:
         found.append("the face is partly hidden, blurred or turned away")
     return found
 

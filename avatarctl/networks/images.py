@@ -41,25 +41,43 @@ class ReferenceImage(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def load_image(path: Path, width: int, height: int, fit: Literal["cover", "pad"] = "cover") -> ReferenceImage:
+Fit = Literal["face", "cover", "pad"]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels of the picture as it is read
+
+
+def load_image(path: Path, width: int, height: int, fit: Fit = "cover", crop: Box | None = None) -> ReferenceImage:
     """Read a picture at ``width`` x ``height``.
 
-    EXIF orientation and colour profile are honoured, transparency is put on white. ``cover`` crops the middle to the aspect
-    of the video, ``pad`` keeps all of it between mid-grey bars. Resized by Pillow's bicubic. What was decided about colours
-    is warned of, and what :func:`framing` says.
+    EXIF orientation and colour profile are honoured, transparency is put on white. What was decided about colours is warned
+    of, and what :func:`framing` says; :func:`framed` says what ``fit`` and ``crop`` are.
     Raises ``InputFileError`` for what isn't a whole, readable picture.
     """
     picture, notes = look_at(path)
     notes = (*notes, *framing(path, picture.size, (width, height), fit))
+    return ReferenceImage(pixels_of(framed(picture, (width, height), fit, crop)), notes)
+
+
+def framed(picture: Image.Image, size: tuple[int, int], fit: Fit, crop: Box | None) -> Image.Image:
+    """Return a picture at the size (width, height) of the video, resized by Pillow's bicubic.
+
+    ``face`` takes the part ``crop``, which was placed around a face; ``cover`` crops the middle to the aspect of the video,
+    ``pad`` keeps all of the picture between mid-grey bars.
+    """
     if fit == "pad":
-        picture = ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC, color=PAD_COLOUR)
-    else:
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    return ReferenceImage(pixels_of(picture), notes)
+        return ImageOps.pad(picture, size, Image.Resampling.BICUBIC, color=PAD_COLOUR)
+    if fit == "cover":
+        return ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
+    assert crop is not None, "it was placed when the render began"
+    return picture.resize(size, Image.Resampling.BICUBIC, box=crop)
 
 
 def framing(path: Path, size: tuple[int, int], video: tuple[int, int], fit: str) -> tuple[str, ...]:
-    """Say what a picture of ``size`` (width, height) loses in a video: much that is cut off, or sharpness."""
+    """Say what a picture of ``size`` (width, height) loses in a video: much that is cut off, or sharpness.
+
+    With ``face`` nothing: what is to be said then depends on the face (``avatarctl.faces.framing``).
+    """
+    if fit == "face":
+        return ()
     (width, height), (video_width, video_height) = size, video
     notes = []
     if fit == "cover":

@@ -12,6 +12,7 @@ from avatarctl.networks.images import load_image
 from avatarctl.networks.text_stream import stream_text_encoder
 from avatarctl.networks.vae import Tiling
 from avatarctl.render import texts
+from avatarctl.render.crop import framing_in
 from avatarctl.render.finite import require_finite_conditions
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked
@@ -27,7 +28,7 @@ def make_conditions(checked: Checked, networks: Networks, folder: RenderFolder, 
     """Return text states, image tokens, the reference condition, and the function that hears a window."""
     tensors = folder.read_tensors(FILE)
     if tensors is None:
-        tensors = _encode(checked, networks, plan)
+        tensors = _encode(checked, networks, plan, folder)
         require_finite_conditions(tensors, networks.files)
         folder.write_tensors(FILE, {name: tensor.cpu() for name, tensor in tensors.items()})
 
@@ -43,10 +44,12 @@ def make_conditions(checked: Checked, networks: Networks, folder: RenderFolder, 
     )
 
 
-def _encode(checked: Checked, networks: Networks, plan: Plan) -> dict[str, torch.Tensor]:
+def _encode(checked: Checked, networks: Networks, plan: Plan, folder: RenderFolder) -> dict[str, torch.Tensor]:
     job, device = checked.job, networks.placement.device
     width, height = job.render.size
-    picture, _ = load_image(job.image, width, height, job.render.fit)  # what there is to say was said before
+    framing = framing_in(folder.manifest())
+    crop = None if framing is None else framing.box
+    picture, _ = load_image(job.image, width, height, job.render.fit, crop)  # what there is to say was said before
     positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], networks)
     image = _image_tokens(picture.to(device), networks)
     tiling = Tiling() if job.placement.vae_tiling else None

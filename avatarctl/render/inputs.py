@@ -9,7 +9,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from avatarctl.networks import devices
 from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
+from avatarctl.render.crop import Framing
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
@@ -34,6 +35,7 @@ from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerp
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
 # Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
+OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
 
 
@@ -60,6 +62,10 @@ class Rendered:
     window_steps: int
     wall_s: float
     contact_sheet: Path | None
+    framing: Framing | None = None
+    """How the picture is framed, where that is around a face."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the inputs."""
 
 
 def check(job: RenderJob, force: bool = False) -> Checked:
@@ -235,7 +241,21 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     """Return the job that a manifest describes."""
-    return RenderJob.model_validate_json(json.dumps(manifest["job"]))
+    render = {"fit": OLD_FIT, **manifest["job"]["render"]}
+    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render}))
+
+
+def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:
+    """Return a job as a version without framing began it: its picture was cropped in the middle, and stays so.
+
+    Else the same command, whose default is a face by now, would neither continue nor recognise what it made.
+    """
+    job = checked.job
+    before = manifest["job"]["render"].get("fit", OLD_FIT)
+    if "crop" in manifest or (job.render.fit, job.render.face, before) != ("face", None, OLD_FIT):
+        return checked
+    render = job.render.model_copy(update={"fit": OLD_FIT})
+    return replace(checked, job=job.model_copy(update={"render": render}))
 
 
 def changed_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
 from avatarctl.ownership import listed
+from avatarctl.render.crop import frame, framing_in, framing_json
 from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import Rendered, check, check_unchanged, manifest_of, replaced_by
+from avatarctl.render.inputs import Rendered, as_begun, check, check_unchanged, manifest_of, replaced_by
 from avatarctl.render.known import remember
-from avatarctl.render.ours import COMPUTED
+from avatarctl.render.ours import COMPUTED, MANIFEST
 from avatarctl.render.room import check_room, disks_of, needs_of
 from avatarctl.settings.render import RenderJob
 from avatarctl.threads import computing_with
@@ -45,7 +47,23 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     with folder.held():
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
             check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
+        begun = None if force else folder.note_of(MANIFEST)
+        if begun is not None and (older := as_begun(checked, begun)) is not checked:
+            console.note(
+                f"{folder.path}: an older version began it with the middle of the picture, and so it is continued; "
+                "--force begins again, around the face"
+            )
+            checked, job = older, older.job
         manifest = manifest_of(checked)
+        if force or not folder.exists():
+            folder.check_all_ours()
+            manifest.update(
+                framing_json(framing := frame(job))
+            )  # the first that takes torch, and only where a face is framed
+            if framing is not None:
+                console.note(framing.words())
+                for note in framing.warnings:
+                    warnings.warn(note, stacklevel=2)
         if force:
             manifest["replaces"] = replaced_by(job)
             folder.clear()
@@ -53,7 +71,6 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             console.note(f"{folder.path}: {listed(names)} is not of this render and stays")
         fresh = not folder.exists()
         if fresh:
-            folder.check_all_ours()
             folder.write_manifest(manifest)
             remember(folder.path)
             rendered = None
@@ -61,7 +78,6 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             check_unchanged(folder.manifest(), manifest, folder.path)
             rendered = already(job, folder)
         if rendered is None:
-            # Everything until here took no torch: mistakes show at once.
             show(0, 0, stage="loading")
             with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
                 if not job.placement.compile:
@@ -81,6 +97,9 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
                 folder.forget_damaged("windows")  # of a stretch whose pictures are encoded: of no use, and no damage
             facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
             folder.mark_delivered(job.output, facts)
+        framing = framing_in(folder.manifest())
+        notes = (*checked.notes, *(framing.warnings if framing else ()))
+        rendered = replace(rendered, framing=framing, notes=notes)
         if not job.keep:
             folder.remove()
     return rendered

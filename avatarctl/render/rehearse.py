@@ -5,14 +5,15 @@ What it raises is what the render would raise, so that both end with the same ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.errors import BusyError
+from avatarctl.render.crop import Framing, frame_apart, framing_in, require_face
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.inputs import Checked, check, check_unchanged, exact, manifest_of
+from avatarctl.render.inputs import Checked, as_begun, check, check_unchanged, exact, manifest_of
 from avatarctl.render.room import Disk, check_room, disks_of, needs_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ
 from avatarctl.settings.placement import PlacementSettings
@@ -21,18 +22,28 @@ from avatarctl.settings.render import RenderJob
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A render that can begin: its checked inputs, what it will take, and the disks that it writes to."""
+    """A render that can begin: its checked inputs, what it will take, the disks that it writes to, how its picture is framed."""
 
     checked: Checked
     planned: Estimate
     disks: tuple[Disk, ...]
+    framing: Framing | None = None
 
 
 def rehearse(job: RenderJob, force: bool = False) -> Rehearsal:
     """Check a job as a start would; raises what the render would raise."""
     checked = check(job, force)
     check_folder(checked, force)
-    return rehearse_checked(checked)
+    return replace(rehearse_checked(checked), framing=framing_of(job, force))
+
+
+def framing_of(job: RenderJob, force: bool = False) -> Framing | None:
+    """Return how the picture of a job is framed: as its render folder says, else as it would be."""
+    folder = RenderFolder(job.folder)
+    if folder.exists() and not force:
+        return framing_in(folder.manifest())
+    [framing] = frame_apart([job])
+    return None if framing is None else require_face(framing, job)
 
 
 def rehearse_checked(checked: Checked) -> Rehearsal:
@@ -56,7 +67,8 @@ def check_folder(checked: Checked, force: bool) -> None:
     if folder.busy():
         raise BusyError(f"{folder.path}: another process renders in it", "wait for it, or stop that process")
     if not force:
-        check_unchanged(folder.manifest(), manifest_of(checked), folder.path)
+        begun = folder.manifest()
+        check_unchanged(begun, manifest_of(as_begun(checked, begun)), folder.path)
 
 
 def samples_of(checked: Checked) -> int:

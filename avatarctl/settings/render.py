@@ -138,8 +138,14 @@ class RenderSettings(Settings):
     """For songs: lips follow the voice alone; the sound of the video is unchanged."""
     loudness_dbfs: Annotated[float, Field(le=0)] | None = None
     """Level of the sound in the video, in dBFS such as -20 (null: as recorded)."""
-    fit: Literal["cover", "pad"] = "cover"
-    """Picture of another shape than the video: cover crops it, pad adds bars."""
+    fit: Literal["face", "cover", "pad"] = "face"
+    """Which part of the picture is used: the one around the face, the middle, all.
+
+    face crops it to the video's shape around the largest face, or around the one that ``face`` names; cover crops the
+    middle; pad keeps all of it and adds grey bars.
+    """
+    face: Annotated[int, Field(ge=1)] | None = None
+    """Face to frame, of several; 1 is the leftmost (null: the largest)."""
     with_audio: bool = True
     """Put the recording into the video."""
     crf: Annotated[int, Field(ge=0, le=51)] | None = None
@@ -190,6 +196,8 @@ class RenderSettings(Settings):
                 f"enlarge: got {self.enlarge} at {self.size[0]}x{self.size[1]}, expected at most "
                 f"{LARGEST_VIDEO_PX // max(self.size)}"
             )
+        if self.face is not None and self.fit != "face":
+            raise ValueError(f"face: got {self.face} with fit {self.fit}, expected fit face")
         if isinstance(self.guidance, tuple):
             total = sum(row.weight for row in self.guidance)
             if abs(total - 1) > 1e-6:

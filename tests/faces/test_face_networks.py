@@ -8,20 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image
+from scenes import photograph
 
 from avatarctl.faces.detect import detect
 from avatarctl.faces.find import find_faces
 from avatarctl.faces.identity import SAME_PERSON, distance, identity_of
 from avatarctl.faces.landmarks import landmarks_of, landmarks_of_many, opening, yaw_degrees
 
-DATA = Path(skimage.__file__).parent / "data"
 REFERENCE = json.loads(Path(__file__).with_name("astronaut.json").read_text())
-
-
-def photograph(name: str) -> np.ndarray:
-    return np.array(Image.open(DATA / name).convert("RGB"))
 
 
 def variant(name: str) -> np.ndarray:

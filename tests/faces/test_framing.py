@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_face_networks import photograph
+from scenes import scene
 
 from avatarctl.faces.find import find_faces
 from avatarctl.faces.framing import Crop, crop_around, problems
 from avatarctl.faces.landmarks import EYES
 
 SIZES = [(512, 512), (480, 832), (832, 480)]
-
-
-def scene(width: int, height: int, x: int, y: int, side: int = 400, degrees: float = 0) -> np.ndarray:
-    """Return a grey picture with the astronaut's head, ``side`` pixels of picture, at a place."""
-    head = Image.fromarray(photograph("astronaut.png")[:280, 90:370]).resize((side, side), Image.Resampling.LANCZOS)
-    room = Image.new("RGB", (width, height), (96, 100, 110))
-    room.paste(head.rotate(degrees, Image.Resampling.BICUBIC), (x, y))
-    return np.array(room)
 
 
 PLACES = {
@@ -47,6 +38,18 @@ def test_the_head_is_in_the_crop_with_the_eyes_at_their_line(place: str, video: 
     if 0 < top < height - crop.height:
         line = (face.points_N2[list(EYES), 1].mean() - top) / crop.height
         assert 0.3 <= line <= 0.55, line
+
+
+@pytest.mark.parametrize("video", [(832, 480), (1280, 320)], ids=str)
+def test_of_a_face_that_fills_the_picture_eyes_and_mouth_are_kept_rather_than_hair(video: tuple[int, int]) -> None:
+    whole = scene(560, 760, 0, 0, side=760)[:, 110:]  # of the head alone
+    [face] = find_faces(whole)
+    crop = crop_around((whole.shape[1], whole.shape[0]), face, video)
+    assert crop.height < face.head[3] - face.head[1], "the head doesn't fit"
+    eyes, mouth = face.points_N2[list(EYES), 1].mean(), face.points_N2[[13, 14], 1].mean()
+    assert mouth - eyes > crop.height or crop.top < eyes < mouth < crop.top + crop.height
+    chin = face.box[3]
+    assert chin - eyes > crop.height or chin <= crop.top + crop.height + 1
 
 
 def test_an_upright_portrait_keeps_its_head() -> None:

@@ -26,6 +26,7 @@ size: 64x64
 steps: 2
 window: 3
 overlap: 2
+fit: cover
 segment_latent_frames: 2
 checkpoint_every: 0
 device: cpu

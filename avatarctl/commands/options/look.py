@@ -33,11 +33,21 @@ Size = Annotated[
     ),
 ]
 Fit = Annotated[
-    Literal["cover", "pad"] | None,
+    Literal["face", "cover", "pad"] | None,
     typer.Option(
         "--fit",
-        help="Picture of another shape than the video: cover crops it, pad adds bars.",
-        show_default="cover",
+        help="Part of the picture: around the face, cover: the middle, pad: all of it between bars.",
+        show_default="face",
+        rich_help_panel=LOOK,
+    ),
+]
+Face = Annotated[
+    int | None,
+    typer.Option(
+        "--face",
+        metavar="N",
+        help="Face to frame where there are several: 1 is the leftmost.",
+        show_default="the largest",
         rich_help_panel=LOOK,
     ),
 ]

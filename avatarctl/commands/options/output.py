@@ -86,6 +86,15 @@ Frames = Annotated[
         "--frames", metavar="FOLDER", help="Also write every picture as PNG into this folder.", rich_help_panel=OUTPUT
     ),
 ]
+ShowCrop = Annotated[
+    Path | None,
+    typer.Option(
+        "--show-crop",
+        metavar="FILE",
+        help="Write the picture as the video will frame it into this PNG, and make no video.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 WorkDir = Annotated[
     Path | None,
     typer.Option(
