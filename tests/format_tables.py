@@ -14,11 +14,12 @@ sys.path[:0] = [
 ]
 
 from picture_formats import picture_rows  # noqa: E402 (found by the line above)
+from sound_formats import sound_rows  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 Row = tuple[str, str, str]
 # Section of the page -> what tries the formats in a folder and returns rows: format, what was tried, what came of it.
-SECTIONS: dict[str, Callable[[Path], Sequence[Row]]] = {"pictures": picture_rows}
+SECTIONS: dict[str, Callable[[Path], Sequence[Row]]] = {"pictures": picture_rows, "sound": sound_rows}
 
 
 def table(rows: Sequence[Row]) -> str:

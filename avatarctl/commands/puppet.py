@@ -82,6 +82,9 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--start", help="vae: weights to begin with, instead of random ones.")
     ] = None,
+    begin: Annotated[
+        int, typer.Option("--begin", min=0, help="vae: steps that the weights of --start have behind them.")
+    ] = 0,
     rate: Annotated[
         float, typer.Option("--rate", min=0.01, max=10.0, help="vae: multiplies the learning rates.")
     ] = 1.0,
@@ -102,6 +105,11 @@ def train(
         raise UsageError(
             f"--looks: got {looks or 'none'} for {what}, expected clips of a look for decoder, and for it alone",
             "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
+        )
+    if (start is not None or begin or rate != 1) and (what != "vae" or (begin and start is None)):
+        raise UsageError(
+            f"--start, --begin, --rate: got one of them for {what}, expected them for vae alone, and --begin with --start",
+            "avatarctl puppet train vae --start FILE --begin STEPS",
         )
     console.quiet(quiet)
     _check_networks(what, output, force, start)
@@ -126,9 +134,51 @@ def train(
             if looks is not None:
                 paths = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show, recipe)]
             else:
-                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate)]
+                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate, begin)]
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
+
+
+@app.command()
+def quality(
+    clips: Annotated[Path, typer.Option("--data", help="Folder of clips that the VAE has not seen: another --seed.")],
+    weights: Annotated[Path, typer.Option("--weights", help="File of weights, or folder with a run of `train vae`.")],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG of clips above what the VAE shows of them.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write the weights as they stand, in half precision.")
+    ] = None,
+    most: Annotated[int, typer.Option("--clips", min=1, help="Clips at most.")] = 24,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
+    force: o.Force = False,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    progress: o.Progress = "auto",
+) -> None:
+    """Measure what a VAE of the world of 128 pixels leaves of clips that it has not seen, while its training may still run.
+
+    Example: avatarctl puppet quality --data heldout --weights nets
+    """
+    for target, flag in ((sheet, "--sheet"), (export, "--export")):
+        if target is not None:
+            ownership.check_target(target, flag, [("the weights", weights)], force)
+    console.quiet(quiet)
+    import torch
+
+    from avatarctl.puppet.pictures import Pictures
+    from avatarctl.puppet.train_vae import contact_sheet, export_vae, open_vae
+    from avatarctl.puppet.world2.vae_quality import to_markdown, vae_quality
+
+    torch.set_num_threads(threads)
+    model, pictures = open_vae(weights), Pictures(clips)
+    with _progress(quiet, progress, "clips") as show:
+        found = vae_quality(model, pictures, show, most)
+    if sheet is not None:
+        contact_sheet(model, [pictures.clip(number) for number in range(min(4, len(pictures)))], sheet)
+    if export is not None:
+        export_vae(model, pictures, export)
+    console.result("puppet quality", found, to_markdown(found).rstrip(), as_json)
 
 
 @app.command()
@@ -184,6 +234,7 @@ def evaluate(
     lora: Annotated[
         str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
     ] = None,
+    world: World = 1,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
     force: o.Force = False,
     device: o.Device = None,
@@ -222,13 +273,13 @@ def evaluate(
     import torch
 
     from avatarctl.evaluation.report import check_installed
-    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, to_markdown
+    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, judge_of
     from avatarctl.puppet.evaluate import evaluate as run
     from avatarctl.puppet.measure import Bench
 
     check_installed()
     torch.set_num_threads(threads)
-    bench = Bench(output, folder, settings.part(PlacementSettings))
+    bench = Bench(output, folder, settings.part(PlacementSettings), world=world)
     asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None)
     with console.warnings_as_notes(), _progress(quiet, progress, "renders") as show:
         report = run(bench, settings.part(RenderSettings), asked, show)
@@ -240,7 +291,7 @@ def evaluate(
         )
         problem.data = data
         raise problem
-    console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
+    console.result("puppet evaluate", data, judge_of(world).to_markdown(report).rstrip(), as_json)
 
 
 def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:

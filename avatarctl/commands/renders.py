@@ -52,7 +52,7 @@ def _near(path: Path) -> str:
 
 @app.command()
 def show(render: Render, as_json: AsJson = False) -> None:
-    """Show how far a render is, what it is made of, and the settings that aren't the defaults."""
+    """Show how far a render is, what it is made of, and the settings that its preset doesn't say."""
     from avatarctl.render.folder import RenderFolder
     from avatarctl.render.inputs import changed_settings
     from avatarctl.render.known import look
@@ -82,6 +82,7 @@ def show(render: Render, as_json: AsJson = False) -> None:
         ("output", known.output),
         ("image", manifest["inputs"]["image"]["path"]),
         ("audio", manifest["inputs"]["audio"]["path"]),
+        *([("preset", manifest["job"]["preset"])] if manifest["job"].get("preset") else []),
         *((name.replace("_", " "), str(value)) for name, value in settings.items()),
         ("events", ", ".join(f"{count} {name}" for name, count in counts.items())),
     ]

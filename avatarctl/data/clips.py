@@ -41,6 +41,8 @@ class Film:
     files: tuple[Path, ...] = ()
     """The numbered pictures, in order; none for a video."""
     sound: bool = False
+    streamed: bool = False
+    """MPEG-TS and the like: ffmpeg counts time from the first of the tracks that are read."""
     colours: Colours = field(default_factory=Colours)
 
 
@@ -169,6 +171,8 @@ def _stream_video(film: Film, size: tuple[int, int], fps: Fraction, like: Film |
     # -xerror: a damaged picture ends it, rather than being made up of its neighbours.
     arguments = ["-xerror", "-i", f"file:{film.path}", "-map", "0:v:0", "-vf", ",".join(filters)]
     command = [ffmpeg(), "-v", "error", "-nostdin", *arguments, "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1"]
+    if film.streamed and film.sound:  # its first packet is read for the clock
+        command += ["-map", "0:a:0", "-frames:a", "1", "-c:a", "copy", "-f", "null", "-"]
     count_bytes = 3 * width * height
     with tempfile.TemporaryFile() as log_file:
         # A session of its own: Ctrl-C in the terminal is ours to handle.
@@ -216,8 +220,10 @@ def _probe(path: Path) -> Film:
         width, height = height, width
     rate = re.search(r", ([\d.]+) fps", track)
     sound = any(": Audio: " in line for line in tracks)
+    streamed = re.search(r"^Input #0, (mpegts|mpeg),", text, re.MULTILINE) is not None
     colours = colours_of(path, track, after, int(shape[1]), int(shape[2]))
-    return Film(path, width, height, _rate(rate[1]) if rate else None, sound=sound, colours=colours)
+    fps = _rate(rate[1]) if rate else None
+    return Film(path, width, height, fps, sound=sound, streamed=streamed, colours=colours)
 
 
 def _rate(text: str) -> Fraction | None:

@@ -15,6 +15,7 @@ from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import dims as sizes
 from avatarctl.networks import names as naming
 from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
+from avatarctl.networks.small_clips import quicken
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -46,7 +47,7 @@ def build_transformer(dims: TransformerDims) -> StableAvatarTransformer3DModel:
 
 def build_vae(dims: VaeDims) -> AutoencoderKLWan:
     """Build the Wan VAE of these sizes."""
-    return AutoencoderKLWan(
+    vae = AutoencoderKLWan(
         base_dim=dims.base_dim,
         z_dim=dims.z_dim,
         dim_mult=list(dims.dim_mult),
@@ -60,6 +61,8 @@ def build_vae(dims: VaeDims) -> AutoencoderKLWan:
         scale_factor_spatial=2 ** (len(dims.dim_mult) - 1) * (dims.patch_size or 1),
         scale_factor_temporal=2 ** sum(dims.temporal_downsample),
     )
+    quicken(vae)
+    return vae
 
 
 def build_text_encoder(dims: TextDims) -> UMT5EncoderModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from avatarctl.console import Progress
 from avatarctl.evaluation.identity import Drift, drift
 from avatarctl.evaluation.report import Goal, Panel, markdown_table, write_curves
 from avatarctl.evaluation.sync import shuffled
-from avatarctl.puppet.dataset import EVALUATION_SEED
+from avatarctl.puppet.dataset import EVALUATION_SEED, FPS
 from avatarctl.puppet.measure import Bench, Pair, for_tuning, held_out, mean_of, measured
+from avatarctl.puppet.world2 import report as second
 from avatarctl.settings.render import RenderSettings
 
 REPORT, TABLES, CURVES = "report.json", "report.md", "report.png"
@@ -63,6 +64,25 @@ class Asked:
     lora: tuple[Path, float] | None = None
 
 
+@dataclass(frozen=True)
+class Judge:
+    """How a world's measurements become a report."""
+
+    of_pairs: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+    of_long: Callable[[Mapping[str, Any], int], dict[str, Any]]
+    row: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+    goals_of: Callable[[Mapping[str, Any]], list[Goal]]
+    to_markdown: Callable[[Mapping[str, Any]], str]
+    panels_of: Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], list[Panel]]
+
+
+def judge_of(world: int) -> Judge:
+    """Return what judges videos of a world."""
+    if world == 2:
+        return Judge(second.of_pairs, second.of_long, second.row, second.goals_of, second.to_markdown, second.panels_of)
+    return Judge(_of_pairs, _of_long, _row, goals_of, to_markdown, panels_of)
+
+
 def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progress) -> dict[str, Any]:
     """Measure what was asked for and write report.json, report.md and report.png; return the report.
 
@@ -72,6 +92,7 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
     rows = [(table, name, change) for table, rows in TABLE_ROWS.items() for name, change in rows.items()]
     total = asked.pairs + bool(asked.minutes) + asked.tables * len(rows) * TUNING_PAIRS + LOOK_PAIRS * bool(asked.lora)
     done = 0
+    judge = judge_of(bench.world)
 
     def measure(pair: Pair, settings: RenderSettings, bench: Bench = bench) -> dict[str, Any]:
         nonlocal done
@@ -87,26 +108,26 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "settings": settings.model_dump(mode="json"),
         "weights": bench.made_with()["weights"],
-        "held_out": _of_pairs(pairs),
+        "held_out": judge.of_pairs(pairs),
     }
     if asked.minutes:
         long = Pair("long", LONG_SEED, "speech", 60.0 * asked.minutes, True)
-        report["long"] = _of_long(measure(long, settings), asked.minutes, settings)
+        report["long"] = judge.of_long(measure(long, settings), asked.minutes)
     if asked.tables:
         tables: dict[str, dict[str, Any]] = {}
         for table, name, change in rows:
             changed = RenderSettings.model_validate({**settings.model_dump(), **change})
             found = [measure(for_tuning(number), changed) for number in range(TUNING_PAIRS)]
-            tables.setdefault(table, {})[name] = _row(found)
+            tables.setdefault(table, {})[name] = judge.row(found)
         report["tables"] = tables
     if asked.lora:
         with_lora = replace(bench, lora=(asked.lora,))
         dressed = [measure(held_out(number), settings, with_lora) for number in range(min(LOOK_PAIRS, asked.pairs))]
         report["lora"] = _of_lora(pairs[: len(dressed)], dressed)
-    report["goals"] = [goal.to_json() for goal in goals_of(report)]
+    report["goals"] = [goal.to_json() for goal in judge.goals_of(report)]
     durable.replace(bench.folder / REPORT, durable.to_json(report))
-    durable.replace(bench.folder / TABLES, to_markdown(report).encode())
-    write_curves(panels_of(report, pairs), bench.folder / CURVES)
+    durable.replace(bench.folder / TABLES, judge.to_markdown(report).encode())
+    write_curves(judge.panels_of(report, pairs), bench.folder / CURVES)
     return report
 
 
@@ -153,8 +174,8 @@ def _of_pairs(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _of_long(found: Mapping[str, Any], minutes: int, settings: RenderSettings) -> dict[str, Any]:
-    per_second = round(settings.fps)
+def _of_long(found: Mapping[str, Any], minutes: int) -> dict[str, Any]:
+    per_second = round(FPS)
     result: dict[str, Any] = {
         "minutes": minutes,
         "correlation": round(found["correlation"], 4),

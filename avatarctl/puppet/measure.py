@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,13 @@ from avatarctl.puppet.face import MEASURES, face_from_frames, still_mask
 from avatarctl.puppet.mouth import mouth_from_audio, mouth_from_frames
 from avatarctl.puppet.pack import write_wave
 from avatarctl.puppet.voice import Kind, make_voice
+from avatarctl.puppet.world2 import identity as second_face
+from avatarctl.puppet.world2.measure import measure as second_measure
+from avatarctl.puppet.world2.portrait import draw as second_draw
+from avatarctl.puppet.world2.voice import make_voice as second_voice
 from avatarctl.render import render
 from avatarctl.render.inputs import plan_of
+from avatarctl.sampling.windows import Plan
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import RenderJob, RenderSettings
 from avatarctl.weights import find_weights, fingerprint
@@ -69,6 +74,7 @@ class Bench:
     weights: Path
     placement: PlacementSettings
     lora: tuple[tuple[Path, float], ...] = ()
+    world: int = 1  # whose faces and voices
 
     def made_with(self) -> Mapping[str, Any]:
         """Return the checksums of what renders."""
@@ -84,6 +90,7 @@ def measured(bench: Bench, pair: Pair, settings: RenderSettings) -> dict[str, An
         "version": VERSION,
         "pair": asdict(pair),
         "settings": settings.model_dump(mode="json"),
+        **({} if bench.world == 1 else {"world": bench.world}),
         **bench.made_with(),
     }
     key = hashlib.sha256(durable.to_json(identity)).hexdigest()[:16]
@@ -100,8 +107,7 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
     videos = bench.folder / "videos"
     for folder in (work, videos):
         folder.mkdir(parents=True, exist_ok=True)
-    voice = make_voice(pair.seed, pair.duration_s, pair.kind, evaluation=pair.held_out)
-    reference = draw(Identity.of(pair.seed), Pose(), settings.size[0])
+    voice, reference, measure_frames = _subject(bench.world, pair, settings)
     write_wave(work / "voice.wav", voice)
     Image.fromarray(reference).save(work / "picture.png")
     job = RenderJob(
@@ -119,9 +125,39 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
         done = render(job, force=(job.output.exists() and not job.folder.exists()), show=silent)
     assert done is not None, "no launcher"
     frames = read_pictures(work / "frames")
-    found = {"wall_s": round(done.wall_s, 3), **measure(frames, voice, pair.seed, settings)}
+    found = {"wall_s": round(done.wall_s, 3), **measure_frames(frames)}
     shutil.rmtree(work)
     return found
+
+
+def _subject(
+    world: int, pair: Pair, settings: RenderSettings
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], Callable[[NDArray[np.uint8]], dict[str, Any]]]:
+    """Return a pair's voice, its reference picture, and what measures pictures of it."""
+    size = settings.size[0]
+    if world == 2:
+        who, spoken = (
+            second_face.Identity.of(pair.seed),
+            second_voice(pair.seed, pair.duration_s, pair.kind, pair.held_out),
+        )
+
+        def measure_second(frames_THWC: NDArray[np.uint8]) -> dict[str, Any]:
+            plan = plan_of(settings, round(len(frames_THWC) * RATE_HZ / settings.fps))
+            return {**second_measure(frames_THWC, who, spoken), "borders": _borders(frames_THWC, plan, None)}
+
+        return spoken.samples, second_draw(who, second_face.Pose(), size), measure_second
+    voice = make_voice(pair.seed, pair.duration_s, pair.kind, evaluation=pair.held_out)
+    reference = draw(Identity.of(pair.seed), Pose(), size)
+    return voice, reference, lambda frames_THWC: measure(frames_THWC, voice, pair.seed, settings)
+
+
+def _borders(frames_THWC: NDArray[np.uint8], plan: Plan, still_HW: NDArray[np.bool_] | None) -> dict[str, float] | None:
+    """Return jumps at window borders, of whole pictures and of what stays still in them; None for a single window."""
+    if not border_pictures(plan):
+        return None
+    whole = border_jumps(frames_THWC, plan)
+    still = {} if still_HW is None else {"still": border_jumps(frames_THWC, plan, still_HW).ratio}
+    return {"count": whole.count, "whole": whole.ratio, **still}
 
 
 def read_pictures(folder: Path) -> NDArray[np.uint8]:
@@ -146,7 +182,7 @@ def measure(
     away = np.abs(shape - face_from_frames(reference[None])[0]) * size
     seen = np.isfinite(away).all(1)
     faces = np.stack([reference, *(draw(Identity.of(seed + other), Pose(), size) for other in range(1, FACES))])
-    found: dict[str, Any] = {
+    return {
         "correlation": follows.correlation,
         "lag": follows.lag,
         "amplitude": follows.amplitude,
@@ -156,16 +192,12 @@ def measure(
         "geometry_of": {n: float(away[seen, i].mean()) if seen.any() else None for i, n in enumerate(MEASURES)},
         "nearest_of_20_faces": nearest(frames_THWC, faces, mask) == 0,
         "look": look_distance(frames_THWC[SETTLED:], seed),
-        "borders": None,
+        "borders": _borders(frames_THWC, plan, mask),
         "opening": _rounded(opening),
         "expected": _rounded(expected),
         "colour_curve": _rounded(colour),
         "geometry_curve": _rounded(np.where(seen, away.mean(1), np.nan)),
     }
-    if border_pictures(plan):
-        whole, still = border_jumps(frames_THWC, plan), border_jumps(frames_THWC, plan, mask)
-        found["borders"] = {"count": whole.count, "whole": whole.ratio, "still": still.ratio}
-    return found
 
 
 def look_distance(frames_THWC: NDArray[np.uint8], seed: int) -> float:

@@ -24,7 +24,7 @@ from avatarctl.networks.kinds import build_vae, dims_of
 from avatarctl.puppet.optimise import Optimiser
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import decode_at_once, encode_at_once, new_vae
-from avatarctl.puppet.vae_recipes import WORLD_1, Batch, Recipe, batch_of
+from avatarctl.puppet.vae_recipes import WORLD_1, WORLD_2, Batch, Recipe, batch_of
 from avatarctl.training import checkpoints
 from avatarctl.training.draws import seed_of
 from avatarctl.training.log import METRICS, read
@@ -44,12 +44,14 @@ def train_vae(
     recipe: Recipe = WORLD_1,
     start: Path | None = None,
     rate: float = 1.0,
+    begin: int = 0,
 ) -> Path:
     """Train, or resume where the run folder ``vae/`` stands; return the file of weights, ``vae.safetensors``.
 
     The last stage comes on top of ``steps``, while the learning rate fades out. ``start``: weights to begin with, in any
-    precision, instead of fresh ones. ``rate``: multiplies the recipe's learning rates.
-    Raises ``ChangedError`` for a run folder of another seed, number of steps, recipe, start or rate.
+    precision, instead of fresh ones. ``rate``: multiplies the recipe's learning rates. ``begin``: steps that the weights
+    have behind them, which are not taken again.
+    Raises ``ChangedError`` for a run folder of another seed, number of steps, recipe, start, rate or first step.
     """
     clips = Pictures(data)
     model = new_vae(seed, recipe.dims)
@@ -59,6 +61,8 @@ def train_vae(
         made_of["start"] = durable.digest(start)
     if rate != 1:
         made_of["rate"] = rate
+    if begin:
+        made_of["begin"] = begin
     fade_steps = recipe.total(steps) - steps
     optimiser = Optimiser(model, recipe.muon_rate * rate, recipe.adam_rate * rate, steps=steps, fade_steps=fade_steps)
 
@@ -70,14 +74,27 @@ def train_vae(
     return save_weights(with_statistics(model, clips), output / "vae.safetensors", names="ours")
 
 
-def export_vae(data: Path, output: Path, recipe: Recipe = WORLD_1) -> Path:
-    """Write ``vae.safetensors`` of the newest checkpoint of a training that may still run; return it."""
-    checkpoint, _ = checkpoints.newest(output / "vae")
+def open_vae(weights: Path, recipe: Recipe = WORLD_2) -> AutoencoderKLWan:
+    """Return a VAE of a file of weights, or of the newest checkpoint of the run in a folder. The run may still go on.
+
+    Raises ``InputFileError`` for a folder without a checkpoint.
+    """
+    if weights.is_file():
+        return load_vae(weights, dtype=torch.float32, device="cpu")
+    checkpoint, _ = checkpoints.newest(weights / "vae")
     if checkpoint is None:
-        raise InputFileError(f"{output / 'vae'}: got no checkpoint", "train first: avatarctl puppet train vae")
+        raise InputFileError(
+            f"{weights / 'vae'}: got no checkpoint of a training",
+            "train first: avatarctl puppet train vae --output DIR",
+        )
     model = new_vae(0, recipe.dims)
     model.load_state_dict(checkpoint.tensors("model"))
-    return save_weights(with_statistics(model, Pictures(data)), output / "vae.safetensors", names="ours")
+    return model
+
+
+def export_vae(model: AutoencoderKLWan, clips: Pictures, target: Path) -> Path:
+    """Write a VAE in half precision with the statistics of its latents over some clips; return the file."""
+    return save_weights(with_statistics(model, clips).half(), target, names="ours")
 
 
 def train_decoder(
@@ -126,14 +143,14 @@ def _train(
     show: Progress,
 ) -> None:
     """Take the steps that a run folder lacks, with a checkpoint every few minutes and pictures of the clips ``shown``."""
-    seed, total, done = made_of["seed"], made_of["total"], 0
+    seed, total, done = made_of["seed"], made_of["total"], made_of.get("begin", 0)
     checkpoint, _ = checkpoints.newest(run)
     if checkpoint is not None:
         found = checkpoint.state.get("made_of")
         if found != made_of:
             raise ChangedError(
                 f"{run}: got a training of {found}, expected {made_of}",
-                "give the --seed, --steps, --world, --start and --rate it began with, or another --output",
+                "give the --seed, --steps, --world, --start, --begin and --rate it began with, or another --output",
             )
         model.load_state_dict(checkpoint.tensors("model"))
         optimiser.restore({name: checkpoint.tensors(name) for name in ("muon", "adam")}, checkpoint.state["rest"])

@@ -25,8 +25,10 @@ from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
+from avatarctl.settings import presets
+from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
-from avatarctl.settings.render import RenderJob, RenderSettings
+from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
@@ -236,13 +238,25 @@ def job_of(manifest: Mapping[str, Any]) -> RenderJob:
 
 
 def changed_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a render that aren't the defaults, as JSON holds them."""
+    """Return the settings of a render that its preset doesn't say (without one, or if it is gone: that aren't the defaults)."""
     job = job_of(manifest)
+    base = _of_preset(job.preset)
     found: dict[str, Any] = {}
     for settings in (job.render, job.placement):
-        defaults = type(settings)().model_dump(mode="json")
-        found |= {name: value for name, value in settings.model_dump(mode="json").items() if value != defaults[name]}
+        expected = base.part(type(settings)).model_dump(mode="json")
+        for name, value in settings.model_dump(mode="json").items():
+            left_open = expected[name] == "auto" or (name == "crf" and expected[name] is None)
+            if value != expected[name] and not left_open:  # what was left to the program is noted as it was decided
+                found[name] = value
     return found | ({"lora": [[str(path), scale] for path, scale in job.lora]} if job.lora else {})
+
+
+def _of_preset(name: str | None) -> AllSettings:
+    """Return what a preset says now, or the defaults where there is none."""
+    try:
+        return make(AllSettings, presets.load(name).values, {}) if name else AllSettings()
+    except UsageError:
+        return AllSettings()
 
 
 def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:

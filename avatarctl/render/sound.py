@@ -25,6 +25,7 @@ from avatarctl.sampling.windows import Plan
 WAVEFORM, TRACK, FACTS = "audio.f32", "track.f32", "track.json"
 # Of as many channels where a file doesn't name its layout.
 USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+MOST_NAMED = max(USUAL_LAYOUTS)
 FULL_SCALE, LOSSY_FULL_SCALE = 1.0, 2.0  # decoders of lossy formats overshoot; more is a mistake of the file
 TRIAL_S = 0.2
 
@@ -214,7 +215,8 @@ def _layout(checked: Checked, track: SoundTrack) -> tuple[str, str]:
     for layout in (named, named.replace("(side)", "")):
         if layout and encodes(encoder, track.rate_hz, layout, track.channels):
             return layout, ""
-    if named and not named.startswith("ambisonic"):
+    # More channels are seldom meant as their names say, and ffmpeg's own mix leaves some of them out.
+    if named and track.channels <= MOST_NAMED and not named.startswith("ambisonic"):
         downmix = "aformat=channel_layouts=stereo"
         if encodes(encoder, track.rate_hz, named, track.channels, downmix):
             return named, downmix

@@ -27,7 +27,8 @@ from recordings import (
     worst_lag_s,
 )
 
-from avatarctl.audio.decode import probe
+from avatarctl.audio.decode import probe, waveform_16k
+from avatarctl.errors import InputFileError
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked
 from avatarctl.render.join import join
@@ -76,8 +77,7 @@ def cases(draw: Any) -> tuple[Recording, RenderSettings, str]:
     start_s = draw(st.sampled_from([0.0, 0.0, 0.1234, 0.5]))
     duration_s = draw(st.sampled_from([None, None, 0.7, 0.333]))
     level = {"loudness_dbfs": draw(st.sampled_from([None, None, -20.0]))}
-    # What lies before late sound is silence: there may be nothing else in a short stretch.
-    trim = duration_s is None and draw(st.booleans())
+    trim = draw(st.booleans())
     fps = draw(st.sampled_from([Fraction(25), Fraction(30000, 1001), Fraction(24)]))
     suffix = draw(st.sampled_from([".mp4", ".mp4", ".mov", ".mkv", ".webm"]))
     chosen = {"start_s": start_s, "duration_s": duration_s, "trim_silence": trim, "fps": fps, **level}
@@ -91,14 +91,19 @@ def check(folder: Path, recording: Recording, render: RenderSettings, suffix: st
     checked = Checked(job, probe(source), weights=None)  # type: ignore[arg-type]
     place = RenderFolder(job.folder)
     with place.held():
-        sound, plan = decode_audio(checked, place)
-    assert sound is not None
-    heard = np.fromfile(job.folder / WAVEFORM, "<f4")
-
-    segment = job.folder / f"segment{job.video.segment_suffix}"
-    with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
-        writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
-    join([segment], job.output, sound, job.video)
+        try:
+            sound, plan = decode_audio(checked, place)
+        except InputFileError as refused:
+            # Right where the stretch that was drawn lies within a hole, or before late sound.
+            assert "silence" in refused.message
+            assert np.abs(waveform_16k(source, render.start_s, render.duration_s)).max() < 0.02
+            return
+        assert sound is not None
+        heard = np.fromfile(job.folder / WAVEFORM, "<f4")
+        segment = job.folder / f"segment{job.video.segment_suffix}"
+        with SegmentWriter(segment, 32, 32, plan.fps, job.video) as writer:
+            writer.write(np.full((plan.video_frames, 32, 32, 3), 128, np.uint8))
+        join([segment], job.output, sound, job.video)
     there = played(job.output)
 
     picture_s = float(1 / plan.fps)
@@ -111,7 +116,10 @@ def check(folder: Path, recording: Recording, render: RenderSettings, suffix: st
     assert abs(lag_s) < 0.02
 
     # And what lips hear is what was said at that time, where the format tells it.
-    if recording.ending in TOLD_DELAY and not render.trim_silence:
+    lost = (
+        recording.hole is not None and recording.ending == "mov" and recording.codec.startswith("pcm")
+    )  # by ffmpeg's muxer
+    if recording.ending in TOLD_DELAY and not render.trim_silence and not lost:
         said = np.concatenate([np.zeros(round(recording.offset_s * RATE_HZ), np.float32), _said(recording)])
         off_s = worst_lag_s(heard, said[round(render.start_s * RATE_HZ) :])
         assert abs(off_s) < 0.027, "beyond what counts as a hole"

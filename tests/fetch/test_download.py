@@ -13,6 +13,7 @@ import pytest
 from fakehub import Fault, Hub
 from shelf import NEEDED, SEPARATOR, SIZES, SQUARE, Fetch, files_in, whole
 
+from avatarctl.console import size
 from avatarctl.fetching import record
 
 
@@ -30,8 +31,12 @@ def test_downloads_exactly_what_is_needed_and_records_it(fetch: Fetch, hub: Hub,
         "/api/models/FrancisRing/StableAvatar/revision/main"
     }
     assert hub.agents and not any("torch" in agent for agent in hub.agents)
-    steps = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+    told = [json.loads(line) for line in done.err.splitlines()]
+    steps = [row for row in told if row["event"] == "progress"]
     assert steps[-1]["MB"] == steps[-1]["of"] == 3
+    assert steps[-1]["bytes"] == steps[-1]["of_bytes"] == sum(SIZES[path] for path in NEEDED)
+    assert steps[-1]["fraction"] == 1 and steps[-1]["name"] in NEEDED
+    assert told[-1] == {"event": "finished", "status": "done", "exit_code": 0}
 
 
 def test_a_second_fetch_needs_no_network(fetch: Fetch, hub: Hub, folder: Path) -> None:
@@ -64,7 +69,7 @@ def test_dry_run_lists_files_and_bytes_and_does_nothing(fetch: Fetch, hub: Hub, 
     assert {each["path"]: each["bytes"] for each in found["files"]} == {path: SIZES[path] for path in NEEDED}
     assert found["bytes"] == sum(SIZES[path] for path in NEEDED) and found["revision"] == hub.commit
     assert not folder.exists() and hub.downloads() == []
-    assert f"download  {SIZES[SEPARATOR]:,}" in fetch("vocal-separator", "--dry-run").out
+    assert f"download  {size(SIZES[SEPARATOR])}" in fetch("vocal-separator", "--dry-run").out
 
 
 def test_a_cut_connection_is_taken_up_where_it_ended(fetch: Fetch, hub: Hub, folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_gate_closes_before_lips_that_follow_nothing(server: Server, tmp_pat
     ("words", "code", "message"),
     [
         (["--minutes", "1"], 2, "--minutes: got 1"),
-        (["--lora", "none.safetensors"], 4, "none.safetensors: got no such file"),
+        (["--lora", "none.safetensors"], 4, "got no such file: none.safetensors"),
         (["--weights", "nowhere"], 5, "nowhere: got no such folder"),
         (["--preset", "pupet"], 2, "did you mean puppet?"),
     ],

@@ -32,6 +32,24 @@ MISTAKES = {
         "--looks: got clips for vae",
         "",
     ),
+    "weights to begin with for another network": (
+        ("train", "speech", "--data", "clips", "--output", "nets", "--rate", "0.5"),
+        2,
+        "--start, --begin, --rate: got one of them for speech",
+        "--start FILE",
+    ),
+    "steps behind no weights": (
+        ("train", "vae", "--data", "clips", "--output", "nets", "--begin", "5"),
+        2,
+        "--begin with --start",
+        "--begin STEPS",
+    ),
+    "a folder without a training": (
+        ("quality", "--data", "clips", "--weights", "nets"),
+        4,
+        "got no checkpoint of a training",
+        "puppet train vae",
+    ),
     "no clips": (
         ("train", "vae", "--data", "clips", "--output", "nets"),
         4,

@@ -122,6 +122,8 @@ def flash(frames_THWC: NDArray[np.uint8], mask_HW: NDArray[np.bool_], first: int
 def own_iris_is_nearest(frames_THWC: NDArray[np.uint8], seen: Seen, who: Identity) -> bool:
     """Tell whether the irises' colour is nearer (in Lab) to the person's own than to the other ones that there are."""
     shown = _iris_colour(frames_THWC, seen, who)
+    if not np.isfinite(shown).all():
+        return False  # eyes that are never open
     others = [iris for iris in IRISES if np.abs(np.subtract(iris, who.iris)).max() > 12]
     candidates = [who, *(replace(who, iris=iris) for iris in others)]
     size = frames_THWC.shape[1]
