@@ -58,7 +58,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             remember(folder.path)
             rendered = None
         else:
-            check_unchanged(folder.manifest(), manifest, folder.path)
+            check_unchanged(folder.manifest(), manifest, folder.path, job.accept_changes)
             rendered = already(job, folder)
         if rendered is None:
             # Everything until here took no torch: mistakes show at once.
