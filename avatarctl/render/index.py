@@ -102,7 +102,7 @@ class Index:
         return listing
 
     def settle(self) -> None:
-        """Write the index anew, a line for each file, in one step, and remove the files that it doesn't list."""
+        """Write the index again, a line for each file, in one step, and remove the files that it doesn't list."""
         self._write()
         files = {name: entry for place in self._files.values() for name, entry in place.items()}
         for entry in _unlisted(self._folder, files, OWN_FOLDERS):

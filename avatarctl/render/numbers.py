@@ -77,12 +77,10 @@ def settle(job: RenderJob, folder: RenderFolder, placement: Placement) -> None:
             "or resume it where it began",
         )
     told = _differences(was, now, DEVICE) + _differences(manifest["libraries"], versions(), LIBRARIES)
-    for kind, differs in (("accepted", changes), ("elsewhere", told)):
+    for kind, what, differs in (("accepted", "other numbers", changes), ("elsewhere", "another machine", told)):
         if differs:
             folder.event(kind, changes=differs)
-            console.note(
-                f"{folder.path}: continues with {'other numbers' if kind == 'accepted' else 'another machine'}: {'; '.join(differs)}"
-            )
+            console.note(f"{folder.path}: continues with {what}: {'; '.join(differs)}")
     if changes:
         settings = {name: job.placement.model_dump(mode="json")[name] for name in PLACEMENT_THAT_COUNTS}
         content = manifest["job"]

@@ -44,7 +44,7 @@ def test_an_output_on_another_disk_is_flushed_there(tmp_path: Path, monkeypatch:
     flushed: list[str] = []
     flush = os.fsync
     monkeypatch.setattr(
-        os, "fsync", lambda handle: (flushed.append(os.readlink(f"/proc/self/fd/{handle}")), flush(handle))
+        os, "fsync", lambda handle: (flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink())), flush(handle))
     )
 
     def from_another_disk(source: str | Path, target: str | Path, **_: object) -> None:

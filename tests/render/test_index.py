@@ -130,7 +130,7 @@ def test_after_a_full_disk_the_index_is_as_it_was(folder: Path, monkeypatch: pyt
     before, flush = index_of(folder).read_bytes(), os.fsync
 
     def full(handle: int) -> None:
-        if os.readlink(f"/proc/self/fd/{handle}") == str(index_of(folder)):
+        if Path(f"/proc/self/fd/{handle}").readlink() == index_of(folder):
             raise OSError(28, "No space left on device")
         flush(handle)
 
