@@ -48,7 +48,8 @@ def read_index(folder: Path) -> Listing:
     files: dict[str, Entry] = {}
     contents = [unsealed_line(line) for line in lines]
     first = contents[0] if contents else None
-    damaged = None in contents or first is None or len(lines) - 1 < first.get("files", 0)
+    written_at_once = -1 if first is None else first.get("files", -1)
+    damaged = None in contents or not 0 <= written_at_once < len(lines)
     for content in contents:
         if content is not None and "name" in content:
             files[content["name"]] = Entry(content["sha256"], content["bytes"])
@@ -56,7 +57,8 @@ def read_index(folder: Path) -> Listing:
             files.pop(content["forgotten"], None)
     if not damaged and _unlisted(folder, files, LISTED_AT_ONCE)[UNLISTED_AFTER_A_KILL:]:
         damaged = True
-    return Listing(files, "damaged" if damaged else "", not (damaged or torn or len(lines) - 1 > len(files)))
+    settled = not damaged and not torn and written_at_once == len(lines) - 1 == len(files)
+    return Listing(files, "damaged" if damaged else "", settled)
 
 
 def _read_old(folder: Path) -> Listing:

@@ -51,7 +51,9 @@ def equal(one: Frontier, other: Frontier) -> bool:
 def test_what_was_saved_is_what_is_there(folder: RenderFolder, count: int, residual: bool) -> None:
     saved = in_flight(5, count, residual)
     frontier.save(folder, saved)
-    found = frontier.load(RenderFolder(folder.path)) or frontier.load(folder)
+    reader = RenderFolder(folder.path)
+    reader.look()
+    found = frontier.load(reader)
     assert found is not None and equal(found, saved)
     assert facts_of(folder.path / folder.listed("frontier")[0]) is not None
 
