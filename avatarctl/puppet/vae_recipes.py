@@ -104,7 +104,7 @@ WORLD_2 = Recipe(
     dims=DIMS.with_(base_dim=16, num_res_blocks=1),
     steps=7000,
     stages=(
-        Stage(1 / 3, (_SHORT, _WHOLE, _SHORT, _SHORT, _FIRST, _SHORT, _WHOLE, _SHORT)),
+        Stage(1 / 6, (_SHORT, _WHOLE, _SHORT, _SHORT, _FIRST, _SHORT, _WHOLE, _SHORT)),
         Stage(1.0, (_SHORT, _LONG, _WHOLE, _LONG, _SHORT, _LONG, _FIRST, _LONG)),
         Stage(1.06, (_LONG, Batch(33, 2, 96), _FIRST, Batch(81, 2, 48))),
     ),

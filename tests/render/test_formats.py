@@ -177,7 +177,7 @@ def test_a_video_without_a_name_is_named_after_the_recording_in_the_current_fold
     argv = case.argv()
     place = argv.index("-o")
     done = case.command(*argv[:place], *argv[place + 2 :], "--quiet")
-    assert done.status == 0 and done.log.splitlines()[-1] == "voice.mp4", done.log
+    assert done.status == 0 and "voice.mp4" in done.log.splitlines(), done.log
     assert inspect(case.folder / "voice.mp4").pictures == 17
 
 

@@ -76,7 +76,7 @@ def test_the_suggested_name_works(case: Case) -> None:
     own = shutil.copy(case.studio / "voice.wav", case.folder / "talk.mp4")
     refused = case.generate("-a", str(own), "--force")
     assert refused.status == 2
-    suggested = refused.log.split("--output ")[-1].strip()
+    suggested = refused.log.split("--output ")[-1].split('"')[0].strip()  # the end of a hint, in a line of JSON
     assert suggested.endswith("talk-avatar.mp4")
     assert case.generate("-a", str(own), "-o", suggested).status == 0
     assert Path(suggested).stat().st_size > 1000
