@@ -40,6 +40,7 @@ def left(case: Case, studio: Path) -> Case:
 
 
 def test_a_folder_of_the_first_version_is_told_of_and_resumed_where_it_was(left: Case) -> None:
+    (left.render / "lock").touch()
     before = {path: path.read_bytes() for path in left.render.rglob("*") if path.is_file()}
     shown = left.command("renders", "show", str(left.render), "--json")
     assert shown.status == 0 and '"passes_done": 9' in shown.log and '"passes_total": 20' in shown.log, shown.log

@@ -126,7 +126,7 @@ def test_an_index_that_is_deleted_while_a_render_runs_is_written_again(folder: P
 
 
 def test_after_a_full_disk_the_index_is_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    render = RenderFolder(folder)
+    render = opened(folder)
     before, flush = index_of(folder).read_bytes(), os.fsync
 
     def full(handle: int) -> None:
