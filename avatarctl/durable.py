@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from avatarctl.paths import derived
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 PART = ".part"
+SEAL_IN_LINE, SEAL_LETTERS = b', "seal": "', 16
 
 
 def replace(path: Path, data: bytes) -> None:
     """Write a file in one step: beside the target, flushed, renamed, the folder flushed. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = part_of(path)
     try:
         with part.open("wb") as file:
@@ -40,7 +41,7 @@ def beside(path: Path) -> Iterator[Path]:
 
     The rights are those of any new file, whatever the library gives its own.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = part_of(path)
     try:
         part.touch()
@@ -58,6 +59,29 @@ def beside(path: Path) -> Iterator[Path]:
 def through(path: Path) -> Path:
     """Return the file that a path of the user stands for: itself, or what its symbolic links lead to, there or not."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that lack, each durable in the one above it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush_folder(folder.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file that is there, flushed; after an error the file is as it was."""
+    with path.open("r+b") as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
 
 
 def part_of(path: Path) -> Path:
@@ -115,6 +139,21 @@ def unsealed(path: Path) -> dict[str, Any] | None:
     """Return what was sealed, or None when the file is missing or not what was written."""
     content = read_json(path)
     return content if content is not None and content.pop("seal", None) == _seal(content) else None
+
+
+def sealed_line(content: Mapping[str, Any]) -> bytes:
+    """Return one line of JSON that ends with the checksum of what stands before it; for files that are appended to."""
+    text = jsontext.dumps(content)[:-1].encode()
+    return text + SEAL_IN_LINE + hashlib.sha256(text).hexdigest()[:SEAL_LETTERS].encode() + b'"}\n'
+
+
+def unsealed_line(line: bytes) -> dict[str, Any] | None:
+    """Return what :func:`sealed_line` wrote, or None for a line (without its end) that isn't what was written."""
+    text, _, seal = line.rpartition(SEAL_IN_LINE)
+    if not text or seal != hashlib.sha256(text).hexdigest()[:SEAL_LETTERS].encode() + b'"}':
+        return None
+    content: dict[str, Any] = json.loads(text + b"}")
+    return content
 
 
 def _seal(content: Mapping[str, Any]) -> str:

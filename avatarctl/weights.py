@@ -32,6 +32,7 @@ PLACES = {
     ),
     "speech encoder": ("speech_encoder.safetensors", "wav2vec2-base-960h"),
 }
+SMALL = 1 << 24  # bytes; files below are read each time
 SEPARATOR = "Kim_Vocal_2.onnx"
 EMBEDDED_AVATAR = "--preset puppet"
 HINT = "download them with `avatarctl fetch stableavatar-1.3b`, name their folder with --weights, or use the embedded avatar: "
@@ -124,10 +125,9 @@ def checksum(path: Path) -> str:
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             whole.update(os.fsencode(f"{file.relative_to(path).as_posix()} {checksum(file)}\n"))
         return whole.hexdigest()
-    status = path.stat()
-    key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    key, size = _key_of(path)
     # Small files are hashed faster than looked up, and the reader of a changed one is never told an old sum.
-    if status.st_size < 1 << 24:
+    if size < SMALL:
         return _hash(path)
     known = _read_cache()
     if key not in known:
@@ -135,6 +135,19 @@ def checksum(path: Path) -> str:
         known[key] = _hash(path)
         _write_cache(known)
     return known[key]
+
+
+def remember_checksum(path: Path, sha256: str) -> None:
+    """Note the SHA-256 of a file that was just written or read whole, so that it isn't read for it again."""
+    key, size = _key_of(path)
+    if size >= SMALL:
+        _write_cache({**_read_cache(), key: sha256})
+
+
+def _key_of(path: Path) -> tuple[str, int]:
+    """Return what a file's checksum is remembered by, and its size."""
+    status = path.stat()
+    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}", status.st_size
 
 
 def fingerprint(paths: Iterable[tuple[str, Path]]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from avatarctl.networks.memory import latent_tokens  # noqa: E402
 from benchmarks import device as bench  # noqa: E402
+from benchmarks import render_bookkeeping as bookkeeping  # noqa: E402
 
 
 def tiny(target: Path | None = None) -> bench.Bench:
@@ -115,3 +116,10 @@ def test_the_window_step_benchmark_runs(tmp_path: Path) -> None:
     subprocess.run([*command, "--device", "cpu", "--json", str(tmp_path / "w.json")], cwd=ROOT, check=True)
     seconds = json.loads((tmp_path / "w.json").read_text())["seconds"]
     assert sum(value for part, value in seconds.items() if part != "total") == pytest.approx(seconds["total"])
+
+
+def test_the_bookkeeping_of_a_render_is_measured_at_every_length(tmp_path: Path) -> None:
+    rows = bookkeeping.measure(tmp_path, (60, 1200), rounds=2)
+    assert [row["windows"] for row in rows] == [23 + 5, 469 + 5]  # those that were there, and five turns
+    assert rows[1]["index_mb"] > 10 * rows[0]["index_mb"]
+    assert all(row["window_ms"] >= row["processor_ms"] > 0 for row in rows)

@@ -15,7 +15,8 @@ from avatarctl import durable
 from avatarctl.batch.items import Item
 from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.paths import derived
-from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import guarded
 from avatarctl.render.inputs import Checked, Rendered, as_begun, check_unchanged, manifest_of
 from avatarctl.weights import checksum
 

@@ -15,7 +15,7 @@ from avatarctl import durable
 from avatarctl.batch.history import record_path
 from avatarctl.batch.items import Item
 from avatarctl.paths import cache_folder, fitted
-from avatarctl.render.folder import guarded
+from avatarctl.render.guard import guarded
 
 Packed = dict[str, bytes]
 

@@ -35,7 +35,7 @@ from avatarctl.errors import (
     UsageError,
     WeightsError,
 )
-from avatarctl.render.folder import guarded
+from avatarctl.render.guard import guarded
 from avatarctl.render.rehearse import rehearse_checked
 
 # Exit codes of mistakes: they are a batch's own when all of it fails with one of them.

@@ -13,7 +13,7 @@ from avatarctl.batch.items import Bad, Item
 from avatarctl.batch.plan import Planned
 from avatarctl.batch.work import Outcome
 from avatarctl.console import Progress
-from avatarctl.render.folder import guarded
+from avatarctl.render.guard import guarded
 
 SUMMARY = "summary.json"
 STAGE = "rendering"  # of an item whose worker says nothing else

@@ -14,7 +14,8 @@ from avatarctl.batch.items import Item
 from avatarctl.batch.plan import checked_of
 from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, BusyError, ChangedError, Interrupted, UsageError
-from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import guarded
 from avatarctl.render.journey import journey
 from avatarctl.render.ours import is_render, is_vacant
 

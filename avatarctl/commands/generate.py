@@ -64,6 +64,7 @@ def generate(
     frames: o.Frames = None,
     keep: o.Keep = False,
     force: o.Force = False,
+    accept_changes: o.AcceptChanges = False,
     show_crop: o.ShowCrop = None,
     dry_run: o.DryRun = False,
     show_settings: o.ShowSettings = False,
@@ -126,7 +127,17 @@ def generate(
         return
     from avatarctl.settings.jobs import render_job
 
-    job = render_job(image, audio, output, preset, flags, work_dir=work_dir, frames=frames, keep=keep)
+    job = render_job(
+        image,
+        audio,
+        output,
+        preset,
+        flags,
+        work_dir=work_dir,
+        frames=frames,
+        keep=keep,
+        accept_changes=accept_changes,
+    )
     if dry_run:
         _dry_run(job, force, as_json, show_crop)
     elif show_crop is not None:
@@ -144,6 +155,7 @@ def resume(
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
+    accept_changes: o.AcceptChanges = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -158,7 +170,7 @@ def resume(
 
     console.quiet(quiet)
     path = render_folder(render, "avatarctl resume") if render is not None else _interrupted(as_json or quiet)
-    job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path})
+    job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path, "accept_changes": accept_changes})
     changes = {name: value for name, value in (("memory", memory), ("device", device)) if value is not None}
     if changes:
         from avatarctl.settings.check import make

@@ -16,7 +16,7 @@ from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
 from avatarctl.fetching.sets import WeightSet, converted, part_of
 from avatarctl.networks import checkpoints, kinds
 from avatarctl.networks.weight_files import open_weights
-from avatarctl.weights import checksum
+from avatarctl.weights import checksum, remember_checksum
 
 
 def convert(
@@ -46,6 +46,7 @@ def convert(
             sha256 = durable.digest(folder / target)
             assert sha256 is not None
             entry.put(target, (folder / target).stat().st_size, sha256, "converted", entry.files[path].sha256)
+            remember_checksum(folder / target, sha256)
             record.write(folder, records)
         if drop:
             # The record first: what it says is there always is.

@@ -21,7 +21,7 @@ from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Fetched, Record
 from avatarctl.fetching.sets import WeightSet, choose, converted
 from avatarctl.fetching.transfer import matches, receive
 from avatarctl.networks.header import damage
-from avatarctl.weights import checksum
+from avatarctl.weights import checksum, remember_checksum
 
 PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
 MB = 10**6
@@ -148,6 +148,7 @@ def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: consol
                 receive(todo.weight_set.repo, todo.commit, remote, part, received)
                 sha256 = _install(part, target, remote)
         entry.put(remote.path, remote.size, sha256, "cache" if step.how == "cached" else "hub")
+        remember_checksum(target, sha256)
         _drop_stale(folder, entry, remote.path, sha256)
         record.write(folder, records)
     drop_parts(folder, name)  # of an older revision

@@ -14,6 +14,7 @@ from avatarctl.fetching.link import link
 from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Record
 from avatarctl.fetching.sets import Part, WeightSet, choose, converted
 from avatarctl.networks.header import damage
+from avatarctl.weights import remember_checksum
 
 # Names that tell nothing without their folder; a star, too, is no file's name.
 ANYTHING = ("model.safetensors", "pytorch_model.bin")
@@ -104,5 +105,6 @@ def link_found(
             made[each.path] = "already there" if same else link(source, target)
         # The original of a converted file is unknown here: the hub's hash can't be compared with it.
         entry.put(each.path, source.stat().st_size, sha256, str(source))
+        remember_checksum(target, sha256)
         record.write(folder, records)
     return made

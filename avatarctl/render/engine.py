@@ -14,6 +14,7 @@ from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked, Rendered
 from avatarctl.render.networks import LoadedNetworks
+from avatarctl.render.numbers import settle
 from avatarctl.render.prepare import own_device
 from avatarctl.render.sampling_loop import SamplingLoop, begin
 from avatarctl.render.segments import Segments
@@ -32,6 +33,7 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
     folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
     with stopping() as stop, no_grad_on(job):
         placement = decide(own_device(job.placement))
+        settle(job, folder, placement)
         team = join_team(placement.device)
         show(0, 0, stage="sound")
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))

@@ -135,10 +135,10 @@ def _samples(checked: Checked) -> int:
 
 
 def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
-    """Waveform, final latents, and two generations of the windows in flight; the encoded video comes on top."""
+    """Waveform, final latents, and three generations of the windows in flight (a third while it is written); no video."""
     frame = _frame_bytes(settings)
     in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
-    return plan.samples * 4 + plan.latent_frames * frame + 2 * in_flight * plan.window * frame
+    return plan.samples * 4 + plan.latent_frames * frame + 3 * in_flight * plan.window * frame
 
 
 def _frame_bytes(settings: RenderSettings) -> int:

@@ -1,8 +1,8 @@
 """A render folder: its manifest, checked files, events and lock; every write is whole or absent.
 
-Layout (render.json, index.json, windows/, frontier/, segments/, events.jsonl, lock): see README, "The render folder".
+Layout (render.json, index.jsonl, windows/, frontier/, segments/, events.jsonl, lock): see docs/files-and-exit-codes.md.
 Order matters for a kill at any instant: a file is written under a temporary name, flushed, renamed, its folder flushed, and
-only then listed with its checksum in index.json. What the index does not list, or lists with another checksum, does not
+only then listed with its checksum in index.jsonl. What the index does not list, or lists with another checksum, does not
 exist for a reader and is computed again.
 """
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shlex
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +25,17 @@ from avatarctl import __version__, durable, jsontext, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import HERE_IS_GONE, derived, here_is_gone
-from avatarctl.render import ours
-from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OWN_FOLDERS
+from avatarctl.paths import derived
+from avatarctl.render import ours, tensorfile
+from avatarctl.render.guard import guarded
+from avatarctl.render.index import Entry, Index, read_index
+from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OLD_INDEX
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST_VERSION = 1
+# 1: one index.json, rewritten for each file; a file for each window in flight. 2: index.jsonl, one file for a generation.
+MANIFEST_VERSION = 2
 
 
 class RenderFolder:
@@ -41,7 +43,8 @@ class RenderFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files: dict[str, dict[str, Any]] = {}
+        self._index = Index(path)
+        self._lost_index = ""  # what had become of the index when the folder was opened: missing, damaged or nothing
         self._lock = FileLock(path / LOCK)
         self._made: list[Path] = []
 
@@ -74,9 +77,7 @@ class RenderFolder:
                 self._replace(HOLDER, to_json({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
                 for leftover in ours.parts(self.path):
                     leftover.unlink()
-                self.look()
-                if self.exists() and not (self.path / DELIVERED).exists() and (why := self._index_lost()):
-                    self.event("recompute", file=INDEX, why=why)
+                self._settle()
             with undoing(self.leave):
                 yield
         finally:
@@ -91,7 +92,23 @@ class RenderFolder:
 
     def look(self) -> None:
         """Read the index: which files there are. A process that only reads calls it instead of holding the folder."""
-        self._files = (unsealed(self.path / INDEX) or {}).get("files", {})
+        self._index.look()
+
+    def _settle(self) -> None:
+        """Read the index, and leave a line for each file in it, no file without one, and the form of this version."""
+        listing = self._index.look()
+        manifest = unsealed(self.path / MANIFEST)
+        if manifest is None or manifest.get("version", MANIFEST_VERSION + 1) > MANIFEST_VERSION:
+            return  # no render, a damaged one or one of a newer version: refused elsewhere, and left as it is
+        self._lost_index = listing.why
+        if listing.why and not (self.path / DELIVERED).exists():
+            old = (self.path / OLD_INDEX).exists() and not (self.path / INDEX).exists()
+            self.event("recompute", file=OLD_INDEX if old else INDEX, why=listing.why)
+        if not listing.settled:
+            self._index.settle()
+        if manifest["version"] < MANIFEST_VERSION:
+            self.amend(version=MANIFEST_VERSION)
+        (self.path / OLD_INDEX).unlink(missing_ok=True)
 
     def busy(self) -> bool:
         """Return whether another process holds the folder."""
@@ -136,7 +153,7 @@ class RenderFolder:
 
     def _sweep(self, keep: tuple[str, ...] = ()) -> None:
         """Remove our files, the marks last: to the end the folder is known as ours."""
-        self._files = {}
+        self._index.clear()
         ownership.remove_own(
             self.path, lambda name: name not in keep and ours.is_own(name), [name for name in LAST if name not in keep]
         )
@@ -150,7 +167,7 @@ class RenderFolder:
         """
         place = durable.through(target)
         with guarded(place.parent):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(place.parent)
             self.note(DELIVERING, {"files": {**self._handed_over(), str(place.resolve()): digest(part)}})
             near = derived(place, ".", f".avatarctl{durable.PART}")
             try:
@@ -213,6 +230,10 @@ class RenderFolder:
             )
         return content
 
+    def amend(self, **facts: Any) -> None:
+        """Write render.json again with other facts in the place of some."""
+        self._replace(MANIFEST, sealed({**self.manifest(), **facts}))
+
     def note(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a sealed note of our own, which the index does not list."""
         self._replace(name, sealed(content))
@@ -227,6 +248,27 @@ class RenderFolder:
         """Write a file and list it with its checksum."""
         self._replace(name, data)
         self._list(name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def write_large(
+        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str], instead_of: list[str]
+    ) -> None:
+        """Write tensors and facts as a safetensors file without a copy in memory; it takes the place of other files.
+
+        With three flushes, however many tensors and files there are.
+        """
+        part = self.new_part(name)
+        with self._guarded():
+            try:
+                with part.open("wb") as file:
+                    checksum, size = tensorfile.write_tensors(file, tensors, facts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, self.path / name)
+                durable.flush_folder(part.parent)
+            finally:
+                part.unlink(missing_ok=True)
+        self._list(name, checksum, size, instead_of)
+        self._remove(instead_of)
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as a safetensors file."""
@@ -255,7 +297,7 @@ class RenderFolder:
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content, or None when it is missing, unlisted or not what was written."""
-        listed = self._files.get(name)
+        listed = self._index.get(name)
         if listed is None:
             return None
         try:
@@ -263,7 +305,7 @@ class RenderFolder:
         except FileNotFoundError:
             self.forget(name, "missing")
             return None
-        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+        if hashlib.sha256(data).hexdigest() != listed.sha256:
             self.forget(name, "damaged")
             return None
         return data
@@ -275,37 +317,48 @@ class RenderFolder:
         data = self.read(name)
         return None if data is None else load(data)
 
+    def read_large(self, name: str) -> dict[str, Tensor] | None:
+        """Return the tensors of a file one by one, never all of its bytes beside them; None as :meth:`read` does."""
+        from safetensors import safe_open
+
+        if not self.valid(name):
+            return None
+        with safe_open(self.path / name, framework="pt") as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no mapping)
+
+    def facts_of(self, name: str) -> dict[str, str]:
+        """Return the facts that :meth:`write_large` wrote beside the tensors."""
+        return tensorfile.facts_of(self.path / name) or {}
+
     def valid(self, name: str) -> bool:
         """Return whether a listed file is there with the content that was written."""
-        listed = self._files.get(name)
+        listed = self._index.get(name)
         if listed is None:
             return False
         found = digest(self.path / name)
-        if found != listed["sha256"]:
+        if found != listed.sha256:
             self.forget(name, "missing" if found is None else "damaged")
             return False
         return True
 
     def verify(self) -> tuple[list[str], list[str]]:
         """Return the names of whole files and of damaged or missing ones, from the index on disk; changes nothing."""
-        entries = (unsealed(self.path / INDEX) or {}).get("files", {})
+        listing = read_index(self.path)
         whole: list[str] = []
-        damaged = [INDEX] if self._index_lost() else []
-        for name, entry in sorted(entries.items()):
-            (whole if digest(self.path / name) == entry["sha256"] else damaged).append(name)
+        damaged = [INDEX] if listing.why or self._lost_index else []
+        for name, entry in sorted(listing.files.items()):
+            (whole if digest(self.path / name) == entry.sha256 else damaged).append(name)
         return whole, damaged
 
     def listed(self, folder: str) -> list[str]:
         """Return the listed names in a subfolder, in order."""
-        return sorted(name for name in self._files if name.startswith(f"{folder}/"))
+        return self._index.names(folder)
 
     def forget(self, name: str, why: str = "") -> None:
         """Take a file out of the index, then off the disk; ``why`` (missing, damaged) goes to the events."""
         if why:
             self.event("recompute", file=name, why=why)
-        if self._files.pop(name, None) is not None:
-            self._write_index()
-        (self.path / name).unlink(missing_ok=True)
+        self.forget_all([name])
 
     def forget_damaged(self, folder: str) -> None:
         """Forget the listed files of a subfolder that are not there as they were written."""
@@ -314,10 +367,12 @@ class RenderFolder:
 
     def forget_all(self, names: list[str]) -> None:
         """Take many files out of the index at once, then off the disk."""
-        for name in names:
-            self._files.pop(name, None)
         if names:
-            self._write_index()
+            with self._there():
+                self._index.change({}, names)
+        self._remove(names)
+
+    def _remove(self, names: list[str]) -> None:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
@@ -329,18 +384,9 @@ class RenderFolder:
 
     # -- How a write becomes durable -----------------------------------------------------------------------------------
 
-    def _list(self, name: str, digest: str, size: int) -> None:
-        self._files[name] = {"sha256": digest, "bytes": size}
-        self._write_index()
-
-    def _write_index(self) -> None:
-        self._replace(INDEX, sealed({"files": self._files}))
-
-    def _index_lost(self) -> str:
-        """Tell what became of the index (missing, damaged, or nothing), if there was one: the first file is listed."""
-        if (self.path / INDEX).is_file():
-            return "" if unsealed(self.path / INDEX) else "damaged"
-        return "missing" if any((self.path / name).is_dir() for name in OWN_FOLDERS) else ""
+    def _list(self, name: str, digest: str, size: int, instead_of: Iterable[str] = ()) -> None:
+        with self._there():
+            self._index.change({name: Entry(digest, size)}, instead_of)
 
     def _guarded(self) -> AbstractContextManager[None]:
         return guarded(self.path, self.path)
@@ -356,25 +402,3 @@ class RenderFolder:
             if not self.path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             yield
-
-
-@contextmanager
-def guarded(path: Path, render: Path | None = None) -> Iterator[None]:
-    """Turn a full disk, a read-only or deleted folder and the like into errors that say what to do about a render.
-
-    ``render``: its folder, which hints name.
-    """
-    again = "avatarctl resume" + (f" {shlex.quote(str(render))}" if render is not None else "")
-    full = f"free some space and run `{again}`, or the same command again: what is finished is kept"
-    try:
-        with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
-            yield
-    except FileNotFoundError as error:
-        if here_is_gone():
-            raise InputFileError(*HERE_IS_GONE) from error
-        if path.is_dir():
-            raise  # something else is
-        raise InputFileError(
-            f"{path}: was deleted or moved while the render ran",
-            "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
-        ) from error

@@ -18,7 +18,8 @@ from avatarctl import durable
 from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
 from avatarctl.render import pngs
 from avatarctl.render.finite import require_finite_pictures
-from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import guarded
 from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of

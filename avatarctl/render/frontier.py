@@ -1,13 +1,15 @@
-"""Save and restore the windows in flight as generations of files, of which the newest whole one counts.
+"""Save and restore the windows in flight as generations, one file each, of which the newest whole one counts.
 
-A window after a step never changes, so its file (``frontier/WINDOW-STEPS.safetensors``) is written once and shared by the
-generations that need it; a generation is a list of such files. It is written after the files it lists; what the last two
-generations don't list is removed last.
+A generation (``frontier/generation-NUMBER.safetensors``) holds every window in flight as its latest step left it, how many
+steps each has done, and the first window that isn't final. Two are kept. All windows before its first are in the folder when
+it is written. Folders of the first version held a file for each window and step (``WINDOW-STEPS.safetensors``), and a
+generation was a list of them (JSON): those are read, and gone once two generations of this form are there.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from avatarctl.render.folder import RenderFolder
@@ -15,6 +17,7 @@ from avatarctl.sampling.denoise import InFlight
 
 FOLDER = "frontier"
 KEPT_GENERATIONS = 2
+GENERATION = re.compile(rf"{FOLDER}/generation-(\d+)\.(json|safetensors)")
 
 
 @dataclass(frozen=True)
@@ -25,58 +28,62 @@ class Frontier:
     first: int
 
 
-def _file(index: int, done: int) -> str:
-    return f"{FOLDER}/{index:06d}-{done:04d}.safetensors"
-
-
-def _generations(folder: RenderFolder) -> list[str]:
-    return [name for name in folder.listed(FOLDER) if name.endswith(".json")]
+def _generations(folder: RenderFolder) -> dict[int, str]:
+    """Return number -> name of the generations that are there, the newest last."""
+    found = ((GENERATION.fullmatch(name), name) for name in folder.listed(FOLDER))
+    return dict(sorted((int(match[1]), name) for match, name in found if match))
 
 
 def save(folder: RenderFolder, frontier: Frontier) -> None:
-    """Write a new generation, then remove what is older than the one before it."""
-    listed = set(folder.listed(FOLDER))
-    names = {}
+    """Write a new generation in the place of those before the last one."""
+    tensors = {f"{index}.latents": window.latents for index, window in frontier.windows.items()}
     for index, window in frontier.windows.items():
-        names[str(index)] = name = _file(index, window.done)
-        if name not in listed:
-            tensors = {"latents": window.latents} | (
-                {} if window.guidance_residual is None else {"guidance_residual": window.guidance_residual}
-            )
-            folder.write_tensors(name, {key: tensor.cpu() for key, tensor in tensors.items()})
+        if window.guidance_residual is not None:
+            tensors[f"{index}.guidance_residual"] = window.guidance_residual
+    steps = {index: window.done for index, window in frontier.windows.items()}
     generations = _generations(folder)
-    number = int(generations[-1].rpartition("-")[2].removesuffix(".json")) + 1 if generations else 0
-    content = {"first": frontier.first, "windows": names}
-    folder.write(f"{FOLDER}/generation-{number:08d}.json", json.dumps(content, indent=1).encode())
-    _sweep(folder)
-
-
-def _sweep(folder: RenderFolder) -> None:
-    generations = _generations(folder)
-    needed: set[str] = set(generations[-KEPT_GENERATIONS:])
-    for name in generations[-KEPT_GENERATIONS:]:
-        data = folder.read(name)
-        if data is not None:
-            needed |= set(json.loads(data)["windows"].values())
-    folder.forget_all([name for name in folder.listed(FOLDER) if name not in needed])
+    kept = list(generations.values())[-KEPT_GENERATIONS + 1 :]
+    old_form = any(name.endswith(".json") for name in kept)  # whose windows lie in files of their own
+    older = [name for name in folder.listed(FOLDER) if name not in kept and not (old_form and "generation" not in name)]
+    folder.write_large(
+        f"{FOLDER}/generation-{max(generations, default=-1) + 1:08d}.safetensors",
+        tensors,
+        {"first": str(frontier.first), "steps": json.dumps(steps)},
+        instead_of=older,
+    )
 
 
 def load(folder: RenderFolder) -> Frontier | None:
-    """Return the newest generation whose files are all as they were written, or None."""
-    for name in reversed(_generations(folder)):
-        data = folder.read(name)
-        if data is None:
-            continue
-        content = json.loads(data)
-        windows: dict[int, InFlight] = {}
-        for index, file in content["windows"].items():
-            tensors = folder.read_tensors(file)
-            if tensors is None:
-                break
-            done = int(file.rpartition("-")[2].removesuffix(".safetensors"))
-            windows[int(index)] = InFlight(
-                done, tensors["latents"], tensors.get("guidance_residual", tensors.get("kept"))
-            )
-        else:
-            return Frontier(windows, content["first"])
+    """Return the newest generation that is as it was written, or None."""
+    for name in reversed(_generations(folder).values()):
+        found = _load_old(folder, name) if name.endswith(".json") else _load(folder, name)
+        if found is not None:
+            return found
     return None
+
+
+def _load(folder: RenderFolder, name: str) -> Frontier | None:
+    tensors = folder.read_large(name)
+    if tensors is None:
+        return None
+    facts = folder.facts_of(name)
+    windows = {
+        int(index): InFlight(done, tensors[f"{index}.latents"], tensors.get(f"{index}.guidance_residual"))
+        for index, done in json.loads(facts["steps"]).items()
+    }
+    return Frontier(windows, int(facts["first"]))
+
+
+def _load_old(folder: RenderFolder, name: str) -> Frontier | None:
+    data = folder.read(name)
+    if data is None:
+        return None
+    content = json.loads(data)
+    windows: dict[int, InFlight] = {}
+    for index, file in content["windows"].items():
+        tensors = folder.read_tensors(file)
+        if tensors is None:
+            return None
+        done = int(file.rpartition("-")[2].removesuffix(".safetensors"))
+        windows[int(index)] = InFlight(done, tensors["latents"], tensors.get("guidance_residual", tensors.get("kept")))
+    return Frontier(windows, content["first"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,6 +23,7 @@ from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
+from avatarctl.render.numbers import changed_placement, versions
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
@@ -33,10 +33,7 @@ from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
-# Placement that changes the numbers; the rest (device, memory mode …) may differ when a render goes on.
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
-PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "vae_tiling")
 
 
 @dataclass(frozen=True)
@@ -219,7 +216,7 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
     return {
         "version": MANIFEST_VERSION,
         "avatarctl": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": versions(),
         "threads": threads.count(),
         "job": content,
         "inputs": fingerprint(
@@ -280,8 +277,11 @@ def _of_preset(name: str | None) -> AllSettings:
         return AllSettings()
 
 
-def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Raise ``ChangedError`` naming every input, weight and setting that is not what the render began with."""
+def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, accept: bool = False) -> None:
+    """Raise ``ChangedError`` naming every input, weight and setting that is not what the render began with.
+
+    ``accept``: what changes only how numbers are computed is accepted (see ``numbers``).
+    """
     changes = []
     for group in ("inputs", "weights"):
         before, after = old[group], new[group]
@@ -296,16 +296,16 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path
         was, now = was_job["render"].get(name), now_job["render"].get(name)
         if was != now and name not in ("checkpoint_every_s", "preview"):
             changes.append(f"{key_of(name, fields)}: was {was}, is {now}")
-    for name in PLACEMENT_THAT_COUNTS:
-        was, now = was_job["placement"].get(name), now_job["placement"].get(name)
-        if was != now:
-            changes.append(f"{name}: was {was}, is {now}")
     if [scale for _, scale in was_job["lora"]] != [scale for _, scale in now_job["lora"]]:
         changes.append("lora: other scales")
-    if changes:
+    computing = [] if accept else changed_placement(old, was_job["placement"], now_job["placement"])
+    if changes or computing:
+        ways = [f"resume with the old ones: avatarctl resume {shlex.quote(str(folder))}"]
+        if not changes:
+            ways.append("continue with these: the same command with --accept-changes")
         raise ChangedError(
-            f"{folder}: this render began with other inputs:\n  " + "\n  ".join(changes),
-            f"resume with the old ones: avatarctl resume {shlex.quote(str(folder))}; or start over with --force",
+            f"{folder}: this render began with other inputs:\n  " + "\n  ".join([*changes, *computing]),
+            "; ".join(ways) + "; or start over with --force",
         )
 
 

@@ -75,7 +75,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             remember(folder.path)
             rendered = None
         else:
-            check_unchanged(folder.manifest(), manifest, folder.path)
+            check_unchanged(folder.manifest(), manifest, folder.path, job.accept_changes)
             rendered = already(job, folder)
         if rendered is None:
             show(0, 0, stage="loading")

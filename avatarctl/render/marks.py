@@ -26,7 +26,7 @@ HASH_LETTERS, MOST_LETTERS = 12, 4000
 
 
 def line_of(manifest: Mapping[str, Any]) -> str:
-    """Return how a video was made in one line: program version, seed, preset, weights and prompt."""
+    """Return how a video was made in one line: program version, seed, preset, weights, changes accepted, prompt."""
     job, weights = manifest["job"], manifest["weights"]
     loras = [
         f"lora {weights[f'lora {i + 1}']['sha256'][:HASH_LETTERS]} at {s:g}" for i, (_, s) in enumerate(job["lora"])
@@ -37,6 +37,7 @@ def line_of(manifest: Mapping[str, Any]) -> str:
         *([f"preset {job['preset']}"] if job.get("preset") else []),
         f"weights {weights['transformer']['sha256'][:HASH_LETTERS]}",
         *loras,
+        *([f"changed on the way: {', '.join(manifest['accepted'])}"] if manifest.get("accepted") else []),
         f"prompt: {' '.join(job['render']['prompt'].split())}",
     ]
     line = "; ".join(parts).encode("utf-8", "replace").decode().replace("\0", " ")

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from avatarctl import ownership
-from avatarctl.durable import read_json, unsealed
+from avatarctl.durable import read_json, unsealed, unsealed_line
 
-MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.json", "events.jsonl", "lock", "holder.json"
+MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.jsonl", "events.jsonl", "lock", "holder.json"
+OLD_INDEX = "index.json"  # of the first version of render folders: rewritten whole for each file
 DELIVERED, DELIVERING, FRAMES = "delivered.json", "delivering.json", "frames.json"
 PREVIEW = "preview"  # with the suffix of the video
 SUBTITLES = "subtitles"
@@ -16,7 +17,7 @@ COMPUTED = ("windows", "frontier", "segments")
 OWN_FOLDERS = (*COMPUTED, SUBTITLES)
 # Removed in this order, after everything else: while there is a manifest, the render is delivered; the holder's file marks
 # the folder as ours to the end.
-LAST = (INDEX, MANIFEST, DELIVERED, HOLDER, LOCK)
+LAST = (OLD_INDEX, INDEX, MANIFEST, DELIVERED, HOLDER, LOCK)
 OWN_NAME = re.compile(
     "|".join(
         (
@@ -24,7 +25,8 @@ OWN_NAME = re.compile(
             r"(windows|frontier|segments|subtitles)/",
             r"subtitles/\d+\.\w+",
             r"windows/\d{6,}\.safetensors",
-            r"frontier/(\d{6,}-\d{4,}\.safetensors|generation-\d{8,}\.json)",
+            r"frontier/generation-\d{8,}\.safetensors",
+            r"frontier/(\d{6,}-\d{4,}\.safetensors|generation-\d{8,}\.json)",  # of the first version
             r"segments/\d{6,}\.\w+",
             r"audio\.\w+",  # the waveform that lips follow
             r"track\.\w+",  # the sound of the video, and what is known of it
@@ -41,10 +43,20 @@ def is_own(name: str) -> bool:
 
 def is_render(path: Path) -> bool:
     """Return whether a folder is a render of ours, also one whose manifest is damaged or being removed."""
-    for name in (MANIFEST, DELIVERED, INDEX):
+    for name in (MANIFEST, DELIVERED, OLD_INDEX):
         if unsealed(path / name) is not None:
             return True
+    if _begins_as_index(path / INDEX):
+        return True
     return set(read_json(path / HOLDER) or {}) == {"pid", "host", "since"}
+
+
+def _begins_as_index(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return unsealed_line(file.readline().removesuffix(b"\n")) is not None
+    except OSError:
+        return False
 
 
 def is_vacant(path: Path) -> bool:

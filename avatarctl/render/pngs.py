@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from avatarctl import ownership
+from avatarctl import durable, ownership
 from avatarctl.errors import UsageError
 from avatarctl.ownership import Inputs
 from avatarctl.render.folder import RenderFolder
@@ -56,7 +56,7 @@ def reserve(folder: RenderFolder, frames: Path, pictures: int) -> None:
     """Note that this render writes the first ``pictures`` pictures, before the first of them is written; make the folder."""
     if pictures > reserved(folder, frames):
         folder.note(FRAMES, {"folder": str(frames.resolve()), "pictures": pictures})
-    frames.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(frames)
 
 
 def sweep(folder: RenderFolder, frames: Path) -> None:

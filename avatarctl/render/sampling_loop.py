@@ -8,6 +8,7 @@ from torch import Tensor
 
 from avatarctl.console import Progress
 from avatarctl.render import frontier
+from avatarctl.render.checkpoints import Checkpoints
 from avatarctl.render.finite import require_finite_latents
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import save_final
@@ -62,24 +63,31 @@ class SamplingLoop:
         self._sampler, self._predictor = begin(job, plan, networks, conditions, saved, team)
         self._total = plan.count * job.render.steps
         self._step_s: list[float] = []
+        self._checkpoints = Checkpoints(folder, job.render.checkpoint_every_s)
 
     def run(self) -> int:
         """Run the window steps that are left, then write the segments that are left; return the number of steps."""
         progress = self._sampler.progress
         if not progress.finished():
             self._show(0, 0, stage="sampling")
-        began_with = done = progress.steps_done()
-        saved_at = began = time.monotonic()
+        began_with = progress.steps_done()
+        with self._checkpoints:
+            self._sample()
+        self._write_segments(self._plan.count - 1)
+        return progress.steps_done() - began_with
+
+    def _sample(self) -> None:
+        progress = self._sampler.progress
+        done, began = progress.steps_done(), time.monotonic()
         for finals in self._sampler.run(self._job.render.order):
             together, done = progress.steps_done() - done, progress.steps_done()
             self._step_s = [*self._step_s[1 - SPEED_OVER :], (time.monotonic() - began) / together]
             self._save(finals)
-            due = time.monotonic() - saved_at >= self._job.render.checkpoint_every_s
+            due = self._checkpoints.due()
             word = self._team.tell(STOP if self._stop.asked else SAVE if due else GO)
             if word != GO:
                 self._sampler.gather()
-                self._checkpoint()
-                saved_at = time.monotonic()
+                self._checkpoint(now=word == STOP)
             if word == STOP:
                 self._interrupt()
             if finals:
@@ -88,8 +96,6 @@ class SamplingLoop:
             began = time.monotonic()
             if finals and finals[-1].window >= self._start.last_lost and self._team.size == 1:
                 break  # what is to the right is there already
-        self._write_segments(self._plan.count - 1)
-        return done - began_with
 
     def step_s(self) -> float:
         """Return the seconds of a window step, over the last ones."""
@@ -104,12 +110,12 @@ class SamplingLoop:
                 save_final(self._folder, final)
                 self._folder.event("window done", window=final.window)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, now: bool) -> None:
         """Save the windows in flight: only finite ones, since all that follows from others is lost."""
         for index, window in self._sampler.windows.items():
             self._require_finite(index, window.latents)
-        frontier.save(self._folder, frontier.Frontier(self._sampler.windows, self._sampler.progress.first))
-        self._folder.event("checkpoint", window_steps=self._sampler.progress.steps_done())
+        progress = self._sampler.progress
+        self._checkpoints.save(self._sampler.windows, progress.first, progress.steps_done(), now)
 
     def _require_finite(self, window: int, latents: Tensor) -> None:
         require_finite_latents(latents, window, self._job, self._plan, self._networks.files)

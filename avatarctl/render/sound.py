@@ -17,7 +17,8 @@ from avatarctl.audio.decode import long_enough, read_blocks
 from avatarctl.audio.levels import decibel, gain_db, loudness_of, sound_in
 from avatarctl.audio.track import Blocks, SoundTrack, Through, as_json, from_json, write_heard, write_samples
 from avatarctl.render.ffmpeg import start
-from avatarctl.render.folder import RenderFolder, guarded
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import guarded
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.sampling.windows import Plan
 

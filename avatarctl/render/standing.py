@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from avatarctl.durable import read_json, unsealed
 from avatarctl.errors import AvatarError
+from avatarctl.render.index import Entry, read_index
 from avatarctl.render.inputs import exact, job_of, plan_of
-from avatarctl.render.ours import DELIVERED, INDEX, MANIFEST, OWN_FOLDERS
+from avatarctl.render.ours import DELIVERED, MANIFEST, OWN_FOLDERS
+from avatarctl.render.tensorfile import facts_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
 from avatarctl.settings.render import RenderJob, RenderSettings
 
@@ -47,7 +51,7 @@ def standing(path: Path) -> Standing:
     """Return how far the render in a folder is; raises nothing for damaged files: they count as not there."""
     manifest = unsealed(path / MANIFEST)
     job = job_of(manifest) if manifest is not None else None
-    files = (unsealed(path / INDEX) or {}).get("files", {})
+    files = read_index(path).files
     delivered = unsealed(path / DELIVERED)
     plan = plan_in(job, files) if job is not None else None
     total = plan.count * job.render.steps if plan is not None and job is not None else None
@@ -74,10 +78,10 @@ def standing(path: Path) -> Standing:
     )
 
 
-def plan_in(job: RenderJob, files: dict[str, Any]) -> Plan | None:
+def plan_in(job: RenderJob, files: Mapping[str, Entry]) -> Plan | None:
     """Return the plan of a render: by its decoded sound, else by the length that the recording says it has."""
     if WAVEFORM in files:
-        return plan_of(job.render, files[WAVEFORM]["bytes"] // 4)
+        return plan_of(job.render, files[WAVEFORM].bytes // 4)
     from avatarctl.audio.decode import probe
 
     try:
@@ -91,15 +95,18 @@ def plan_in(job: RenderJob, files: dict[str, Any]) -> Plan | None:
     return plan_of(job.render, round(used_s * SAMPLE_RATE_HZ)) if used_s > 0 else None
 
 
-def steps_done(path: Path, settings: RenderSettings, files: dict[str, Any]) -> int:
+def steps_done(path: Path, settings: RenderSettings, files: Mapping[str, Entry]) -> int:
     """Return the window steps that a resumed render need not compute: what the newest saved generation holds."""
     for name in sorted((name for name in files if name.startswith("frontier/generation-")), reverse=True):
-        saved = read_json(path / name)
+        if name.endswith(".json"):  # of the first version: a list of files, named by window and steps
+            saved = read_json(path / name)
+            begun = ((saved or {}).get("windows") or {}).values()
+            steps = [int(each.rpartition("-")[2].split(".")[0]) for each in begun]
+        else:
+            saved = facts_of(path / name)
+            steps = list(json.loads((saved or {}).get("steps", "{}")).values())
         if saved is not None:
-            begun = (saved.get("windows") or {}).values()
-            return int(saved["first"]) * settings.steps + sum(
-                int(each.rpartition("-")[2].split(".")[0]) for each in begun
-            )
+            return int(saved["first"]) * settings.steps + sum(steps)
     return 0
 
 

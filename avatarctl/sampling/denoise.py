@@ -56,9 +56,12 @@ def schedule(steps: int, shift: float = 5.0, kind: str = "released") -> Schedule
     return Schedule(scheduler.sigmas.clone(), scheduler.timesteps.clone())
 
 
-@dataclass
+@dataclass(frozen=True)
 class InFlight:
-    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``guidance_residual`` if guidance is reused."""
+    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``guidance_residual`` if guidance is reused.
+
+    It never changes, its tensors neither: a checkpoint may be written of it while the next steps run.
+    """
 
     done: int
     latents: Tensor

@@ -28,8 +28,8 @@ def render_job(
     """Return the job that preset, environment and settings make together, in rising order of weight.
 
     ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named after the recording, in
-    the current folder. ``files``: ``work_dir``, ``frames``, ``keep`` of the job. Raises ``UsageError`` with all mistakes at
-    once, each with where its value came from.
+    the current folder. ``files``: ``work_dir``, ``frames``, ``keep``, ``accept_changes`` of the job. Raises ``UsageError``
+    with all mistakes at once, each with where its value came from.
     """
     values, places = presets.resolve(AllSettings.model_fields, preset, {**(settings or {}), "image": image})
     made = make(AllSettings, values, places, example=presets.example_of(preset))

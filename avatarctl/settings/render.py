@@ -273,6 +273,8 @@ class RenderJob(Settings):
     """Folder for every picture as PNG."""
     keep: bool = False
     """Keep the render folder after success."""
+    accept_changes: Annotated[bool, Field(exclude=True)] = False
+    """Continue with another number format, attention, compile or tiles than the render began with; for this run alone."""
 
     @property
     def folder(self) -> Path:

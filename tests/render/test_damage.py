@@ -35,12 +35,11 @@ KINDS = {
     "conditions": "conditions.safetensors",
     "first window": "windows/000000.safetensors",
     "last window": "windows/*[0-9].safetensors",
-    "generation": "frontier/generation-*.json",
-    "window in flight": "frontier/0*.safetensors",
+    "generation": "frontier/generation-*.safetensors",
     "first segment": "segments/000000.mp4",
     "last segment": "segments/*.mp4",
     "preview": "preview.mp4",
-    "index": "index.json",
+    "index": "index.jsonl",
 }
 
 
@@ -111,7 +110,7 @@ def test_without_the_windows_in_flight_sampling_begins_as_few_windows_earlier_as
     expected = straight(new_case("straight", audio="long.wav"), *once)
     case = new_case(audio="long.wav")
     case.stop(*once, steps=8)
-    for path in case.render.glob("frontier/generation-*.json"):
+    for path in case.render.glob("frontier/generation-*.safetensors"):
         flip(path)
     attempt = case.generate(*once, "--keep")
     assert attempt.status == 0, attempt.log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,15 +28,22 @@ def short_bytes(studio: Path, server: Server, tmp_path_factory: pytest.TempPathF
     return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case"))
 
 
-def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: NewCase, long_bytes: bytes) -> None:
-    chance = seeded("kills")
+# How often a checkpoint is made: after each window step, before the next; in a thread beside sampling, seldom and often.
+EVERY_S = ("0", "0.15", "0.01")
+
+
+@pytest.mark.parametrize("most", [50, pytest.param(200, marks=pytest.mark.long)])
+def test_kills_at_random_instants_cost_no_saved_work_and_no_bit(
+    new_case: NewCase, long_bytes: bytes, most: int
+) -> None:
+    chance = seeded("kills" if most == 50 else f"{most} kills")
     began = time.monotonic()
     straight(new_case("timed", audio="long.wav"))
     latest_s = min(max(0.9, 0.8 * (time.monotonic() - began)), 4.0)  # a busy machine takes longer to get anywhere
     kills: list[int] = []
     for number in itertools.count():
         case = new_case(f"render{number}", audio="long.wav")
-        every_s = ("0", "0.15")[number % 2]
+        every_s = EVERY_S[number % len(EVERY_S)]
         reported = 0
         for attempt, saved in attempts(case, every_s, lambda: chance.uniform(0.05, latest_s), most=6):
             steps = attempt.steps()
@@ -50,7 +58,8 @@ def test_fifty_kills_at_random_instants_cost_no_saved_work_and_no_bit(new_case: 
                 kills.append(reported)
         assert case.bytes() == long_bytes
         assert done(case)
-        if len(kills) >= 50:
+        shutil.rmtree(case.folder)
+        if len(kills) >= most:
             break
     # How far the instants spread over the run depends on the machine's speed; some have to fall between window steps.
     assert any(kills)
@@ -77,12 +86,12 @@ def attempts(case: Case, every_s: str, delay_s: Callable[[], float], most: int) 
 
 
 def test_a_kill_at_a_write_costs_no_bit(new_case: NewCase, short_bytes: bytes) -> None:
-    assert kill_at_writes(new_case, short_bytes, first=3, step=13) > 8
+    assert kill_at_writes(new_case, short_bytes, first=3, step=11) > 6
 
 
 @pytest.mark.long
 def test_a_kill_at_any_write_costs_no_bit(new_case: NewCase, short_bytes: bytes) -> None:
-    assert kill_at_writes(new_case, short_bytes, first=1, step=1) > 100
+    assert kill_at_writes(new_case, short_bytes, first=1, step=1) > 80
 
 
 def kill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) -> int:

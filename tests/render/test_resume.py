@@ -74,10 +74,10 @@ def test_a_render_that_is_noted_nowhere_is_found_in_its_folder(new_case: NewCase
         "segments/000002.mp4",
         "windows/000000.safetensors",
         "windows/000001.safetensors",
-        "frontier/generation-*.json",
+        "frontier/generation-*.safetensors",
         "audio.f32",
         "conditions.safetensors",
-        "index.json",
+        "index.jsonl",
     ],
 )
 def test_damage_in_a_finished_render_is_repaired_and_verify_agrees(case: Case, name: str) -> None:

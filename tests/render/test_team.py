@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny import tiny_weights
+
+from avatarctl.render.index import read_index
 
 ROOT = Path(__file__).parents[2]
 PRESET = """
@@ -78,8 +79,8 @@ def test_several_processes_give_the_bits_of_one(studio: Path, overlap: int) -> N
     assert (studio / f"{overlap}-1.mp4").read_bytes() == (studio / f"{overlap}-2.mp4").read_bytes()
     # Final latents too, not only what is left of them after encoding.
     folders = [studio / f"{overlap}-{processes}.mp4.render" for processes in (1, 2)]
-    indexes = [json.loads((folder / "index.json").read_text())["files"] for folder in folders]
-    windows = [{n: f["sha256"] for n, f in index.items() if n.startswith("windows/")} for index in indexes]
+    indexes = [read_index(folder).files for folder in folders]
+    windows = [{n: f.sha256 for n, f in index.items() if n.startswith("windows/")} for index in indexes]
     assert windows[0] == windows[1] and len(windows[0]) > 4
 
 

@@ -47,6 +47,7 @@ from avatarctl.commands.options.machine import (
     WindowBatch,
 )
 from avatarctl.commands.options.output import (
+    AcceptChanges,
     AsJson,
     Codec,
     ContactSheet,
@@ -76,6 +77,7 @@ from avatarctl.commands.options.voice import (
 )
 
 __all__ = [
+    "AcceptChanges",
     "AsJson",
     "Audio",
     "AudioScale",

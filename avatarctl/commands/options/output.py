@@ -109,6 +109,14 @@ Keep = Annotated[
     bool, typer.Option("--keep", help="Keep the render folder when the video is done.", rich_help_panel=OUTPUT)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Resume even where dtype, attention or the like differ.",
+        rich_help_panel=OUTPUT + RARE,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT),
