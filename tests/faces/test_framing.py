@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from test_networks import photograph
+from test_face_networks import photograph
 
 from avatarctl.faces.find import find_faces
 from avatarctl.faces.framing import Crop, crop_around, problems
