@@ -108,6 +108,14 @@ WorkDir = Annotated[
 Keep = Annotated[
     bool, typer.Option("--keep", help="Keep the render folder when the video is done.", rich_help_panel=OUTPUT)
 ]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Resume even where dtype, attention or the like differ.",
+        rich_help_panel=OUTPUT + RARE,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 AcceptChanges = Annotated[
     bool,
