@@ -117,14 +117,6 @@ AcceptChanges = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
-AcceptChanges = Annotated[
-    bool,
-    typer.Option(
-        "--accept-changes",
-        help="Resume even where dtype, attention or the like differ.",
-        rich_help_panel=OUTPUT + RARE,
-    ),
-]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT),
