@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.trees import checked_out, environment, run
+from benchmarks.trees import checked_out, environment, hide, run
 
 IMPORTS = "import avatarctl.cli, sys; from avatarctl.networks import lean; lean.allow(); lean.import_networks(); "
 RENDER = "import avatarctl.render.engine"
@@ -58,11 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="af68f55", help="revision to compare with")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--without", action="append", default=[], help="a package to run as if it weren't installed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, checked_out(arguments.before) as old, checked_out(None) as new:
         homes = {tree: Path(name) / label for tree, label in ((old, "before"), (new, "after"))}
         for tree, home in homes.items():
             home.mkdir()
+            hide(arguments.without, home)
             whole = ["-m", "avatarctl", "demo", "--output", str(home / "demo.mp4"), "--quiet"]
             run(whole, environment(tree, home, "1"))  # makes the text states, which stay
         torch_s: list[float] = []

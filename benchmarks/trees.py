@@ -49,7 +49,13 @@ def environment(tree: Path, home: Path, threads: str | None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "_AVATARCTL"))}
     if threads is not None:
         own["OMP_NUM_THREADS"] = threads
-    return {**own, "PYTHONPATH": str(tree), "AVATARCTL_HOME": str(home)}
+    return {**own, "PYTHONPATH": f"{tree}{os.pathsep}{home}", "AVATARCTL_HOME": str(home)}
+
+
+def hide(packages: Sequence[str], home: Path) -> None:
+    """Let processes with this home folder run as if these packages weren't installed."""
+    lines = [f"sys.modules[{name!r}] = None" for name in packages]
+    (home / "sitecustomize.py").write_text("\n".join(["import sys", *lines]), encoding="utf-8")
 
 
 def run(arguments: Sequence[str], own: dict[str, str], until: str | None = None) -> Took:

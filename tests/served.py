@@ -72,6 +72,16 @@ class Attempt:
     log: str
     writes: int = 0
 
+    @property
+    def told(self) -> str:
+        """What was said, with errors that came as JSON lines (``--progress json``) in the words of a terminal."""
+        lines = []
+        for line in self.log.splitlines():
+            event = json.loads(line) if line.startswith('{"event": ') and line.endswith("}") else {}
+            error = event.get("event") == "error"
+            lines.append(f"error: {event['message']}\nhint: {event.get('hint', '')}" if error else line)
+        return "\n".join(lines)
+
     def steps(self) -> list[int]:
         """Return the window steps that were done after each report of a render with ``--progress json``."""
         rows = [

@@ -121,7 +121,7 @@ def serve() -> None:
     import avatarctl.networks.kinds
     import avatarctl.render.engine
     import avatarctl.training.loop
-    from avatarctl.audio.decode import ffmpeg
+    from avatarctl.audio.source import ffmpeg
 
     ffmpeg()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -48,7 +48,11 @@ def on_a_terminal(home: Path, columns: int, *words: str, **more: str) -> tuple[i
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(home)
-        os.execvpe(sys.executable, [sys.executable, "-m", "avatarctl", *words], environment(home, TERM="xterm", **more))
+        os.execvpe(
+            sys.executable,
+            [sys.executable, "-m", "avatarctl", *words],
+            environment(home, TERM="xterm", COLUMNS=str(columns), **more),
+        )
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     said = b""
     while True:

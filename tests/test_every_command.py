@@ -95,7 +95,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("generate -i face.png -a voice.wav --loudness 3", 2, "loudness (--loudness)", "presets show"),
     ("generate -i face.png -a voice.wav --duration nan", 2, "duration (--duration)", "presets show"),
     ("generate -i face.png -a voice.wav --window-batch lots", 2, "window_batch (--window-batch): got 'lots', expected 1 to 64, or auto", "presets show"),
-    ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora lora.safetensors -o l.mp4 --device cpu", 5, "lora.safetensors: got a LoRA that doesn't fit this transformer", "of the same size"),
+    ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora lora.safetensors -o l.mp4 --device cpu", 5, "lora.safetensors: got a LoRA that doesn't fit this transformer", "made for StableAvatar"),
     ("generate -i face.png -a voice.wav --weights weights --size 64x64 --steps 1 --lora text.safetensors -o l.mp4 --device cpu", 5, "text.safetensors", "again"),
     # resume, renders
     ("resume nowhere", 4, "nowhere: got no render.json", "renders list"),

@@ -46,6 +46,8 @@ def test_a_render_of_the_embedded_avatar_imports_no_peft_and_no_compiler(tmp_pat
     unneeded = [
         "peft",
         "scipy",
+        "sympy",
+        "jinja2",
         "sklearn",
         "pandas",
         "matplotlib",
@@ -120,3 +122,20 @@ def test_cheap_answers_come_before_anything_heavy(words: list[str], expected_cod
     code, imported, said = after(HEAVY, *words, home=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert (code, imported) == (expected_code, []), said
     assert (tmp_path / "there.mp4").read_bytes() == b"somebody's"
+
+
+def test_only_networks_without_memory_draw_nothing() -> None:
+    import torch
+    from torch import nn
+
+    from avatarctl.networks.lean import nothing_drawn
+
+    drawn = vars(nn.init)["normal_"]
+    with nothing_drawn():
+        real, empty = torch.zeros(8), torch.zeros(8, device="meta")
+        assert nn.init.normal_(real).abs().sum() > 0 and nn.init.normal_(empty) is empty
+        layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=2)
+        bare = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3, device="meta"), dim=2)
+    shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (layer, bare)]
+    assert shapes[0] == shapes[1] and layer.weight.abs().sum() > 0
+    assert vars(nn.init)["normal_"] is drawn and torch._weight_norm.__module__ != "avatarctl.networks.lean"

@@ -8,49 +8,28 @@ import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
 from avatarctl.audio.clock import Clock
-from avatarctl.audio.frames import Frame, Frames, decoding, no_ffmpeg
-from avatarctl.audio.pieces import Piece, ending, pieces
+from avatarctl.audio.frames import Frame, Frames, decoding
+from avatarctl.audio.pieces import Piece, ending
+from avatarctl.audio.source import AudioInfo, Found, ffmpeg, format_name, input_of, look, no_sample
 from avatarctl.audio.track import SAMPLE_RATE_HZ, Blocks, SoundTrack, Through, write_heard, write_samples
-from avatarctl.audio.tracks import Listing, Track, choose, lead_s, listing
+from avatarctl.audio.tracks import Listing, Track, lead_s, listing
 from avatarctl.errors import InputFileError, UsageError
 
 _DURATION_SLACK_S = 0.25  # containers round, and count a codec's padding or don't
 _LEAST_LEAD_S = Fraction(2, 1000)  # Matroska and FLV round time stamps to milliseconds
 _LONGEST_HOLE_S = 3600
-_ERROR = re.compile(r"\[(?:error|fatal)\] (.*)")
 # What ffmpeg says when it leaves out something that was there, or finds that something is missing.
 # Without its level: another thread may have begun the line.
 _LOSS = re.compile(
     r"(Error submitting .*packet.*|Decoding error.*|Error during demuxing.*|File ended prematurely.*|.*partial file.*)"
 )
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """A sound track of a file.
-
-    ``rate_hz``, ``channels`` and ``layout`` (ffmpeg's word, such as "5.1(side)") are those of the decoded samples.
-    ``duration_s`` is what the container tells, to 0.01 s: None where it tells nothing (raw AAC, MP3 without a Xing header,
-    live WebM) or nothing of this track (several sound tracks, joined files). ``track`` counts sound tracks
-    from 1, of which there are ``tracks``.
-    """
-
-    rate_hz: int
-    channels: int
-    codec: str
-    duration_s: float | None
-    layout: str = ""
-    track: int = 1
-    tracks: int = 1
 
 
 def probe(path: Path, track: int | None = None) -> AudioInfo:
@@ -59,7 +38,7 @@ def probe(path: Path, track: int | None = None) -> AudioInfo:
     ``track`` counts from 1; None is the default one. Raises InputFileError for a path that isn't a readable file with
     sound, UsageError for a track that isn't there, AvatarError without ffmpeg.
     """
-    return _look(path, track).info
+    return look(path, track).info
 
 
 def read_blocks(
@@ -86,7 +65,7 @@ def read_blocks(
     duration of a file with one sound track alone, unclosed WebM. Formats that say nothing (raw AAC, MPEG-TS, MP3 without
     Xing header, live WebM) show a cut only if it is inside a packet, and a cut behind ``duration_s`` is not seen at all.
     """
-    found = _look(path, track)
+    found = look(path, track)
     rate_hz = found.info.rate_hz
     first = round(Fraction(start_s) * rate_hz)
     count = sys.maxsize if duration_s is None else round(Fraction(duration_s) * rate_hz)
@@ -163,84 +142,10 @@ def waveform_16k(
         return np.fromfile(target, "<f4")
 
 
-# -- What a file is --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file that was looked at: its sound track, and the recordings that it was joined of."""
-
-    path: Path
-    info: AudioInfo
-    track: Track
-    picture: Track | None
-    pieces: list[Piece]
-    container: str
-
-
-def _look(path: Path, number: int | None) -> _Found:
-    check_file(path)
-    whole = Piece(0, path.stat().st_size)
-    found, first = _begin(path, whole, "", "0:a:0")
-    track = choose(path, found, number) if found.tracks else None
-    if track is not None and track is not found.sounds[0]:
-        found, first = _begin(path, whole, "", f"0:{track.index}")
-    if track is not None and first is None and _ERROR.search(found.log) is None:
-        raise _no_sample(path)
-    if first is None or track is None:
-        raise InputFileError(
-            f"{path}: got a file that can't be decoded ({_reason(found.log)}), expected a recording",
-            "use a complete WAV, MP3, M4A, FLAC, OGG or WebM file, or a video with sound",
-        )
-    parts = pieces(path, found.container)
-    if len(parts) > 1:  # ffmpeg's guess at the form of a joined file may be that of a later piece
-        first = _begin(path, parts[0], _format(found.container), f"0:{track.index}")[1] or first
-    alone = len(found.sounds) == 1 and len(parts) == 1
-    info = AudioInfo(
-        first.rate_hz,
-        first.channels,
-        track.codec,
-        found.duration_s if alone else None,
-        first.layout,
-        found.sounds.index(track) + 1,
-        len(found.sounds),
-    )
-    return _Found(path, info, track, found.picture, parts, found.container)
-
-
-class _Listed(Listing):
-    log: str = ""
-
-
-def _begin(path: Path, piece: Piece, container: str, stream: str) -> tuple[_Listed, Frame | None]:
-    """Return ffmpeg's listing of a file and the first frame of one of its streams."""
-    output = ["-map", stream, "-af", "ashowinfo", "-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
-    with decoding(ffmpeg(), [*_source(path, piece, container), *output]) as frames:
-        batch = next(iter(frames), None)
-        frames.process.kill()
-        log = frames.log()
-    found = _Listed(**vars(listing(log)))
-    found.log = log
-    return found, batch[0] if batch else None
-
-
-def _format(container: str) -> str:
-    """Return a name of a format as ffmpeg's ``-f`` has it."""
-    return container.split(",")[0]
-
-
-def _source(path: Path, piece: Piece, container: str) -> list[str]:
-    """Return ffmpeg's input: with "file:" a name can't pass for an option or an address, and a playlist can't name one."""
-    if not container:
-        return ["-i", f"file:{path}"]
-    part = f"subfile,,start,{piece.begin},end,{piece.end},,:file:{path}"
-    return ["-protocol_whitelist", "file,subfile", "-f", container, "-i", part]
-
-
 # -- Samples ---------------------------------------------------------------------------------------------------------
 
 
-def _span(found: _Found, first: int, end: int) -> Blocks:
+def _span(found: Found, first: int, end: int) -> Blocks:
     """Return the samples ``first`` to ``end`` of the clock."""
     path, rate_hz, done = found.path, found.info.rate_hz, 0
     for block_TC in _seconds(_clocked(found), rate_hz):
@@ -258,7 +163,7 @@ def _span(found: _Found, first: int, end: int) -> Blocks:
         if done >= end:
             return  # all that was asked for; the file may be longer
     if done == 0:
-        raise _no_sample(path)
+        raise no_sample(path)
     if done <= first:
         raise InputFileError(
             f"{path}: got a start at {first / rate_hz:.3f} s, expected one before the end at {done / rate_hz:.3f} s",
@@ -283,20 +188,16 @@ def _seconds(blocks: Blocks, rate_hz: int) -> Blocks:
         yield np.concatenate(held)
 
 
-def _no_sample(path: Path) -> InputFileError:
-    return InputFileError(f"{path}: got a file without a single sample, expected a recording", "record it again")
-
-
-def _clocked(found: _Found) -> Blocks:
+def _clocked(found: Found) -> Blocks:
     """Return all samples of a file, piece after piece, on its clock."""
     position = 0
     for number, piece in enumerate(found.pieces):
-        container = _format(found.container) if len(found.pieces) > 1 else ""
+        container = format_name(found.container) if len(found.pieces) > 1 else ""
         position = yield from _decode(found, piece, container, number, position)
 
 
 def _decode(
-    found: _Found, piece: Piece, container: str, number: int, begin: int
+    found: Found, piece: Piece, container: str, number: int, begin: int
 ) -> Generator[NDArray[np.float32], None, int]:
     """Decode a piece that begins at sample ``begin``; return where it ends."""
     info, path = found.info, found.path
@@ -310,7 +211,7 @@ def _decode(
     if found.picture is not None and number == 0:
         # The first picture is read too: the tracks of some formats have their zero where what is read begins.
         output += ["-map", f"0:{found.picture.index}", "-frames:v", "1", "-c:v", "copy", "-f", "null", "-"]
-    with decoding(ffmpeg(), [*options, *_source(path, piece, container), *output]) as frames:
+    with decoding(ffmpeg(), [*options, *input_of(path, piece, container), *output]) as frames:
         clock: Clock | None = None
         for batch in frames:
             if clock is None:
@@ -333,7 +234,7 @@ def _lead_s(head: Listing, track: Track, first: Frame, rate_hz: int) -> Fraction
     return lead if lead >= _LEAST_LEAD_S else Fraction(0)
 
 
-def _placed(found: _Found, frames: Frames, batch: list[Frame], clock: Clock) -> Blocks:
+def _placed(found: Found, frames: Frames, batch: list[Frame], clock: Clock) -> Blocks:
     """Return the samples of announced frames as the clock has them."""
     waiting = 0
     for frame in batch:
@@ -377,7 +278,7 @@ def _silence(count: int, info: AudioInfo) -> Blocks:
 # -- Damage ----------------------------------------------------------------------------------------------------------
 
 
-def _check_whole(found: _Found, head: Listing, log: str, complete: bool, count: int, position: int) -> None:
+def _check_whole(found: Found, head: Listing, log: str, complete: bool, count: int, position: int) -> None:
     """Raise InputFileError for a piece that isn't complete, of which ``count`` samples could be read."""
     rate_hz = found.info.rate_hz
     promised_s = 0.0
@@ -395,36 +296,5 @@ def _check_whole(found: _Found, head: Listing, log: str, complete: bool, count: 
     )
 
 
-def _repair(found: _Found) -> str:
+def _repair(found: Found) -> str:
     return shlex.join([ffmpeg(), "-i", f"file:{found.path}", "-map", f"0:{found.track.index}", "repaired.flac"])
-
-
-def _reason(log: str) -> str:
-    error = _ERROR.search(log)
-    return f"ffmpeg: {error[1]}" if error else "ffmpeg finds no sound in it"
-
-
-def check_file(path: Path) -> None:
-    """Raise InputFileError for what is no readable regular file with content."""
-    try:
-        if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
-            kind = "a folder" if path.is_dir() else "something that is not a regular file"
-            raise InputFileError(f"{path}: got {kind}, expected a recording", "give the path of one file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise InputFileError(f"{path}: got an empty file, expected a recording", "copy it again")
-    except FileNotFoundError as error:
-        raise InputFileError(f"{path}: got no such file, expected a recording", "check the path") from error
-    except PermissionError as error:
-        hint = f"chmod u+r {shlex.quote(str(path))}, or run as its owner"
-        raise InputFileError(f"{path}: got a file that may not be read, expected a readable one", hint) from error
-    except OSError as error:
-        raise InputFileError(f"{path}: got {error.strerror}, expected a readable recording") from error
-
-
-def ffmpeg() -> str:
-    """Return the path of the ffmpeg that comes with imageio-ffmpeg; AvatarError without one."""
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise no_ffmpeg("none") from error

@@ -187,7 +187,8 @@ def _look(job: EncodeJob) -> None:
 
     discover(job.source)
     # The transformer is the one network that samples don't depend on: any path will do for it.
-    find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path())
+    embedded = "--preset puppet --weights puppet"
+    find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path(), embedded=embedded)
     devices.refuse_missing(job.device)
 
 

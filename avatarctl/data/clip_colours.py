@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from avatarctl.audio.decode import ffmpeg
+from avatarctl.audio.source import ffmpeg
 from avatarctl.errors import InputFileError
 
 HD_LINES, HD_WIDTH = 720, 1280

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from avatarctl.audio.decode import ffmpeg
+from avatarctl.audio.source import ffmpeg
 from avatarctl.data.clip_colours import Colours, colours_of
 from avatarctl.data.discover import PICTURES, Clip
 from avatarctl.errors import InputFileError

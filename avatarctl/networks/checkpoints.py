@@ -23,6 +23,7 @@ from transformers import (
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import dims as sizes
+from avatarctl.networks import lean
 from avatarctl.networks import names as naming
 from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
 from avatarctl.networks.kinds import (
@@ -51,7 +52,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 def name_map(network: Network, dims: Dims) -> dict[str, list[str]]:
     """Return released name -> our names (one; three where the released file has q, k and v in one) at these sizes."""
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), lean.nothing_drawn():
         model = network.build(dims)
     return _names_of(model, network, dims)
 
@@ -91,7 +92,7 @@ def load_network(
     Raises ``WeightsError`` with the names that are missing, left over or of another shape.
     """
     stored, tensors, found = _look_into(network, source, dims)
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), lean.nothing_drawn():
         model = network.build(found)
     state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device), alter)
     # Every name was checked; assign puts the tensors in the place of the empty ones without another copy.

@@ -43,12 +43,13 @@ def import_networks() -> None:
     if not _own_process or {"diffusers", "transformers"} & set(sys.modules):
         return
     _defer_compiler()
+    with _not_installed("jinja2"):  # for templates of chats
+        transformers: Any = importlib.import_module("transformers")
     availability: Any = importlib.import_module("diffusers.utils.import_utils")
     with _replaced(availability, {name: False for name in OPTIONAL if hasattr(availability, name)}):
         for name in PARTS:
             importlib.import_module(name)
     questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:1]
-    transformers: Any = importlib.import_module("transformers")
     for module in (
         importlib.import_module("transformers.utils.import_utils"),
         importlib.import_module("transformers.utils"),
@@ -63,6 +64,58 @@ def import_networks() -> None:
 
 def _no() -> bool:
     return False
+
+
+@contextmanager
+def _not_installed(name: str) -> Iterator[None]:
+    """Let whoever looks for a package meanwhile, and only then, not find it."""
+    if name in sys.modules:
+        yield
+        return
+    blocked: dict[str, Any] = {name: None}
+    sys.modules.update(blocked)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Let networks that are built without memory draw no weights and compute no norms: torch needs sympy for the shapes."""
+    import torch
+
+    computed, weighed = torch.norm_except_dim, torch._weight_norm
+    # transformers keeps the functions that it found when it was imported.
+    tables = [vars(torch.nn.init), getattr(sys.modules.get("transformers.initialization"), "TORCH_INIT_FUNCTIONS", {})]
+    drawing = [{name: table[name] for name in table if name.endswith("_") and name[0] != "_"} for table in tables]
+
+    def norm(v: torch.Tensor, pow: int = 2, dim: int = 0) -> torch.Tensor:
+        if not v.is_meta or dim < 0:
+            return computed(v, pow, dim)
+        return v.new_empty([size if axis == dim else 1 for axis, size in enumerate(v.shape)])
+
+    def weigh(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return v.new_empty(v.shape) if v.is_meta else weighed(v, g, dim)
+
+    for table, draws in zip(tables, drawing, strict=True):
+        table.update({name: _unless_empty(draw) for name, draw in draws.items()})
+    torch.norm_except_dim, torch._weight_norm = norm, weigh
+    try:
+        yield
+    finally:
+        torch.norm_except_dim, torch._weight_norm = computed, weighed
+        for table, draws in zip(tables, drawing, strict=True):
+            table.update(draws)
+
+
+def _unless_empty(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that leaves a tensor without memory as it is."""
+
+    def drawn(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        return tensor if tensor.is_meta else draw(tensor, *arguments, **options)
+
+    return drawn
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from fractions import Fraction
 from statistics import median
 from typing import Any
 
-from avatarctl.audio.decode import AudioInfo
+from avatarctl.audio.source import AudioInfo
 from avatarctl.networks import memory
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
 from avatarctl.networks.header import read_header

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import IO
 
-from avatarctl.audio.decode import ffmpeg
+from avatarctl.audio.source import ffmpeg
 from avatarctl.errors import AvatarError, DeviceError
 
 # No version marks and no metadata of the inputs: the bytes depend on pictures, sound and settings alone.

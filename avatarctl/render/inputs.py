@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avatarctl import __version__, durable, ownership, threads
-from avatarctl.audio.decode import AudioInfo, probe
+from avatarctl.audio.decode import probe
+from avatarctl.audio.source import AudioInfo
 from avatarctl.errors import ChangedError, InputFileError, UsageError, WeightsError
 from avatarctl.networks import devices
 from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatarctl import durable
-from avatarctl.audio.decode import AudioInfo
+from avatarctl.audio.source import AudioInfo
 from avatarctl.console import size_in_words
 from avatarctl.errors import DeviceError
 from avatarctl.render.estimate import Estimate

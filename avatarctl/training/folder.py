@@ -105,7 +105,12 @@ def check_ours(run: Path) -> None:
     if not run.is_dir() or _is_run(run):
         return
     lock = run / LOCK
-    names = ownership.foreign(run, lambda name: name == LOCK and not lock.stat().st_size)
+
+    def own(name: str) -> bool:
+        """Return whether a run that was killed before its manifest was there left this."""
+        return (name == LOCK and not lock.stat().st_size) or ownership.own_part(name, lambda whole: whole == MANIFEST)
+
+    names = ownership.foreign(run, own)
     if names:
         raise UsageError(
             f"{run}: got a folder with other files ({ownership.listed(names)}), expected an empty one or a run",

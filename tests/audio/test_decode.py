@@ -10,7 +10,8 @@ import psutil
 import pytest
 import soxr
 
-from avatarctl.audio.decode import SAMPLE_RATE_HZ, AudioInfo, probe, read_blocks, waveform_16k, write_waveform
+from avatarctl.audio.decode import SAMPLE_RATE_HZ, probe, read_blocks, waveform_16k, write_waveform
+from avatarctl.audio.source import AudioInfo
 
 FLOAT_WAV = ("-c:a", "pcm_f32le")
 WITH_PICTURES = ("-map", "1:a", "-map", "0:v")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from avatarctl.audio.decode import ffmpeg
+from avatarctl.audio.source import ffmpeg
 
 MASTERS = {
     0x18538067: "Segment",

@@ -41,7 +41,7 @@ def test_other_inputs_are_refused_by_name_and_the_old_ones_go_on(
     flags = [flag.format(studio=case.studio) for flag in flags]
     refused = case.generate(*flags)
     assert refused.status == CHANGED
-    assert named.format(studio=case.studio) in refused.log, refused.log
+    assert named.format(studio=case.studio) in refused.told, refused.log
     assert f"avatarctl resume {case.render}" in refused.log and "--force" in refused.log
     resumed = case.command("resume", str(case.render))
     assert resumed.status == 0, resumed.log

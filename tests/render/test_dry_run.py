@@ -79,7 +79,7 @@ def test_it_ends_as_the_render_would_and_a_failed_start_leaves_nothing(case: Cas
     assert sorted(path for path in case.folder.rglob("*") if path.name != "attempt.log") == before
     real = case.generate(*flags)
     assert real.status == KINDS[kind], real.log
-    said = [attempt.log.split("error: ")[1].split("\nhint")[0] for attempt in (dry, real)]
+    said = [attempt.told.split("error: ")[1].split("\nhint")[0] for attempt in (dry, real)]
     assert said[0] == said[1]
     if kind != "other inputs than it began with":
         assert sorted(path for path in case.folder.rglob("*") if path.name != "attempt.log") == before
@@ -99,7 +99,7 @@ def test_an_empty_work_dir_stays_when_a_start_fails_in_it_and_folders_that_were_
 
 def test_it_tells_what_the_disk_has_to_hold(case: Case) -> None:
     dry = case.generate("--dry-run", "--json", "--frames", "frames")
-    data = json.loads(dry.log[dry.log.index("{\n") :])["data"]
+    data = json.JSONDecoder().raw_decode(dry.log[dry.log.index("{\n") :])[0]["data"]
     (disk,) = data["disks"]
     assert 0 < data["least_bytes"] < disk["bytes"] < disk["free_bytes"]
     assert "free in" in case.generate("--dry-run").log

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from workshop import Case, straight
 
-from avatarctl.audio.decode import ffmpeg
+from avatarctl.audio.source import ffmpeg
 from avatarctl.errors import UsageError
 from avatarctl.render.join import join
 from avatarctl.render.segment import SegmentWriter

@@ -38,7 +38,7 @@ def fill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) ->
         if attempt.writes < number:  # there are no more
             assert attempt.status == 0 and case.bytes() == expected, attempt.log
             return number // step
-        check_stopped(case, attempt.status, attempt.log)
+        check_stopped(case, attempt.status, attempt.told)
         attempt = case.generate()
         assert attempt.status == 0, f"write {number}: {attempt.log}"
         assert case.bytes() == expected, f"write {number}"
@@ -87,7 +87,7 @@ def test_a_disk_that_is_really_full(disk: Callable[[int], Path], new_case: NewCa
         attempt = case.generate("--work-dir", str(case.render))
         if attempt.status == 0:
             break
-        check_stopped(case, attempt.status, attempt.log)
+        check_stopped(case, attempt.status, attempt.told)
         stops.append(len(case.events()))
     assert case.bytes() == expected
     assert len(stops) >= 5 and stops == sorted(stops), stops

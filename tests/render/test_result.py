@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from workshop import Case, babble, straight, write_wav
 
-from avatarctl.audio.decode import ffmpeg, read_blocks
+from avatarctl.audio.decode import read_blocks
 from avatarctl.audio.levels import loudness
+from avatarctl.audio.source import ffmpeg
 from avatarctl.networks.checkpoints import load_vae
 from avatarctl.networks.vae import decode
 from avatarctl.render.frames import to_pictures

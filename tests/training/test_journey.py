@@ -61,6 +61,7 @@ def test_from_videos_to_a_lora_to_a_video(server: Server, tmp_path: Path) -> Non
         assert sheet.width > 64
     run("lora", "train", "--data", "cache", "--output", "run", "--preset", "lora.yaml")
     generate = ("generate", "-i", "face.png", "-a", "voice.wav", "--weights", "weights", "--preset", "draft.yaml")
+    generate += ("--no-metadata",)  # which names the LoRA and the weights
     run(*generate, "-o", "plain.mp4")
     run(*generate, "-o", "styled.mp4", "--lora", "run/lora.safetensors")
     run(*generate, "-o", "off.mp4", "--lora", "run/lora.safetensors:0")

@@ -1,0 +1,136 @@
+"""Run window steps from where a render stands: finals are saved and written as segments, checkpoints are made meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+from torch import Tensor
+
+from avatarctl.console import Progress
+from avatarctl.render import frontier
+from avatarctl.render.finite import require_finite_latents
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.frames import save_final
+from avatarctl.render.networks import Networks
+from avatarctl.render.segments import Segments
+from avatarctl.render.starting_point import find_starting_point
+from avatarctl.render.stop import Stop
+from avatarctl.sampling.denoise import Final, Sampler
+from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
+from avatarctl.sampling.team import GO, SAVE, STOP, Team
+from avatarctl.sampling.windows import Plan
+from avatarctl.settings.render import RenderJob
+
+SPEED_OVER = 20  # window steps whose mean is the speed that is told
+
+
+def begin(
+    job: RenderJob, plan: Plan, networks: Networks, conditions: Conditions, saved: frontier.Frontier, team: Team
+) -> tuple[Sampler, Predictor]:
+    """Return the sampler as the saved frontier left it."""
+    return make_sampler(
+        networks.residency.use(networks.transformer),
+        conditions,
+        plan,
+        job.render,
+        windows=saved.windows,
+        first=saved.first,
+        precompute=networks.placement.memory in ("full", "model"),
+        team=team,
+    )
+
+
+class SamplingLoop:
+    """The window steps that are left of a render."""
+
+    def __init__(
+        self,
+        job: RenderJob,
+        folder: RenderFolder,
+        plan: Plan,
+        networks: Networks,
+        conditions: Conditions,
+        segments: Segments,
+        team: Team,
+        show: Progress,
+        stop: Stop,
+    ) -> None:
+        self._job, self._folder, self._plan, self._networks = job, folder, plan, networks
+        self._segments, self._team, self._show, self._stop = segments, team, show, stop
+        self._start = find_starting_point(folder, plan, job.render.steps, segments.needed_windows())
+        saved = team.share(self._start.saved)
+        self._sampler, self._predictor = begin(job, plan, networks, conditions, saved, team)
+        self._total = plan.count * job.render.steps
+        self._step_s: list[float] = []
+
+    def run(self) -> int:
+        """Run the window steps that are left, then write the segments that are left; return the number of steps."""
+        progress = self._sampler.progress
+        if not progress.finished():
+            self._show(0, 0, stage="sampling")
+        began_with = done = progress.steps_done()
+        saved_at = began = time.monotonic()
+        for finals in self._sampler.run(self._job.render.order):
+            together, done = progress.steps_done() - done, progress.steps_done()
+            self._step_s = [*self._step_s[1 - SPEED_OVER :], (time.monotonic() - began) / together]
+            self._save(finals)
+            due = time.monotonic() - saved_at >= self._job.render.checkpoint_every_s
+            word = self._team.tell(STOP if self._stop.asked else SAVE if due else GO)
+            if word != GO:
+                self._sampler.gather()
+                self._checkpoint()
+                saved_at = time.monotonic()
+            if word == STOP:
+                self._interrupt()
+            if finals:
+                self._write_segments(finals[-1].window)
+            self._report()
+            began = time.monotonic()
+            if finals and finals[-1].window >= self._start.last_lost and self._team.size == 1:
+                break  # what is to the right is there already
+        self._write_segments(self._plan.count - 1)
+        return done - began_with
+
+    def step_s(self) -> float:
+        """Return the seconds of a window step, over the last ones."""
+        return sum(self._step_s) / max(len(self._step_s), 1)
+
+    def _save(self, finals: list[Final]) -> None:
+        """Save the final latents of windows, where they aren't in the folder yet."""
+        for final in finals:
+            self._predictor.forget(final.window)
+            self._require_finite(final.window, final.latents)
+            if final.window >= self._start.write_from:
+                save_final(self._folder, final)
+                self._folder.event("window done", window=final.window)
+
+    def _checkpoint(self) -> None:
+        """Save the windows in flight: only finite ones, since all that follows from others is lost."""
+        for index, window in self._sampler.windows.items():
+            self._require_finite(index, window.latents)
+        frontier.save(self._folder, frontier.Frontier(self._sampler.windows, self._sampler.progress.first))
+        self._folder.event("checkpoint", window_steps=self._sampler.progress.steps_done())
+
+    def _require_finite(self, window: int, latents: Tensor) -> None:
+        require_finite_latents(latents, window, self._job, self._plan, self._networks.files)
+
+    def _write_segments(self, last_final: int) -> None:
+        progress = self._sampler.progress
+        sampled = 1.0 if progress.finished() else progress.steps_done() / self._total
+        self._segments.write_ready(last_final, sampled, self._stop_if_nothing_is_in_flight)
+        self._networks.residency.use(self._networks.transformer)
+
+    def _stop_if_nothing_is_in_flight(self) -> None:
+        """Stop between two segments once sampling is over: what is missing is decoded from the folder."""
+        if self._stop.asked and self._sampler.progress.finished():
+            self._interrupt()
+
+    def _report(self) -> None:
+        done, step_s = self._sampler.progress.steps_done(), self.step_s()
+        left_s = step_s * (self._total - done)
+        times = {"step_s": round(step_s, 4), "left_s": round(left_s, 1), "video_s": round(self._segments.video_s(), 2)}
+        self._show(done, self._total, stage="sampling", **times)
+
+    def _interrupt(self) -> None:
+        done = self._sampler.progress.steps_done()
+        self._stop.check(self._folder, f"{done} of {self._total} passes are saved")

@@ -1,0 +1,34 @@
+"""What the passes of one optimizer step measured: losses, the samples, and those whose loss isn't finite."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from avatarctl.training.draws import BRANCHES, Draws
+from avatarctl.training.loss import Batch
+
+
+class StepMetrics:
+    """Mean loss of a step's passes, their samples, those whose loss isn't finite, and losses by mask."""
+
+    def __init__(self, passes: int) -> None:
+        self.loss, self._passes = 0.0, passes
+        self.keys: list[str] = []
+        self.broken: list[str] = []
+        self._branches: dict[str, list[float]] = {}
+
+    def add(self, batch: Batch, draws: Draws, errors: Tensor) -> None:
+        """Note a pass; ``errors`` is the loss of each of its samples."""
+        values = errors.tolist()
+        self.loss += sum(values) / len(values) / self._passes
+        self.keys += batch.keys
+        for key, branch, value in zip(batch.keys, draws.branch.tolist(), values, strict=True):
+            self._branches.setdefault(BRANCHES[branch], []).append(value)
+            if not math.isfinite(value):
+                self.broken.append(key)
+
+    def by_branch(self) -> dict[str, float]:
+        """Return the mean loss by mask, of this process's samples."""
+        return {f"loss_{name}": sum(values) / len(values) for name, values in sorted(self._branches.items())}

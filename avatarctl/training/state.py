@@ -1,0 +1,93 @@
+"""Everything that a run carries from step to step: model, optimizer, average of the weights, where it stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from avatarctl.data.shards import read_null_text
+from avatarctl.errors import UsageError
+from avatarctl.networks.adapters import load_trained
+from avatarctl.settings.train import TrainJob, TrainSettings
+from avatarctl.training.checkpoints import Checkpoint
+from avatarctl.training.model import full_weights, make_model, place_model
+from avatarctl.training.optimizer import make_optimizer
+from avatarctl.training.processes import SHARDED
+from avatarctl.training.samples import Samples
+
+
+@dataclass
+class RunState:
+    """``bare`` is the transformer, ``model`` the same as accelerate wraps it; ``trained`` are the weights that train."""
+
+    job: TrainJob
+    accelerator: Accelerator
+    samples: Samples
+    bare: Any
+    model: Any
+    optimizer: Any
+    ema: EMAModel | None
+    names: list[str]
+    trained: list[torch.nn.Parameter]
+    base: dict[str, Tensor]
+    step: int = 0
+    average: float = math.nan
+    exported: Path | None = field(default=None)
+
+    @property
+    def settings(self) -> TrainSettings:
+        """How the run trains."""
+        return self.job.train
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process, which writes files."""
+        return self.accelerator.is_main_process
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are spread over the processes."""
+        return self.accelerator.distributed_type in SHARDED
+
+    @property
+    def passes(self) -> int:
+        """Passes of an optimizer step, over all processes."""
+        return self.settings.accumulate * self.accelerator.num_processes
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step, over all processes."""
+        return self.passes * self.settings.batch_size
+
+
+def build_state(job: TrainJob, accelerator: Accelerator, checkpoint: Checkpoint | None) -> RunState:
+    """Build model and optimizer; what trains is loaded from the checkpoint, if there is one and weights aren't sharded."""
+    settings = job.train
+    samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text].float())
+    sharded = accelerator.distributed_type in SHARDED
+    if sharded and (settings.ema or settings.base_dtype == "float8"):
+        raise UsageError(
+            "sharded training: got ema or base_dtype float8, which need whole weights in every process",
+            "set ema=0 and base_dtype=same, or launch it without FSDP and DeepSpeed",
+        )
+    model = make_model(settings, samples.shapes())
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    bare = place_model(model, settings, dtype, sharded)
+    if settings.compile:
+        bare.compile_repeated_blocks()
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # What a LoRA run trains in full is exported as its difference.
+    base = full_weights(model) if settings.is_lora else {}
+    if checkpoint is not None and not sharded:
+        load_trained(bare, checkpoint.tensors("trained"))
+    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(trained, settings))
+    ema = EMAModel(trained, decay=settings.ema) if settings.ema else None
+    return RunState(job, accelerator, samples, bare, wrapped, optimizer, ema, names, trained, base)
