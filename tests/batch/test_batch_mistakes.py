@@ -31,7 +31,10 @@ LINES: list[tuple[str, str]] = [
         '{"audio": "voice.wav", "output": "5.mp4", "window": 2}',
         "overlap (F/tiny.yaml, line 5): got 2, expected less than the window of 2 latent frames (in M:6)",
     ),
-    ('{"audio": "voice.wav", "output": "6.mp4", "fit": "cove"}', "fit (M:7): got 'cove', expected 'cover' or 'pad'"),
+    (
+        '{"audio": "voice.wav", "output": "6.mp4", "fit": "cove"}',
+        "fit (M:7): got 'cove', expected 'face', 'cover' or 'pad'",
+    ),
     ('{"audio": "none.wav", "output": "7.mp4"}', "audio (M:8): F/none.wav: got no such file"),
     ('{"audio": "face.png", "output": "8.mp4"}', "audio (M:9): F/face.png: "),
     ('{"audio": "voice.wav", "output": "9.mp4", "image": "none.png"}', "image (M:10): F/none.png: got no such file"),

@@ -107,10 +107,10 @@ def test_from_refuses_files_without_their_end(fetch: Fetch, folder: Path, elsewh
 def test_another_version_that_was_linked_is_found_out_by_the_hub(
     fetch: Fetch, hub: Hub, folder: Path, elsewhere: Path
 ) -> None:
-    (elsewhere / SQUARE).write_bytes(b"another version")
+    (elsewhere / SQUARE).write_bytes(b"\x80\x02another version")
     assert fetch("--from", str(elsewhere)).code == 0
     assert fetch("--revision", "main").code == 0 and whole(folder, hub, NEEDED)
-    assert (elsewhere / SQUARE).read_bytes() == b"another version"
+    assert (elsewhere / SQUARE).read_bytes() == b"\x80\x02another version"
 
 
 def test_verify_finds_damage_and_fetch_mends_it(fetch: Fetch, hub: Hub, folder: Path) -> None:

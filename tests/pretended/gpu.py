@@ -23,6 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avatarctl.networks import audio_adapter
+
 CUDA = torch.device("cuda:0")
 
 
@@ -74,6 +76,11 @@ def replace_tensors(
     return module
 
 
+def forget_tensors() -> None:
+    """Empty the caches of tensors: real ones can't go to a device that isn't there, fake ones are of no use to others."""
+    audio_adapter.frame_gather.cache_clear()
+
+
 @contextlib.contextmanager
 def pretended(attention: bool = True) -> Iterator[Bytes]:
     """Run a block with a CUDA device that isn't there, counting its bytes.
@@ -93,6 +100,7 @@ def pretended(attention: bool = True) -> Iterator[Bytes]:
     if attention:
         stubs[torch.nn.functional, "scaled_dot_product_attention"] = lambda query, *_, **__: torch.empty_like(query)
     before = {place: getattr(*place) for place in stubs}
+    forget_tensors()
     for (owner, name), stub in stubs.items():
         setattr(owner, name, stub)
     try:
@@ -101,6 +109,7 @@ def pretended(attention: bool = True) -> Iterator[Bytes]:
     finally:
         for (owner, name), real in before.items():
             setattr(owner, name, real)
+        forget_tensors()
 
 
 class Bytes(TorchDispatchMode):

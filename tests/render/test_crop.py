@@ -205,7 +205,7 @@ def test_a_resumed_render_keeps_its_crop_whatever_the_finder_says_by_then(case: 
     assert content is not None
     content["crop"] |= {"left": 0, "top": 300}
     (case.render / "render.json").write_bytes(durable.sealed(content))
-    for path in ("conditions.safetensors", "index.json"):
+    for path in ("conditions.safetensors", "index.jsonl"):
         (case.render / path).unlink()
     for path in [*case.render.glob("frontier/*"), *case.render.glob("windows/*"), *case.render.glob("segments/*")]:
         path.unlink()
