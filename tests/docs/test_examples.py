@@ -17,7 +17,10 @@ from avatarctl.paths import embedded_avatar
 # What installs something, or needs a GPU's launcher, is not run; everything else is, or its page says why not.
 INSTALLS = ("pip ", "uv ", "python3 -m venv", ". avatar/", "accelerate launch")
 SRT = "1\n00:00:00,500 --> 00:00:01,500\nGuten Tag!\n"
-MANIFEST = "- {audio: voices/anna.wav, steps: 1}\n- {audio: voices/ben.wav, steps: 1, duration: 1}\n"
+MANIFEST = """
+- {audio: voices/anna.wav, image: pictures/anna.jpg}
+- {audio: voices/ben.wav, image: pictures/ben.jpg, duration: 1}
+"""
 
 
 def furnish(folder: Path) -> None:
