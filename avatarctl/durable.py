@@ -20,9 +20,10 @@ PART = ".part"
 SEAL_IN_LINE, SEAL_LETTERS = b', "seal": "', 16
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file in one step: beside the target, flushed, renamed, the folder flushed. Makes the folder."""
-    make_folder(path.parent)
+def replace(path: Path, data: bytes, make: bool = True) -> None:
+    """Write a file in one step: beside the target, flushed, renamed, the folder flushed. Makes the folder if ``make``."""
+    if make:
+        make_folder(path.parent)
     part = part_of(path)
     try:
         with part.open("wb") as file:

@@ -291,7 +291,7 @@ class RenderFolder:
         """Return a temporary path beside ``name``; the folder sweeps leftovers when it is next held."""
         target = self.path / name
         with self._there():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_place(target)
         # With the process's number: an encoder orphaned by a kill may still be writing to the part of the one before.
         return durable.part_of(target)
 
@@ -393,7 +393,15 @@ class RenderFolder:
 
     def _replace(self, name: str, data: bytes) -> None:
         with self._there():
-            durable.replace(self.path / name, data)
+            target = self.path / name
+            self._make_place(target)
+            durable.replace(target, data, make=False)
+
+    def _make_place(self, target: Path) -> None:
+        """Make the subfolder of a file, never the render's own folder once more."""
+        if not target.parent.is_dir():
+            target.parent.mkdir(exist_ok=True)
+            durable.flush_folder(self.path)
 
     @contextmanager
     def _there(self) -> Iterator[None]:

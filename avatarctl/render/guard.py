@@ -24,11 +24,16 @@ def guarded(path: Path, render: Path | None = None) -> Iterator[None]:
         with durable.guarded(path, full=full, elsewhere="choose another with --work-dir"):
             yield
     except FileNotFoundError as error:
-        if here_is_gone():
-            raise InputFileError(*HERE_IS_GONE) from error
-        if path.is_dir():
+        if not here_is_gone() and path.is_dir():
             raise  # something else is
-        raise InputFileError(
-            f"{path}: was deleted or moved while the render ran",
-            "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
-        ) from error
+        raise gone(path) from error
+
+
+def gone(path: Path) -> InputFileError:
+    """Return the error for a folder that was deleted or moved while the render ran, or for the current one."""
+    if here_is_gone():
+        return InputFileError(*HERE_IS_GONE)
+    return InputFileError(
+        f"{path}: was deleted or moved while the render ran",
+        "put it back and run `avatarctl resume`, or run the same command again, which begins from the start",
+    )

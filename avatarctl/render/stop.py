@@ -13,6 +13,7 @@ import torch
 
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
 from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import gone
 from avatarctl.settings.render import RenderJob
 
 
@@ -58,7 +59,7 @@ def stopping() -> Iterator[Stop]:
 
 @contextmanager
 def no_grad_on(job: RenderJob) -> Iterator[None]:
-    """Compute without gradients; turn a full device into an error that says what to do."""
+    """Compute without gradients; turn a full device, and a folder that is gone, into errors that say what to do."""
     try:
         with torch.no_grad():
             yield
@@ -72,5 +73,9 @@ def no_grad_on(job: RenderJob) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise DeviceError("out of memory", "close other programs and resume; what is done is kept") from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, InputFileError, DeviceError) as error:
+        if not job.folder.is_dir():  # whatever failed first: a reader, a writer or an encoder of its own process
+            raise gone(job.folder) from error
+        if not isinstance(error, FileNotFoundError):
+            raise
         raise InputFileError(f"{error.filename}: disappeared while rendering", "put it back and resume") from error

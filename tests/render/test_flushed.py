@@ -19,7 +19,9 @@ def test_the_folders_of_the_output_are_flushed_before_the_render_goes(
     flush, unlink, write = durable.flush_folder, Path.unlink, durable.replace
     monkeypatch.setattr(durable, "flush_folder", lambda folder: (done.append(("flush", str(folder))), flush(folder)))
     monkeypatch.setattr(Path, "unlink", lambda path, **how: (done.append(("remove", str(path))), unlink(path, **how)))
-    monkeypatch.setattr(durable, "replace", lambda path, data: (done.append(("write", str(path))), write(path, data)))
+    monkeypatch.setattr(
+        durable, "replace", lambda path, *how, **more: (done.append(("write", str(path))), write(path, *how, **more))
+    )
     folder = RenderFolder(tmp_path / "work")
     output = tmp_path / "new" / "deep" / "talk.mp4"
     with folder.held():
