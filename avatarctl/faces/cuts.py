@@ -123,7 +123,7 @@ class CutFinder:
 def _seen(picture_HWC: NDArray[np.uint8]) -> tuple[Small, Small, Small]:
     """Return a picture made small (0 … 1), its histograms and its edges."""
     small = Image.fromarray(picture_HWC).resize((WIDTH, HEIGHT), Image.Resampling.BOX, reducing_gap=2.0)
-    pixels = np.asarray(small, np.float32) / 255
+    pixels: Small = np.asarray(small, np.float32) / np.float32(255)
     counts = [np.histogram(pixels[..., channel], BINS, (0, 1))[0] for channel in range(3)]
     grey = pixels.mean(axis=2)
     edges = np.abs(np.diff(grey, axis=1))[:-1] + np.abs(np.diff(grey, axis=0))[:, :-1]

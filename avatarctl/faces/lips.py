@@ -1,95 +1,108 @@
-"""Compare how far a mouth is open with how loud the voice is: lip-envelope correlation, its lag, shifted voices as zero."""
+"""Measure how lips follow a voice: correlation of their opening with the voice's level, its lag, and what chance reaches.
+
+This is the lip-envelope correlation, not SyncNet's confidence. Lips and voices are both rhythmic, so that a voice of
+another moment correlates as well: the same voice, shifted by seconds, is the zero that every correlation is read against.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_LAG_S = 0.5
-SHIFTED = 20  # voices that don't belong to the mouth
-APART_S = 1.0  # that a shifted voice is away from its place at least, beyond the lags
-QUIET_DB = 40.0  # so far under the loudest, one silence is like the other
-
 Curve = NDArray[np.float64]
+
+MOST_LAG_S = 0.6  # as SyncNet searches: 15 pictures at 25 a second
+SHIFTED = 20  # voices that are the zero
+LEAST_S = 4.0  # shifted voices have to be further off than any lag, on either side
+LEAST_SEEN = 0.5  # share of the pictures in which the mouth is seen
+QUIETEST_DB = 40.0  # under the loud parts: how much quieter silence is says nothing of lips
 
 
 @dataclass(frozen=True)
-class LipSync:
-    """How a mouth follows a voice. ``correlation``: Pearson's, at the lag where it is highest.
+class Following:
+    """How lips follow a voice.
 
-    ``lag_s`` is positive when the lips come after the sound. ``shifted_mean`` and ``shifted_q95`` are the mean and the
-    95 % quantile of the same number for voices from other moments of the recording: what chance reaches.
+    ``correlation``: Pearson's at the best lag. ``lag_s``: how much later than the sound the lips move there (negative:
+    earlier), between pictures by a parabola. ``shifted``: what each of the shifted voices reaches at its own best lag.
+    ``by_lag``: the correlation at each lag, in pictures from ``-len // 2`` on.
     """
 
     correlation: float
     lag_s: float
-    shifted_mean: float
-    shifted_q95: float
+    shifted: tuple[float, ...]
+    by_lag: tuple[float, ...]
 
     @property
-    def margin(self) -> float:
-        """Return by how much the correlation exceeds what chance reaches in 19 of 20 cases."""
-        return self.correlation - self.shifted_q95
+    def shifted_mean(self) -> float:
+        """Return the mean that shifted voices reach."""
+        return float(np.mean(self.shifted))
+
+    @property
+    def shifted_q95(self) -> float:
+        """Return what 19 of 20 shifted voices don't reach."""
+        return float(np.quantile(self.shifted, 0.95))
 
 
-def lip_sync(
+def following(
     opening_T: Curve,
-    level_T: Curve,
-    fps: Fraction,
+    levels_T: Curve,
+    fps: float,
+    shifted: int = SHIFTED,
+    *,
     start: int = 0,
+    around: int = 0,
     most_lag_s: float = MOST_LAG_S,
-    around_s: float = 0.0,
-) -> LipSync:
-    """Compare the opening of a mouth, from picture ``start`` of a recording on, with the level of its voice in dB.
+    least_s: float = LEAST_S,
+) -> Following | None:
+    """Compare the opening of a mouth (not a number where it isn't seen) with the levels of a voice in dB, per picture.
 
-    ``level_T`` is the level in every picture of the whole recording: the shifted voices come from it. Lags up to
-    ``most_lag_s`` around ``around_s`` are tried.
+    The mouth is that of the pictures from ``start`` on; shifted voices come from all of ``levels_T``. Lags up to
+    ``most_lag_s`` beside ``around`` pictures are tried. None where there is nothing to compare: less than ``least_s``
+    seconds, a mouth seen in less than half of the pictures, a mouth or a voice that never moves.
     """
-    rate = float(fps)
-    middle, most = round(around_s * rate), max(round(most_lag_s * rate), 1)
-    level_T = np.maximum(level_T, level_T.max(initial=-np.inf) - QUIET_DB)
-    lags = np.arange(middle - most, middle + most + 1)
-    own = correlations(opening_T, level_T, start - lags)
+    count = min(len(opening_T), len(levels_T) - start)
+    seen_T = np.isfinite(opening_T[:count])
+    if count < least_s * fps or seen_T.mean() < LEAST_SEEN:
+        return None
+    recording = np.roll(levels_T, around - start)  # the mouth's own voice comes first
+    recording = np.maximum(recording, np.quantile(recording[:count], 0.95) - QUIETEST_DB)
+    levels, opening = recording[:count], opening_T[:count]
+    if np.ptp(levels) < 1e-6 or np.ptp(opening[seen_T]) < 1e-9:
+        return None
+    most = max(round(most_lag_s * fps), 1)
+    own = _correlations(opening, seen_T, levels, most)
     best = int(np.argmax(own))
-    apart = 2 * most + max(round(APART_S * rate), 1)
-    places = _other_places(len(level_T), start - middle, apart)
-    shifted = [float(correlations(opening_T, level_T, place - lags + middle).max()) for place in places]
-    return LipSync(
-        float(own[best]),
-        float((lags[best] + _between(own, best)) / rate),
-        float(np.mean(shifted)) if shifted else 0.0,
-        float(np.quantile(shifted, 0.95)) if shifted else 0.0,
-    )
+    # Shifted round the end, evenly, and further than any lag: never the voice's own moment.
+    least = 2 * most + 1
+    shifts = np.linspace(least, len(recording) - least, shifted).round().astype(int)
+    others = [np.roll(recording, -shift)[:count] for shift in shifts]
+    chance = [float(_correlations(opening, seen_T, other, most).max()) for other in others]
+    lag = around + best + _between(own, best) - most
+    return Following(float(own[best]), lag / fps, tuple(chance), tuple(own.tolist()))
 
 
-def correlations(opening_T: Curve, level_T: Curve, starts: NDArray[np.int_]) -> Curve:
-    """Return Pearson's correlation of a mouth with the voice from each of some pictures on; the recording is a circle."""
+def _correlations(opening_T: Curve, seen_T: NDArray[np.bool_], levels_T: Curve, most: int) -> Curve:
+    """Return Pearson's correlation over the pictures that are seen at every lag from ``-most`` to ``most``."""
+    found = np.zeros(2 * most + 1)
     count = len(opening_T)
-    mouth = opening_T - opening_T.mean()
-    places = (starts[:, None] + np.arange(count)) % len(level_T)
-    voices = level_T[places]
-    voices = voices - voices.mean(axis=1, keepdims=True)
-    sizes = np.sqrt((mouth @ mouth) * (voices**2).sum(axis=1))
-    still = sizes < 1e-6 * count  # a mouth or voice that never changes tells nothing
-    return np.where(still, 0.0, voices @ mouth / np.where(still, 1.0, sizes))
+    for place, lag in enumerate(range(-most, most + 1)):
+        late, early = max(lag, 0), max(-lag, 0)
+        part = slice(late, count - early)
+        seen = seen_T[part]
+        a = opening_T[part][seen]
+        b = levels_T[early : count - late][seen]
+        a, b = a - a.mean(), b - b.mean()
+        norm = float(np.sqrt((a @ a) * (b @ b)))
+        found[place] = float(a @ b) / norm if norm > 1e-12 else 0.0
+    return found
 
 
-def _other_places(length: int, start: int, apart: int) -> list[int]:
-    """Return places spread over the circle of the recording, away from ``start``; none in a recording that is too short."""
-    room = length - 2 * apart
-    if room < 1:
-        apart, room = length // 4, length - 2 * (length // 4)
-    count = min(SHIFTED, room)
-    return [start + apart + round(place) for place in np.linspace(0, room, count)] if count > 0 else []
-
-
-def _between(values: Curve, best: int) -> float:
-    """Return where the top of a parabola through the highest value and its neighbours lies, -0.5 … 0.5."""
-    if not 0 < best < len(values) - 1:
+def _between(values_N: Curve, best: int) -> float:
+    """Return by how much the top of a parabola through the highest value and its neighbours lies beside it."""
+    if not 0 < best < len(values_N) - 1:
         return 0.0
-    before, top, after = values[best - 1 : best + 2]
-    bend = before - 2 * top + after
-    return float(0.5 * (before - after) / bend) if bend < 0 else 0.0
+    before, at, after = values_N[best - 1 : best + 2]
+    bend = before - 2 * at + after
+    return float(np.clip((before - after) / (2 * bend), -0.5, 0.5)) if bend < -1e-12 else 0.0
