@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count
@@ -22,6 +24,7 @@ from avatarctl.audio.source import ffmpeg
 from avatarctl.data.clip_colours import Colours, colours_of
 from avatarctl.data.discover import PICTURES, Clip
 from avatarctl.errors import InputFileError
+from avatarctl.faces.cuts import Cut, CutFinder
 from avatarctl.networks.images import read_image
 from avatarctl.settings.values import parse_fps
 
@@ -236,6 +239,9 @@ def _rate(text: str) -> Fraction | None:
 # -- Windows -----------------------------------------------------------------------------------------------------------
 
 
+WHOLE = (0, sys.maxsize)  # a clip of one shot
+
+
 @dataclass(frozen=True)
 class Window:
     """Pictures ``start`` … of a clip, each with its masks, filled up to a whole window with copies of the last one.
@@ -254,16 +260,32 @@ def windows(
     stride: int,
     heard: int,
     short: Literal["pad", "skip"],
+    shots: Sequence[tuple[int, int]] = (WHOLE,),
 ) -> Iterator[Window]:
     """Cut rows into windows of ``length`` that begin every ``stride`` pictures; ``heard``: pictures that have sound.
 
-    What is left at the end doesn't make a window. A clip shorter than one makes one that is filled up (``pad``), or none.
+    Each of ``shots`` (first picture, the one after the last) is cut on its own: no window shows two. What is left at the end
+    of one doesn't make a window; one that is shorter makes one that is filled up (``pad``), or none.
     """
     held: deque[tuple[Picture | None, ...]] = deque()
-    start = 0
+    left = deque(shots)
+    begin, end = left.popleft()
+    start, place = begin, -1
+
+    def filled() -> Iterator[Window]:
+        if start == begin and held and short == "pad":
+            yield Window(begin, len(held), (*held, *[held[-1]] * (length - len(held))))
+
     for place, row in enumerate(rows):
         if place >= heard:
             break
+        if place >= end:
+            yield from filled()
+            held.clear()
+            if not left:
+                return
+            begin, end = left.popleft()
+            start = begin
         if place < start:
             continue
         held.append(row)
@@ -272,8 +294,19 @@ def windows(
             start += stride
             for _ in range(min(stride, length)):
                 held.popleft()
-    if start == 0 and held and short == "pad":
-        yield Window(0, len(held), (*held, *[held[-1]] * (length - len(held))))
+    yield from filled()
+
+
+def shots_of(film: Film, fps: Fraction) -> list[tuple[int, int]]:
+    """Return the shots of a film at ``fps``: first picture, and the one after the last; dissolves and fades lie between them."""
+    finder = CutFinder(fps)
+    cuts: list[Cut] = []
+    with closing(stream(film, (64, 64), fps)) as pictures:
+        for picture in pictures:
+            cuts += finder.push(picture)
+    cuts += finder.end()
+    begins, ends = [0, *(cut.last for cut in cuts)], [*(cut.first for cut in cuts), sys.maxsize]
+    return list(zip(begins, ends, strict=True))
 
 
 def in_step(pictures: Pictures, masks: Sequence[Pictures | None], slack: bool) -> Iterator[tuple[Picture | None, ...]]:
