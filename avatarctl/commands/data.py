@@ -16,6 +16,7 @@ from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
 from avatarctl.commands.prepare import prepare
 from avatarctl.errors import InputFileError, PartialFailure, UsageError
 from avatarctl.networks import lean
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.data.check import Group, Report
@@ -194,7 +195,7 @@ def encode(
         _dry_run(job, as_json)
         return
     kind: Any = "none" if quiet and progress == "auto" else progress
-    with console.warnings_as_notes(), console.progress(kind, "clips") as show:
+    with console.warnings_as_notes(), showing(kind, "clips") as show:
         show(0, 0, stage="loading")
         lean.import_networks()
         from avatarctl.data.encode import encode as encode_clips
@@ -323,7 +324,7 @@ def check(
     from avatarctl.data import check as checks
 
     kind: Any = "none" if quiet and progress == "auto" else progress
-    with console.progress(kind, "samples") as show:
+    with showing(kind, "samples") as show:
         report = checks.check(cache, show)
     if contact_sheet is not None:
         shown = checks.contact_sheet(cache, durable.through(contact_sheet))

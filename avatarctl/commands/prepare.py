@@ -14,6 +14,7 @@ from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
 from avatarctl.commands.shared import parsed_settings
 from avatarctl.errors import InputFileError, PartialFailure
 from avatarctl.networks import lean
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.data.prepare.run import Prepared
@@ -122,7 +123,7 @@ def prepare(
     job = make(PrepareJob, {**rest, "settings": made, "force": force, "dry_run": dry_run}, {"device": "--device"})
     devices.refuse_missing(job.device)
     kind: Any = "none" if quiet and progress == "auto" else progress
-    with console.warnings_as_notes(), console.progress(kind, "files") as show:
+    with console.warnings_as_notes(), showing(kind, "files") as show:
         show(0, 0, stage="loading")
         lean.import_networks()
         from avatarctl.data.prepare.run import prepare as run

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl.audio.track import Through
-from avatarctl.console import Progress
 from avatarctl.data import cache as caches
 from avatarctl.data.clips import (
     WHOLE,
@@ -40,6 +39,7 @@ from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_te
 from avatarctl.data.sound import decoded_sound, separation
 from avatarctl.errors import InputFileError
 from avatarctl.networks.placement import DTYPES
+from avatarctl.progress import Progress
 from avatarctl.sampling.windows import video_frames_of
 from avatarctl.settings.encode import EncodeJob
 

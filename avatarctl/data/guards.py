@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.interrupts import handling
 
 
 @contextmanager
@@ -27,21 +25,14 @@ def reading(path: Path) -> Iterator[None]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Stop at once at Ctrl-C or SIGTERM: the clip at hand is not listed, all others are kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may watch for signals
-        return
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(number: int) -> None:
         raise Interrupted(
             "stopped; every clip that was finished is kept", "run the same command again to continue", number
         )
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

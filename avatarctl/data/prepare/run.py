@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from avatarctl.audio.silero import ear_of
-from avatarctl.console import Progress
 from avatarctl.data import cache as caches
 from avatarctl.data.discover import REPORTS
 from avatarctl.data.guards import full_device, interruptible
@@ -20,6 +19,7 @@ from avatarctl.data.prepare.one import Looking, Tools, prepare_one
 from avatarctl.data.prepare.records import Home, Record, known
 from avatarctl.data.prepare.sources import Source, copies, find_sources
 from avatarctl.data.sound import separation
+from avatarctl.progress import Progress
 from avatarctl.settings.prepare import PrepareJob
 from avatarctl.weights import usable_separator
 
