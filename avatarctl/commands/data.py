@@ -122,7 +122,7 @@ SeparateVocals = Annotated[
     typer.Option(
         "--separate-vocals/--no-separate-vocals",
         help="Take the voice out of the music first: samples hear the voice alone.",
-        show_default="no-separate-vocals",
+        show_default="no",
         rich_help_panel=SAMPLES,
     ),
 ]
@@ -131,7 +131,7 @@ SplitAtCuts = Annotated[
     typer.Option(
         "--split-at-cuts/--no-split-at-cuts",
         help="Look for cuts in clips that `data prepare` didn't make: no sample shows two shots.",
-        show_default="split-at-cuts",
+        show_default="yes",
         rich_help_panel=SAMPLES,
     ),
 ]

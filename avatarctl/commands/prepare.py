@@ -58,7 +58,7 @@ Separate = Annotated[
     typer.Option(
         "--separate-vocals/--no-separate-vocals",
         help="Take the voice out of the music first; clips then hold the voice alone.",
-        show_default="no-separate-vocals",
+        show_default="no",
         rich_help_panel=SAMPLES,
     ),
 ]

@@ -195,6 +195,20 @@ def _stream_video(film: Film, size: tuple[int, int], fps: Fraction, like: Film |
         raise InputFileError(f"{film.path}: got a damaged or cut off video (ffmpeg: {reason}), expected a whole one")
 
 
+def told_seconds(path: Path) -> float:
+    """Return how long a file says that it is, in seconds; 0 where it says nothing."""
+    found = re.search(r"^  Duration: (\d+):(\d+):(\d+\.\d+)", _listed(path), re.MULTILINE)
+    return 0.0 if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+
+def _listed(path: Path) -> str:
+    """Return what ffmpeg says of a file."""
+    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]
+    # It always fails, for want of an output: what it says of the input is asked for.
+    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return found.stderr.decode("utf-8", "replace")
+
+
 def _probe(path: Path) -> Film:
     try:
         with path.open("rb") as file:
@@ -203,10 +217,7 @@ def _probe(path: Path) -> Film:
         raise InputFileError(f"{path}: got {error.strerror or error}, expected a video") from error
     if empty:
         raise InputFileError(f"{path}: got an empty file, expected a video")
-    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]
-    # It always fails, for want of an output: what it says of the input is asked for.
-    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    text = found.stderr.decode("utf-8", "replace")
+    text = _listed(path)
     tracks = [line for line in re.findall(r"^ +Stream #0:.*$", text, re.MULTILINE) if "(attached pic)" not in line]
     track = next((line for line in tracks if ": Video: " in line), "")
     shape = re.search(r", (\d+)x(\d+)(?: \[SAR (\d+):(\d+))?", track)

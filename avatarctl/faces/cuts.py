@@ -23,7 +23,8 @@ FADE_EVERY = 2  # pictures
 FADE_CHANGE = 0.10  # mean difference of the pictures before and after a fade, 0 … 1
 FADE_LINE = 0.45  # how far pictures of a fade may be from the mix of both ends, in parts of their difference
 FADE_STEP = 0.4  # share of a fade that one picture may bring: more is a cut
-STILL, MOVING = 4, 0.4  # before and after a fade so many pictures change by at most this part of what they do amid it
+# Before and after a fade so many pictures at least (or a quarter of it) change by at most this part of what it changes.
+STILL, MOVING = 4, 0.6
 FADE_BACK = 0.1  # share by which it may go back: what moves isn't a mix
 FADE_ENDS = 2  # pictures by which a fade is taken longer than it shows
 EARLY_LATE = (0.4, 0.6)  # shares of a fade at which it is compared with a lamp that is dimmed
@@ -114,11 +115,12 @@ class CutFinder:
         if float(np.diff(shares).max()) > FADE_STEP:
             return None
         first, last = int(np.argmax(shares > 0.05)), int(len(shares) - np.argmax(shares[::-1] < 0.95))
-        if first < STILL or last + STILL > length or last - first < 4:
+        still = max(STILL, (last - first) // 4)
+        if first < still or last + still > length or last - first < 4:
             return None  # its ends aren't in sight yet, or no longer
         inside = float(np.abs(across).mean()) / (last - first)
-        edges = (pictures[first] - pictures[first - STILL], pictures[last + STILL] - pictures[last])
-        outside = max(float(np.abs(edge).mean()) for edge in edges) / STILL
+        edges = (pictures[first] - pictures[first - still], pictures[last + still] - pictures[last])
+        outside = max(float(np.abs(edge).mean()) for edge in edges) / still
         if outside > MOVING * inside or float(np.diff(shares[first:last]).min()) < -FADE_BACK:
             return None  # what moves all the time
         mixes = start + shares[:, None, None, None] * across

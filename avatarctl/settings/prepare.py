@@ -34,9 +34,9 @@ class PrepareSettings(Settings):
     """Sharpness of the face at least, 0 to 1: what a blur of its own takes away."""
     min_speech: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of a piece in which somebody speaks, at least."""
-    min_sync: Annotated[float, Field(ge=-1, le=1)] = 0.25
+    min_sync: Annotated[float, Field(ge=-1, le=1)] = 0.3
     """Correlation of lips and voice at least."""
-    min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.03
+    min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.1
     """How much it exceeds what shifted voices reach in 19 of 20 cases, at least."""
     max_shift_s: Annotated[float, Field(ge=0, le=0.4)] = 0.2
     """Seconds by which the sound is moved to the lips at most.

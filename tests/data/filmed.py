@@ -341,7 +341,7 @@ def unusual(seed: int) -> list[Recording]:
 
     return [
         Recording("rotated", lying, heard, seconds, whole, after=_marked_as_turned),
-        Recording("4k", alone, heard, seconds, whole, size=(3840, 2160)),
+        Recording("4k", alone, heard, seconds, whole, arguments=("-vf", "scale=3840:2160")),
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from avatarctl.audio.track import SoundTrack
 from avatarctl.data.prepare.scan import FPS
 
-FULL_SCALE = 32767
+FULL_SCALE = 32768  # as decoders have it: what was recorded with 16 bits comes out bit for bit
 
 
 def write_sound(target: Path, track: SoundTrack, start: int, end: int, moved_s: float) -> None:
@@ -34,6 +34,8 @@ def write_sound(target: Path, track: SoundTrack, start: int, end: int, moved_s: 
         written = max(-first, 0)
         if last > max(first, 0):
             for block_TC in track.blocks(max(first, 0), min(last, track.samples) - max(first, 0)):
-                file.writeframes(np.rint(np.clip(block_TC, -1, 1) * FULL_SCALE).astype("<i2").tobytes())
+                file.writeframes(
+                    np.rint(block_TC * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype("<i2").tobytes()
+                )
                 written += len(block_TC)
         silence(last - first - written)

@@ -13,7 +13,7 @@ import numpy as np
 from avatarctl import durable
 from avatarctl.audio.silero import Ear
 from avatarctl.audio.track import Through
-from avatarctl.data.clips import Film, film_of
+from avatarctl.data.clips import Film, film_of, told_seconds
 from avatarctl.data.guards import reading
 from avatarctl.data.prepare.captions import caption_of
 from avatarctl.data.prepare.crop import Cut, cut_of
@@ -73,7 +73,8 @@ def prepare_one(tools: Tools, source: Source, copy_of: str | None, looking: Look
     except InputFileError as problem:
         if old is not None:
             home.remove_clips(old)
-        record.rows = [_planned(tools, source, 1, Row(0, 0, reason="damaged", detail=problem.message), None)]
+        row = _whole(source, "damaged", problem.message)
+        record.rows = [_planned(tools, source, 1, row, None)]
         if tools.dry_run:
             return record
     record.done = True
@@ -86,11 +87,11 @@ def _looked_at(
 ) -> tuple[list[Row], Scan | None]:
     """Return the candidates of a file, and what was seen of it."""
     if film is None:
-        return [Row(0, 0, reason="duplicate", detail=f"the same content as {copy_of}")], None
+        return [_whole(source, "duplicate", f"the same content as {copy_of}")], None
     if film.colours.note:
         record.notes.append(film.colours.note)
     if not film.sound:
-        return [Row(0, 0, reason="silent", detail="it has no sound")], None
+        return [_whole(source, "silent", "it has no sound")], None
     voice = scan_voice(source.path, tools.ear, tools.through)
     if not voice.speech_T.any():
         return [Row(0, len(voice.level_T), reason="silent", detail="nobody speaks")], None
@@ -99,6 +100,11 @@ def _looked_at(
     if count < tools.settings.min_s * RATE:
         return [Row(0, count, reason="short", detail=f"{count / RATE:.2f} s of pictures")], scan
     return judge(scan, _fitted(voice, count), tools.settings), scan
+
+
+def _whole(source: Source, reason: str, detail: str) -> Row:
+    """Return a candidate that is a whole file, which isn't looked at."""
+    return Row(0, round(told_seconds(source.path) * RATE), reason=reason, detail=detail)
 
 
 def _scanned(tools: Tools, source: Source, film: Film, sha256: str, looked: Callable[[int], None]) -> Scan:

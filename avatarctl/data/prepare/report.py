@@ -150,27 +150,33 @@ def _tile(scan: Scan | None, record: Record, row: dict[str, Any]) -> Tile:
 
 def write_sheet(target: Path, tiles: list[Tile]) -> None:
     """Write a JPEG with a tile per candidate: green what is kept, red what is dropped, yellow the lips."""
-    columns = max(math.ceil(math.sqrt(len(tiles))), 1)
-    height = TILE_PX + LABEL_PX
+    pictures = [_drawn(tile) for tile in tiles]
+    tall = max((picture.height for picture in pictures), default=0)
+    columns, height = max(math.ceil(math.sqrt(len(tiles))), 1), tall + LABEL_PX
     sheet = Image.new("RGB", (columns * TILE_PX, math.ceil(len(tiles) / columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    for place, tile in enumerate(tiles):
+    for place, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
         left, top = place % columns * TILE_PX, place // columns * height
-        colour = GREEN if tile.kept else RED
-        if tile.jpg:
-            with Image.open(io.BytesIO(tile.jpg)) as picture:
-                small = picture.convert("RGB")
-            small.thumbnail((TILE_PX - 4, TILE_PX - 4))
-            draw = ImageDraw.Draw(small)
-            for box, of_box in zip(tile.boxes, (colour, YELLOW), strict=False):
-                draw.rectangle([edge * small.size[at % 2] for at, edge in enumerate(box)], outline=of_box, width=2)
-            sheet.paste(small, (left + (TILE_PX - small.width) // 2, top + 2))
-        pen.rectangle([left, top + TILE_PX, left + 4, top + height - 2], fill=colour)
+        sheet.paste(picture, (left + (TILE_PX - picture.width) // 2, top))
+        pen.rectangle([left, top + tall + 2, left + 4, top + height - 3], fill=GREEN if tile.kept else RED)
         for line, text in enumerate(tile.lines):
             while pen.textlength(text) > TILE_PX - 10 and len(text) > 4:
                 text = f"{text[: len(text) // 2 - 2]}...{text[len(text) // 2 + 2 :]}"
-            pen.text((left + 8, top + TILE_PX + 14 * line), text.encode("ascii", "replace").decode(), fill="black")
+            pen.text((left + 8, top + tall + 2 + 14 * line), text.encode("ascii", "replace").decode(), fill="black")
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=88)
     with durable.guarded(target.parent, full=FULL, elsewhere="choose another --output"):
         durable.replace(target, buffer.getvalue())
+
+
+def _drawn(tile: Tile) -> Image.Image:
+    """Return a tile's picture with its boxes; grey where there is none."""
+    if not tile.jpg:
+        return Image.new("RGB", (TILE_PX - 4, TILE_PX // 3), "lightgrey")
+    with Image.open(io.BytesIO(tile.jpg)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((TILE_PX - 4, TILE_PX - 4))
+    draw = ImageDraw.Draw(small)
+    for box, colour in zip(tile.boxes, (GREEN if tile.kept else RED, YELLOW), strict=False):
+        draw.rectangle([edge * small.size[at % 2] for at, edge in enumerate(box)], outline=colour, width=2)
+    return small

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,10 @@ class _Running:
         x0, y0, x1, y1 = order.cut.box
         scale = np.array([order.cut.size[0] / (x1 - x0), order.cut.size[1] / (y1 - y0)] * 2)
         self._box = (np.array(order.box) - np.array([x0, y0, x0, y0])) * scale
-        for folder in {order.target.parent, *(path.parent for path in order.masks.values())}:
-            durable.make_folder(folder)
+        for path in (order.target, order.target.with_suffix(".wav"), *order.masks.values()):
+            durable.make_folder(path.parent)
+            for left in path.parent.glob(f".{escape(path.name)}.*{durable.PART}"):  # of a process that was killed
+                left.unlink(missing_ok=True)
         self._parts = {path: durable.part_of(path) for path in (order.target, *order.masks.values())}
         self._sound = durable.part_of(order.target.with_suffix(".wav"))
         self._encoders: dict[Path, Encoder] = {}
