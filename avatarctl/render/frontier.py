@@ -40,6 +40,8 @@ def save(folder: RenderFolder, frontier: Frontier) -> None:
     for index, window in frontier.windows.items():
         if window.guidance_residual is not None:
             tensors[f"{index}.guidance_residual"] = window.guidance_residual
+        if window.velocity is not None:
+            tensors[f"{index}.velocity"] = window.velocity
     steps = {index: window.done for index, window in frontier.windows.items()}
     generations = _generations(folder)
     kept = list(generations.values())[-KEPT_GENERATIONS + 1 :]
@@ -68,7 +70,12 @@ def _load(folder: RenderFolder, name: str) -> Frontier | None:
         return None
     facts = folder.facts_of(name)
     windows = {
-        int(index): InFlight(done, tensors[f"{index}.latents"], tensors.get(f"{index}.guidance_residual"))
+        int(index): InFlight(
+            done,
+            tensors[f"{index}.latents"],
+            tensors.get(f"{index}.guidance_residual"),
+            tensors.get(f"{index}.velocity"),
+        )
         for index, done in json.loads(facts["steps"]).items()
     }
     return Frontier(windows, int(facts["first"]))
