@@ -29,7 +29,19 @@ from avatarctl.paths import derived
 from avatarctl.render import ours, tensorfile
 from avatarctl.render.guard import guarded
 from avatarctl.render.index import Entry, Index, read_index
-from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OLD_INDEX
+from avatarctl.render.ours import (
+    ANY_PICTURE,
+    DELIVERED,
+    DELIVERING,
+    EVENTS,
+    FRAMES,
+    HOLDER,
+    INDEX,
+    LAST,
+    LOCK,
+    MANIFEST,
+    OLD_INDEX,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +119,8 @@ class RenderFolder:
         if not listing.settled:
             self._index.settle()
         if manifest["version"] < MANIFEST_VERSION:
+            if manifest["job"].get("frames"):
+                self.note(FRAMES, {"folder": manifest["job"]["frames"], "pictures": ANY_PICTURE})
             self.amend(version=MANIFEST_VERSION)
         (self.path / OLD_INDEX).unlink(missing_ok=True)
 
@@ -187,7 +201,10 @@ class RenderFolder:
     def _handed_over(self) -> dict[str, str]:
         """Return the checksums of the files that left the folder, by their place; while there is a manifest, they are noted."""
         notes = (self.note_of(DELIVERED) or {}, self.note_of(DELIVERING) or {})
-        return {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
+        files = {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
+        if "output" in notes[0]:  # the first version noted nothing else
+            files.setdefault(notes[0]["output"], notes[0]["sha256"])
+        return files
 
     def mark_delivered(self, output: Path, facts: Mapping[str, Any]) -> None:
         """Note that the video is in its place, whole: from here on there is nothing left to compute."""
