@@ -6,9 +6,10 @@ import time
 
 import torch
 
-from avatarctl.console import Progress
 from avatarctl.errors import Ended, InputFileError
+from avatarctl.interrupts import Stop, stopping
 from avatarctl.networks.placement import decide
+from avatarctl.progress import Progress
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.deliver import deliver
 from avatarctl.render.estimate import remember_speed
@@ -22,7 +23,7 @@ from avatarctl.render.processes import Processes
 from avatarctl.render.sampling_loop import SamplingLoop, begin
 from avatarctl.render.segments import Segments
 from avatarctl.render.sound import decode_audio, start_of
-from avatarctl.render.stop import Stop, no_grad_on, stopping
+from avatarctl.render.stop import check, no_grad_on
 from avatarctl.render.subtitles import lay_out
 from avatarctl.sampling.team import TeamBroken
 
@@ -45,13 +46,13 @@ def run(
         placement = decide(own_device(job.placement))
         settle(job, folder, placement, 1 if processes is None else processes.size)
         show(0, 0, stage="sound")
-        sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        sound, plan = decode_audio(checked, folder, lambda: check(stop, folder))
         tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
         show(0, 0, stage="loading")
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         show(0, 0, stage="conditions")
         conditions = make_conditions(checked, networks, folder, plan)
-        stop.check(folder)
+        check(stop, folder)
         segments = Segments(job, folder, plan, networks, show)
         loop = SamplingLoop(job, folder, plan, networks, conditions, segments, processes, show, stop)
         steps = loop.run()

@@ -6,8 +6,9 @@ import time
 
 from torch import Tensor
 
-from avatarctl.console import Progress
 from avatarctl.errors import AvatarError
+from avatarctl.interrupts import Stop
+from avatarctl.progress import Progress
 from avatarctl.render import frontier
 from avatarctl.render.checkpoints import Checkpoints
 from avatarctl.render.finite import require_finite_latents
@@ -17,7 +18,7 @@ from avatarctl.render.networks import Networks
 from avatarctl.render.processes import Processes
 from avatarctl.render.segments import Segments
 from avatarctl.render.starting_point import find_starting_point
-from avatarctl.render.stop import Stop
+from avatarctl.render.stop import check
 from avatarctl.sampling.denoise import Final, Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, batch_of, make_sampler
 from avatarctl.sampling.team import Team, TeamBroken
@@ -84,7 +85,7 @@ class SamplingLoop:
             self._processes.end()
         elif self._processes is not None:
             self._processes.tell("start", first=saved.first, last_lost=self._start.last_lost, batch=batch)
-            self._team = self._processes.join(lambda: self._stop.check(self._folder))
+            self._team = self._processes.join(lambda: check(self._stop, self._folder))
             try:
                 self._team.share_windows(saved.windows)
             except TeamBroken as broken:
@@ -176,4 +177,4 @@ class SamplingLoop:
 
     def _interrupt(self) -> None:
         done = self._sampler.progress.steps_done()
-        self._stop.check(self._folder, f"{done} of {self._total} passes are saved")
+        check(self._stop, self._folder, f"{done} of {self._total} passes are saved")
