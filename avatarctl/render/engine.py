@@ -15,7 +15,7 @@ from avatarctl.render.deliver import deliver
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frontier import Frontier
-from avatarctl.render.inputs import Checked, Rendered
+from avatarctl.render.inputs import Checked, Rendered, plan_of
 from avatarctl.render.networks import LoadedNetworks
 from avatarctl.render.numbers import settle
 from avatarctl.render.prepare import own_device
@@ -80,7 +80,7 @@ def run_follower(checked: Checked, folder: RenderFolder, processes: Processes) -
         start = processes.hear("start")
         folder.look()
         torch.set_num_threads(folder.manifest().get("threads", torch.get_num_threads()))  # the bits of one process
-        _, plan = decode_audio(checked, folder)
+        plan = plan_of(job.render, start["samples"])
         conditions = make_conditions(checked, networks, folder, plan)
         with stopping() as stop:
             team = processes.join(lambda: leave_on(stop))
@@ -92,7 +92,7 @@ def run_follower(checked: Checked, folder: RenderFolder, processes: Processes) -
                     for final in finals:
                         predictor.forget(final.window)
                     if signal := team.agree(stop.signal):
-                        raise Ended(128 + signal)  # process 0 saves
+                        raise processes.stopped(signal)
                     if finals and finals[-1].window >= start["last_lost"]:
                         return
             except TeamBroken as broken:

@@ -46,7 +46,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             import_engine(job)
             from avatarctl.render.engine import run_follower
 
-            run_follower(check(job, force), RenderFolder(job.folder), processes)
+            run_follower(check(job, force), RenderFolder(job.folder, of_another=True), processes)
     except Ended as end:
         if end.exit_code:
             raise

@@ -34,6 +34,7 @@ MEET_WITHIN_S = 600.0  # the others may be started later, on other machines
 SILENT_S = 60.0  # without a sign of life from a process that has begun
 NO_LIMIT = timedelta(days=3650)
 LEADER_TELLS_WITHIN_S = 10.0  # what became of the render, when another process is lost
+LEADER_SAVES_WITHIN_S = 25.0  # torchrun waits for 30
 FAREWELL_S = 5.0  # that process 0 waits until the others have read its last word, where the store is its own
 
 
@@ -136,10 +137,13 @@ class Processes:
             raise self._error() from error
 
     def _beat(self) -> None:
-        """Give a sign of life now and then, as long as there is a store."""
-        with suppress(RuntimeError):
+        """Give a sign of life now and then, as long as there is a store; stop with a launcher that was killed."""
+        try:
             while not self._over.wait(BEAT_EVERY_S):
                 self._store.add(f"alive/{self.rank}", 1)
+        except RuntimeError:
+            if _launcher_has_a_store() and not self._over.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, since: float) -> None:
         """Raise ``ProcessLost`` for a process that gives no sign of life any more, where no launcher ends the others."""
@@ -177,13 +181,26 @@ class Processes:
             if (told := self._told()) is None:
                 self.end(ProcessLost.exit_code)
             return self._error() if told is None else self._heard(told)
-        until = time.monotonic() + LEADER_TELLS_WITHIN_S
+        told = self._await_end(LEADER_TELLS_WITHIN_S)
+        return self._error() if told is None else self._heard(told)
+
+    def stopped(self, signal_number: int) -> Ended:
+        """Return the error of a process that ends since all were asked to stop; process 0 is given time to save before.
+
+        A launcher ends all processes once one has ended.
+        """
+        self._await_end(LEADER_SAVES_WITHIN_S)
+        return Ended(128 + signal_number)
+
+    def _await_end(self, within_s: float) -> dict[str, Any] | None:
+        """Wait until a process has told that it ends; return what it told, or None."""
+        until = time.monotonic() + within_s
         with suppress(RuntimeError):  # the store is gone, and process 0 with it
             while time.monotonic() < until:
-                if self._store.check(["ended"]) and (told := self._told()) is not None:
-                    return self._heard(told)
+                if self._store.check(["ended"]):
+                    return self._told()
                 time.sleep(LOOK_EVERY_S)
-        return self._error()
+        return None
 
     def _told(self) -> dict[str, Any] | None:
         """Return who ended first and with which exit code, or None while nobody has (or the store is gone)."""

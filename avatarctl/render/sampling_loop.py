@@ -84,7 +84,9 @@ class SamplingLoop:
         if self._processes is not None and saved.first == plan.count:
             self._processes.end()
         elif self._processes is not None:
-            self._processes.tell("start", first=saved.first, last_lost=self._start.last_lost, batch=batch)
+            self._processes.tell(
+                "start", samples=plan.samples, first=saved.first, last_lost=self._start.last_lost, batch=batch
+            )
             self._team = self._processes.join(lambda: check(self._stop, self._folder))
             try:
                 self._team.share_windows(saved.windows)

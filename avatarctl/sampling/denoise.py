@@ -154,7 +154,8 @@ class Sampler:
             tensors = {name: self._blended(asked.window, name, tensor) for name, tensor in tensors.items()}
         if guidance_residual is not None:
             tensors["guidance_residual"] = guidance_residual
-        return InFlight.of(asked.step + 1, tensors)
+        # As they are read back from a file, or come from another process.
+        return InFlight.of(asked.step + 1, {name: tensor.contiguous() for name, tensor in tensors.items()})
 
     def _blended(self, window: Window, name: str, tensor: Tensor) -> Tensor:
         """Return a window's new tensor with its left edge blended with what the window to the left holds."""

@@ -53,14 +53,17 @@ class Team:
     def pass_on(self, tensors: Sequence[tuple[Tensor, int]]) -> None:
         """Fill each tensor, in every process, with what it holds in the process named beside it."""
         if self.size > 1:
-            _finish(lambda: [dist.broadcast(t, source, group=self.group, async_op=True) for t, source in tensors])
+            _finish(lambda: [dist.broadcast(one, source, group=self.group, async_op=True) for one, source in tensors])
 
     def share_windows(self, windows: Mapping[int, InFlight]) -> dict[int, InFlight]:
         """Return every process the windows of process 0."""
-        counts = self.gather(torch.tensor([len(windows)]))
-        facts = torch.zeros(int(counts[0].item()), 2, dtype=torch.int64)
+        count = int(self.gather(torch.tensor([len(windows)]))[0].item())
+        facts = torch.zeros(count, 2, dtype=torch.int64)
         if self.rank == 0:
-            facts = torch.tensor([[index, window.done] for index, window in windows.items()]).view(-1, 2)
+            for row, (index, window) in enumerate(windows.items()):
+                facts[row] = torch.tensor([index, window.done])
+        if not count:
+            return {}
         self.pass_on([(facts, 0)])
         names = [(int(index), int(done)) for index, done in facts]
         return self.exchange([names, *([] for _ in range(self.size - 1))], windows)
