@@ -29,7 +29,7 @@ def in_flight(first: int, count: int, residual: bool = False) -> Frontier:
     windows = {}
     for index in range(first, first + count):
         latents = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(index))
-        windows[index] = InFlight(1 + index - first, latents, -latents if residual else None)
+        windows[index] = InFlight(1 + index - first, latents, *((-latents, 2 * latents) if residual else ()))
     return Frontier(windows, first)
 
 
