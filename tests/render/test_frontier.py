@@ -35,9 +35,9 @@ def in_flight(first: int, count: int, residual: bool = False) -> Frontier:
 
 def equal(one: Frontier, other: Frontier) -> bool:
     def same(left: InFlight, right: InFlight) -> bool:
-        residuals = (left.guidance_residual, right.guidance_residual)
-        alike = residuals == (None, None) or (None not in residuals and torch.equal(*residuals))  # type: ignore[arg-type]
-        return left.done == right.done and torch.equal(left.latents, right.latents) and alike
+        ours, theirs = left.tensors(), right.tensors()
+        alike = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        return left.done == right.done and alike
 
     return (
         one.first == other.first
