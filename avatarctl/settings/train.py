@@ -13,8 +13,11 @@ from avatarctl.settings.values import Seconds, check_device
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
 GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
-# What may be another when a run goes on: everything else changes what an uninterrupted run would have given.
+# A run that is resumed refuses another shape: what is saved would not fit. The weights to start from belong to it.
+SHAPE = ("variant", "dims", *GROUPS, "rank", "alpha")
+# What changes no step of a run. Every other setting is its course: it may change from a step on, and run.json notes it.
 FREE = (
+    "weights",
     "steps",
     "device",
     "workers",
@@ -22,6 +25,7 @@ FREE = (
     "checkpoint_every",
     "checkpoint_every_s",
     "keep_checkpoints",
+    "max_bad_steps",
     "validate_every",
     "validation_images",
     "validation_audio",
@@ -131,6 +135,8 @@ class TrainSettings(Settings):
     """Pull of the weights towards zero."""
     clip_norm: Annotated[float, Field(gt=0)] = 0.05
     """Longest gradient: one odd clip can't spoil the weights."""
+    max_bad_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps in a row that may be skipped, for a loss or gradient that isn't finite."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Export the running average of the weights: calmer pictures (0: none).
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avatarctl.console import note
-from avatarctl.errors import ChangedError
 from avatarctl.networks.adapters import trained_state
 from avatarctl.training import checkpoints
+from avatarctl.training.changes import settings_of
 from avatarctl.training.export import export
 from avatarctl.training.folder import guarded
-from avatarctl.training.model import check_world, make_model
+from avatarctl.training.model import make_model
 from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
 from avatarctl.training.state import RunState
-
-
-def newest(run: Path, leads: bool) -> checkpoints.Checkpoint | None:
-    """Return the newest whole checkpoint of a run; those that aren't whole are told."""
-    checkpoint, passed_over = checkpoints.newest(run)
-    if passed_over and leads:
-        note(f"checkpoints that are not whole were passed over: {', '.join(passed_over)}")
-    return checkpoint
 
 
 def save(state: RunState) -> None:
@@ -41,7 +33,12 @@ def save(state: RunState) -> None:
         facts: dict[str, Any] = {
             "step": state.step,
             "average": state.average,
-            "samples_per_step": state.samples_per_step,
+            "train": settings_of(state.settings),
+            "processes": accelerator.num_processes,
+            "bad_steps": state.bad_steps,
+            "batch": state.batch_number(0),
+            "per_epoch": state.samples.per_epoch,
+            "samples": len(state.samples.train),
             "data": state.samples.fingerprint(),
         }
         if not state.sharded:
@@ -54,24 +51,32 @@ def save(state: RunState) -> None:
 
 
 def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
-    """Restore optimizer, average of the weights and place; raises ``ChangedError`` for other samples or batches."""
+    """Restore optimizer, average of the weights and place in the samples' order, as far as settings are what they were."""
     facts = checkpoint.state
-    check_world(facts["samples_per_step"], state.samples_per_step)
-    if facts["data"] != state.samples.fingerprint():
-        raise ChangedError(
-            f"{state.job.data}: its samples are not those that the run in {state.job.output} began with",
-            "train into another --output from the weights so far, or start over with --force",
-        )
+    same_optimizer = facts.get("train", {}).get("optimizer", state.settings.optimizer) == state.settings.optimizer
     if state.sharded:
         state.accelerator.load_state(str(checkpoint.path / "sharded"))
-    else:
+    elif same_optimizer:
         restore_optimizer(state.optimizer.optimizer, state.names, checkpoint.tensors("optimizer"), facts["optimizer"])
-    if state.ema is not None:
+    if state.ema is not None and (checkpoint.path / "ema.safetensors").exists():
         tensors = checkpoint.tensors("ema")
         state.ema.optimization_step = int(tensors.pop("optimization_step"))
         for name, shadow in zip(state.names, state.ema.shadow_params, strict=True):
             shadow.copy_(tensors[name])
     state.step, state.average = checkpoint.step, float(facts["average"])
+    state.bad_steps = int(facts.get("bad_steps", 0))
+    state.first_step, state.first_batch = checkpoint.step, _next_batch(state, facts)
+
+
+def _next_batch(state: RunState, facts: Mapping[str, Any]) -> int:
+    """Return the number of the batch to resume with: where the order of samples is another one, the next epoch's first."""
+    samples, settings = state.samples, state.settings
+    batch_size = facts.get("train", {}).get("batch_size", settings.batch_size)
+    if "batch" not in facts:  # of an older version
+        return int(facts["step"]) * int(facts["samples_per_step"]) // settings.batch_size
+    number, per_epoch = int(facts["batch"]), int(facts["per_epoch"])
+    same = facts["data"] == samples.fingerprint() and batch_size == settings.batch_size
+    return number if same and per_epoch == samples.per_epoch else -(-number // per_epoch) * samples.per_epoch
 
 
 def export_result(state: RunState, folder: Path) -> Path | None:

@@ -97,6 +97,13 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, passed_over
 
 
+def at(run: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of a step by what it says of itself, its files unread; None where there is none."""
+    path = run / FOLDER / f"step-{step:08d}"
+    state = durable.unsealed(path / STATE)
+    return None if state is None else Checkpoint(path, state)
+
+
 def sweep(run: Path) -> None:
     """Remove what a kill left half-written."""
     for leftover in (run / FOLDER).glob(f".step-*{durable.PART}"):

@@ -21,15 +21,17 @@ from avatarctl.render.stop import Stop, stopping
 from avatarctl.settings.train import TrainJob
 from avatarctl.threads import computing_with
 from avatarctl.training import checkpointing, checkpoints, validate
+from avatarctl.training.agreement import agree_on_work, agreed_checkpoint
 from avatarctl.training.draws import Draws, draw, seed_of
-from avatarctl.training.folder import begin_run, explained, held, threads_of
+from avatarctl.training.folder import held, note_run, prepare_run, threads_of
 from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
 from avatarctl.training.optimizer import learning_rate
+from avatarctl.training.plan import explained
 from avatarctl.training.processes import accelerated, alone
-from avatarctl.training.state import RunState, build_state
+from avatarctl.training.state import RunState, build_state, find_samples
 
 GO, SAVE, STOP = 0, 1, 2
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
@@ -57,12 +59,19 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
         accelerator = stack.enter_context(accelerated(job.train))
         if accelerator.is_main_process:
             stack.enter_context(held(job.output))
-            begin_run(job, force)
+            prepare_run(job, force)
+        accelerator.wait_for_everyone()
+        checkpoint = agreed_checkpoint(job, accelerator)
+        samples = find_samples(job)
+        agree_on_work(job, accelerator, samples.fingerprint())
+        if accelerator.is_main_process:
+            data = {"fingerprint": samples.fingerprint(), "samples": len(samples.train)}
+            if changes := note_run(job, checkpoint, accelerator.num_processes, data):
+                note(changes)
         accelerator.wait_for_everyone()
         stack.enter_context(computing_with(threads_of(job.output)))
-        with explained(job):
-            checkpoint = checkpointing.newest(job.output, accelerator.is_main_process)
-            state = build_state(job, accelerator, checkpoint)
+        with explained(job, samples, checkpoint is not None):
+            state = build_state(job, accelerator, samples, checkpoint)
             if checkpoint is not None:
                 checkpointing.restore(state, checkpoint)
             steps_before = state.step
@@ -79,6 +88,7 @@ class Trainer:
     def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None) -> None:
         self.state, self.stop, self.show, self.log = state, stop, show, log
         self.saved_at, self.saved_step = time.monotonic(), state.step
+        self.told: set[str] = set()
 
     def train(self) -> None:
         """Run the steps that are left: take, draw, loss, backward; agree; step; note; save."""
@@ -96,17 +106,23 @@ class Trainer:
                     with self._activations():
                         loss, errors = flow_loss(state.model, batch, draws, settings)
                     metrics.add(batch, draws, errors)
+                    broken = 0.0
                     if micro + 1 == settings.accumulate:
-                        word = self._agree(metrics)
+                        word, broken = self._agree(metrics)
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = self._clip(metrics)
-                    state.optimizer.step()
+                    norm = self._clip() if accelerator.sync_gradients else 0.0
+                    good = not broken and math.isfinite(norm)
+                    if good:
+                        state.optimizer.step()
                     state.optimizer.zero_grad()
             state.step += 1
-            if state.ema is not None:
+            state.bad_steps = 0 if good else state.bad_steps + 1
+            if state.ema is not None and good:
                 state.ema.step(state.trained)
-            self._note(metrics, norm, time.monotonic() - began)
+            if good:
+                self._note(metrics, norm, time.monotonic() - began)
+            else:
+                self._note_skipped(metrics, bool(broken))
             self._measure()
             if word != GO or state.step % settings.checkpoint_every == 0:
                 self.save()
@@ -138,9 +154,10 @@ class Trainer:
 
     def _numbers(self) -> Iterator[int]:
         """Return the numbers of this process's batches, from the current step on."""
-        for step in range(self.state.step, self.state.settings.steps):
+        first = self.state.batch_number(0)
+        for step in range(self.state.settings.steps - self.state.step):
             for micro in range(self.state.settings.accumulate):
-                yield step * self.state.passes + self._pass(micro)
+                yield first + step * self.state.passes + self._pass(micro)
 
     def _pass(self, micro: int) -> int:
         """Return this pass's number within the step, over all processes."""
@@ -153,8 +170,8 @@ class Trainer:
         torch.manual_seed(seed_of("dropout", *names[0]))  # the LoRA's dropout, inside the passes
         return draw(settings, batch.latents.shape, names).to(self.state.accelerator.device)
 
-    def _agree(self, metrics: StepMetrics) -> int:
-        """Tell all processes of a loss that isn't finite, and what to do after this step; before anything is stepped."""
+    def _agree(self, metrics: StepMetrics) -> tuple[int, float]:
+        """Return what all processes do after this step, and how many have a loss that isn't finite; before the step."""
         state, accelerator = self.state, self.state.accelerator
         files = {name: state.leads and (state.job.output / name).exists() for name in ("save", "stop")}
         late = state.leads and time.monotonic() - self.saved_at >= state.settings.checkpoint_every_s
@@ -163,29 +180,26 @@ class Trainer:
             float(bool(metrics.broken)),
             float(files["save"] or late),
             float(files["stop"] or self.stop.asked),
+            float(len(metrics.damaged)),
         ]
         summed = accelerator.reduce(torch.tensor(row, dtype=torch.float64, device=accelerator.device), "sum")
-        loss, broken, save, stop = (float(value) for value in summed)
-        if broken:
-            keys = gather_object(metrics.broken) if accelerator.num_processes > 1 else metrics.broken
-            raise QualityError(
-                f"step {state.step + 1}: the loss is not finite with sample {', '.join(keys)}; nothing of this step is kept",
-                f"look at it with `avatarctl data check {state.job.data}`, lower learning_rate, or use dtype float32",
-            )
+        loss, broken, save, stop, damaged = (float(value) for value in summed)
+        if damaged:
+            metrics.damaged = self._of_all(metrics.damaged)
+            for key in sorted(set(metrics.damaged) - self.told):
+                note(f"sample {key} is damaged: others stand for it; `avatarctl data check {state.job.data}` lists all")
+            self.told |= set(metrics.damaged)
         metrics.loss = loss / accelerator.num_processes
-        return STOP if stop else SAVE if save else GO
+        return STOP if stop else SAVE if save else GO, broken
 
-    def _clip(self, metrics: StepMetrics) -> float:
+    def _of_all(self, keys: list[str]) -> list[str]:
+        """Return the keys of all processes."""
+        return list(gather_object(keys)) if self.state.accelerator.num_processes > 1 else keys
+
+    def _clip(self) -> float:
         state = self.state
         norm = state.accelerator.clip_grad_norm_(state.model.parameters(), state.settings.clip_norm)
-        norm = float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
-        if not math.isfinite(norm):
-            raise QualityError(
-                f"step {state.step + 1}: the gradient is not finite with sample {', '.join(metrics.keys)}; "
-                "nothing of this step is kept",
-                "lower learning_rate, or use dtype float32",
-            )
-        return norm
+        return float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
 
     # -- What is seen of it --------------------------------------------------------------------------------------------
 
@@ -196,10 +210,29 @@ class Trainer:
         if self.log is not None:
             rate = learning_rate(settings, state.step - 1)
             values = {"loss": metrics.loss, **metrics.by_branch(), "grad_norm": norm, "learning_rate": rate}
-            self.log.add(state.step, {**values, "step_s": round(step_s, 4), **self._memory()})
+            damaged = {"damaged": len(metrics.damaged)} if metrics.damaged else {}
+            self.log.add(state.step, {**values, "step_s": round(step_s, 4), **damaged, **self._memory()})
         if state.step % settings.log_every == 0 or state.step == settings.steps:
             left_s = step_s * (settings.steps - state.step)
             self.show(state.step, settings.steps, loss=state.average, step_s=step_s, left_s=left_s)
+
+    def _note_skipped(self, metrics: StepMetrics, loss: bool) -> None:
+        """Log a step that was skipped, with its samples; raise ``QualityError`` after too many in a row."""
+        state, most = self.state, self.state.settings.max_bad_steps
+        keys = self._of_all(metrics.broken if loss else metrics.keys)
+        what = "loss" if loss else "gradient"
+        if self.log is not None:
+            self.log.add(state.step, {"skipped": what, "samples": keys})
+        words = f"step {state.step}: the {what} is not finite with sample {', '.join(keys)}"
+        note(f"{words}; the step was skipped")
+        if state.bad_steps >= most:
+            rate = f"--learning-rate {state.settings.learning_rate / 10:g}"
+            narrow = state.accelerator.mixed_precision == "bf16"
+            raise QualityError(
+                f"{words}, and so it was with the {most} steps up to it: the run ends here",
+                f"resume from its last checkpoint with {rate}{', or with --dtype float32' if narrow else ''}; if that helps "
+                f"no more: remove the newest of {state.job.output / checkpoints.FOLDER}, and the one before is resumed",
+            )
 
     def _memory(self) -> dict[str, float]:
         if self.state.accelerator.device.type != "cuda":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avatarctl.errors import ChangedError, WeightsError
+from avatarctl.errors import WeightsError
 from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TransformerDims
@@ -111,12 +111,3 @@ def full_weights(model: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
     """Return copies of the weights that train in full beside a LoRA."""
     trains = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: parameter.detach().clone() for name, parameter in trains.items() if ".lora_" not in name}
-
-
-def check_world(before: int, now: int) -> None:
-    """Raise ``ChangedError`` when a resumed run takes another number of samples per step."""
-    if before != now:
-        raise ChangedError(
-            f"batch: the run began with {before} samples per step (processes x accumulate x batch_size), got {now}",
-            "start as many processes as before, or change accumulate to match",
-        )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from avatarctl.data.shards import read_null_text
+from avatarctl.errors import DeviceError
 from avatarctl.networks.checkpoints import transformer_dims
 from avatarctl.networks.memory import transformer_parameters
 from avatarctl.settings.train import TrainJob
-from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters
+from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters, ways_to_save
 from avatarctl.training.model import base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
 
@@ -45,8 +47,8 @@ def plan(job: TrainJob) -> TrainingPlan:
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
     check_fits(dims, shapes, str(file or "dims"))
-    sizes = Counter(tuple(entry.shapes["latents"][1:]) for entry in samples.train)
-    frames, rows, columns = max(sizes, key=lambda size: size[0] * size[1] * size[2])
+    sizes = _sizes(samples)
+    frames, rows, columns = _largest(sizes)
     gpu = settings.device != "cpu" and torch.cuda.is_available()
     narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and gpu)
     per_step = settings.batch_size * settings.accumulate
@@ -61,3 +63,39 @@ def plan(job: TrainJob) -> TrainingPlan:
         trained=trained_parameters(dims, settings)[0],
         memory=estimate(dims, 8 * columns, 8 * rows, frames, settings, narrow, gpu),
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
+
+
+def _sizes(samples: Samples) -> Counter[tuple[int, ...]]:
+    """Return (latent frames, rows, columns) -> number of samples to train on."""
+    return Counter(tuple(entry.shapes["latents"][1:]) for entry in samples.train)
+
+
+def _largest(sizes: Counter[tuple[int, ...]]) -> tuple[int, ...]:
+    return max(sizes, key=lambda size: size[0] * size[1] * size[2])
+
+
+@contextmanager
+def explained(job: TrainJob, samples: Samples, begun: bool) -> Iterator[None]:
+    """Turn a full device into an error that names what helps most first; ``begun``: the run has a checkpoint."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        settings, file = job.train, base_file(job.train)
+        dims = new_dims(settings, samples.shapes()) if file is None else transformer_dims(file)
+        frames, rows, columns = _largest(_sizes(samples))
+        narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and torch.cuda.is_available())
+        ways = ways_to_save(dims, 8 * columns, 8 * rows, frames, settings, narrow, begun)
+        listed = "; then ".join(f"{flags} (about {_size(saved)} less)" for flags, saved in ways[:3])
+        if listed:
+            words = f"add to the same command, what helps most first: {listed}"
+            words += "; the run is resumed from its last checkpoint" if begun else ""
+        else:
+            words = "encode smaller or shorter windows (`avatarctl data encode --size`), or use a card with more memory"
+        raise DeviceError(
+            f"device: out of memory ({str(error).splitlines()[0]})",
+            words,
+        ) from error

@@ -125,8 +125,14 @@ def test_no_cache_and_a_damaged_one(run: Any, tmp_path: Path) -> None:
     data[3000] ^= 1
     shard.write_bytes(data)
     ended = run(data=cache)
+    assert ended.status == 0
+    assert "sample clip0-0 is damaged: others stand for it" in ended.log and "avatarctl data check" in ended.log
+    (tmp_path / "run").rename(tmp_path / "first")
+    data[-3000] ^= 1
+    shard.write_bytes(data)
+    ended = run(data=cache)
     assert ended.status == 4
-    assert "is damaged" in ended.log and "--repair" in ended.log
+    assert "2 of 2 samples of a size are damaged" in ended.log and "--repair" in ended.log
 
 
 def test_validation_videos_show_the_weights_of_their_step(server: Server, tmp_path: Path) -> None:
