@@ -187,8 +187,9 @@ def lora_train(
 ) -> None:
     """Train a LoRA for a person or a look, on one workstation card.
 
-    The same command again continues from the last checkpoint. The LoRA is RUN/lora.safetensors: use it with
-    `avatarctl generate --lora RUN`. `avatarctl presets show person-1.3b` explains every setting.
+    The same command again continues from the last checkpoint. The newest LoRA is RUN/lora.safetensors: use it with
+    `avatarctl generate --lora RUN`, that of a step with --lora RUN@500.
+    `avatarctl presets show person-1.3b` explains every setting.
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
@@ -274,7 +275,7 @@ def _run(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
         )
     command = "lora train" if kind == "lora" else "train"
-    job = TrainJob(data=data, output=output, train=settings)
+    job = TrainJob(data=data, output=output, train=settings, preset=Path(preset).name if preset else "")
     read_about(data)
     if not dry_run:
         devices.refuse_missing(settings.device)

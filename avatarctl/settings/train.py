@@ -26,6 +26,8 @@ FREE = (
     "checkpoint_every_s",
     "keep_checkpoints",
     "max_bad_steps",
+    "exports_kept",
+    "export_dtype",
     "validate_every",
     "validation_images",
     "validation_audio",
@@ -172,6 +174,13 @@ class TrainSettings(Settings):
     """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """How many checkpoints are kept on disk."""
+    exports_kept: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    """How many checkpoints are also exported, the newest ones, as files to use.
+
+    null: all of a LoRA, none of a full transformer, which is large.
+    """
+    export_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of what is exported; auto: bfloat16 for a LoRA, else float32."""
     holdout: Annotated[int, Field(ge=0)] = 0
     """Samples never trained on, whose loss is the curve to watch."""
     holdout_every: Annotated[int, Field(ge=1)] = 500
@@ -215,6 +224,12 @@ class TrainSettings(Settings):
         return {name: getattr(self, name) for name in GROUPS}
 
     @property
+    def exports(self) -> int | None:
+        """How many exports of checkpoints are kept; None: all."""
+        kept = ("all" if self.is_lora else 0) if self.exports_kept is None else self.exports_kept
+        return None if kept == "all" else kept
+
+    @property
     def is_lora(self) -> bool:
         """Return whether the run makes a LoRA file rather than a transformer."""
         return "lora" in self.modes.values()
@@ -229,3 +244,5 @@ class TrainJob(Settings):
     """Run folder."""
     train: TrainSettings = TrainSettings()
     """How it is trained."""
+    preset: str = ""
+    """Name of the preset that it was begun with, for the metadata of what is exported."""

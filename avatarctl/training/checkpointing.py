@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avatarctl import durable
 from avatarctl.networks.adapters import trained_state
+from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
-from avatarctl.training.export import export
+from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
 from avatarctl.training.folder import guarded
 from avatarctl.training.model import make_model
 from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
@@ -40,6 +42,8 @@ def save(state: RunState) -> None:
             "per_epoch": state.samples.per_epoch,
             "samples": len(state.samples.train),
             "data": state.samples.fingerprint(),
+            "caption_words": _words(state),
+            "dims": state.bare.dims.to_json(),
         }
         if not state.sharded:
             tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.names)
@@ -79,7 +83,19 @@ def _next_batch(state: RunState, facts: Mapping[str, Any]) -> int:
     return number if same and per_epoch == samples.per_epoch else -(-number // per_epoch) * samples.per_epoch
 
 
-def export_result(state: RunState, folder: Path) -> Path | None:
+def export_step(state: RunState) -> None:
+    """Export what is trained up to this step, beside the others and as the run's newest; every process takes part."""
+    run, kept = state.job.output, state.settings.exports
+    if kept == 0:
+        return
+    path = export_result(state, export_of(run, state.step))
+    if path is not None:
+        with guarded(run):
+            durable.same_file(path, run / result_name(state.settings))
+            prune(run, kept)
+
+
+def export_result(state: RunState, path: Path) -> Path | None:
     """Write the file that `generate` loads, of the average of the weights if there is one; None beside the first process."""
     gathered = state.accelerator.get_state_dict(state.model) if state.sharded else None
     if not state.leads:
@@ -91,12 +107,20 @@ def export_result(state: RunState, folder: Path) -> Path | None:
     if state.ema is not None:
         state.ema.store(state.trained)
         state.ema.copy_to(state.trained)
+    manifest = durable.unsealed(state.job.output / MANIFEST) or {}
+    about = metadata(
+        state.step, len(state.samples.train), _words(state), base_sum(manifest), manifest.get("preset", "")
+    )
     try:
-        with guarded(folder):
-            return export(model, state.settings, folder, state.step, state.base)
+        with guarded(state.job.output):
+            return export(model, state.settings, path, about, state.base)
     finally:
         if state.ema is not None:
             state.ema.restore(state.trained)
+
+
+def _words(state: RunState) -> dict[str, int]:
+    return words_of(entry.meta.get("prompt", "") for entry in state.samples.train)
 
 
 def _ema_tensors(state: RunState) -> dict[str, dict[str, Tensor]]:

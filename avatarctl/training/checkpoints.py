@@ -37,6 +37,12 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.state["step"])
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return what trains as it is exported: its average, where there is one."""
+        if not (self.path / "ema.safetensors").exists():
+            return self.tensors("trained")
+        return {name: tensor for name, tensor in self.tensors("ema").items() if name != "optimization_step"}
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of one of its files."""
         return load_file(self.path / f"{name}.safetensors")
@@ -89,12 +95,19 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, and what was passed over."""
     passed_over: list[str] = []
     for step in reversed(steps(run)):
-        path = run / FOLDER / f"step-{step:08d}"
-        state = durable.unsealed(path / STATE)
-        if state is not None and all(durable.digest(path / name) == sum_ for name, sum_ in state["files"].items()):
-            return Checkpoint(path, state), passed_over
-        passed_over.append(path.name)
+        if checkpoint := whole(run, step):
+            return checkpoint, passed_over
+        passed_over.append(f"step-{step:08d}")
     return None, passed_over
+
+
+def whole(run: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of a step, every file of it compared with its checksum; None where it isn't whole."""
+    checkpoint = at(run, step)
+    if checkpoint is None:
+        return None
+    files = checkpoint.state["files"].items()
+    return checkpoint if all(durable.digest(checkpoint.path / name) == sum_ for name, sum_ in files) else None
 
 
 def at(run: Path, step: int) -> Checkpoint | None:

@@ -17,20 +17,25 @@ from filelock import FileLock, Timeout
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.settings.train import TrainJob
+from avatarctl.settings.values import EXPORTS
 from avatarctl.training import checkpoints, export, log, validate
 from avatarctl.training.changes import changed, check_shape, in_words, settings_of
+from avatarctl.training.export import MANIFEST
 from avatarctl.training.model import base_file
 from avatarctl.weights import fingerprint
 
-MANIFEST, LOCK = "run.json", "lock"
+LOCK = "lock"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 # What lies in the folders of a run; anything else there is the user's.
 OWN_BELOW = re.compile(
-    r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|"
+    r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|exports/\.?step-\d{8}\.safetensors(\.\d+\.part)?|"
     r"validation/(weights|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
 )
 OWN = (
     MANIFEST,
+    export.LORA,
+    export.TRANSFORMER,
+    EXPORTS,
     LOCK,
     checkpoints.FOLDER,
     log.METRICS,
@@ -80,6 +85,10 @@ def prepare_run(job: TrainJob, force: bool) -> None:
                 if name != LOCK:
                     _remove(run / name)
         checkpoints.sweep(run)
+        for folder in (run, run / EXPORTS):
+            for part in folder.glob(f".*{durable.PART}"):
+                if ownership.own_part(part.name, lambda whole: whole in OWN or whole.startswith("step-")):
+                    part.unlink()
         for name in ("save", "stop"):  # words to a run that is over
             (run / name).unlink(missing_ok=True)
 
@@ -95,6 +104,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         "avatarctl": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "data": str(job.data.resolve()),
+        "preset": job.preset,
         "train": settings_of(job.train),
         "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),
     }

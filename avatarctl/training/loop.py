@@ -19,10 +19,12 @@ from avatarctl.errors import Interrupted, QualityError
 from avatarctl.render import render
 from avatarctl.render.stop import Stop, stopping
 from avatarctl.settings.train import TrainJob
+from avatarctl.settings.values import export_of
 from avatarctl.threads import computing_with
 from avatarctl.training import checkpointing, checkpoints, validate
 from avatarctl.training.agreement import agree_on_work, agreed_checkpoint
 from avatarctl.training.draws import Draws, draw, seed_of
+from avatarctl.training.export import result_name
 from avatarctl.training.folder import held, note_run, prepare_run, threads_of
 from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
@@ -93,6 +95,7 @@ class Trainer:
     def train(self) -> None:
         """Run the steps that are left: take, draw, loss, backward; agree; step; note; save."""
         state, settings, accelerator = self.state, self.state.settings, self.state.accelerator
+        self._export_missing()
         batches = state.samples.stream(self._numbers())
         while state.step < settings.steps:
             began = time.monotonic()
@@ -131,7 +134,9 @@ class Trainer:
             if settings.validate_every and state.step % settings.validate_every == 0:
                 self._validate()
         self.save()
-        state.exported = checkpointing.export_result(state, state.job.output)
+        state.exported = state.job.output / result_name(settings)
+        if settings.exports == 0:
+            checkpointing.export_result(state, state.exported)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -139,10 +144,20 @@ class Trainer:
         if self.saved_step == self.state.step and checkpoints.steps(run)[-1:] == [self.state.step]:
             return
         checkpointing.save(self.state)
+        checkpointing.export_step(self.state)
         if self.log is not None:
             self.log.draw()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
         self.state.accelerator.wait_for_everyone()
+
+    def _export_missing(self) -> None:
+        """Export the checkpoint that the run begins with, where a kill came before its export."""
+        state, run = self.state, self.state.job.output
+        there = export_of(run, state.step).exists() and (run / result_name(state.settings)).exists()
+        lacks = state.leads and state.step > 0 and not there
+        row = torch.tensor([float(lacks)], device=state.accelerator.device)
+        if float(state.accelerator.reduce(row, "sum")):
+            checkpointing.export_step(state)
 
     # -- Parts of a step -----------------------------------------------------------------------------------------------
 
@@ -253,7 +268,7 @@ class Trainer:
         state = self.state
         if self.saved_step != state.step:
             self.save()
-        exported = checkpointing.export_result(state, state.job.output / validate.FOLDER)
+        exported = checkpointing.export_result(state, state.job.output / validate.FOLDER / result_name(state.settings))
         if state.leads and exported is not None:
             state.bare.eval()
             for render_job in validate.jobs(state.settings, state.job.output, state.step, exported):
@@ -268,5 +283,11 @@ class Trainer:
         if state.leads:
             (state.job.output / "stop").unlink(missing_ok=True)
         state.accelerator.wait_for_everyone()
-        hint = "resume with the same command"
+        newest = state.job.output / result_name(state.settings)
+        use = (
+            f"avatarctl export {state.job.output} --output {newest.name}"
+            if state.settings.exports == 0
+            else str(newest)
+        )
+        hint = f"resume with the same command; what is trained so far: {use}"
         raise Interrupted(f"stopped; step {state.step} of {state.settings.steps} is saved", hint, self.stop.signal or 2)
