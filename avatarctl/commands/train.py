@@ -319,8 +319,9 @@ def _run(
 
 def _plan_text(planned: TrainingPlan) -> str:
     buckets = ", ".join(f"{count} of {size}" for size, count in planned.buckets.items())
+    left = f", {planned.left_out} left out that share pictures with those" if planned.left_out else ""
     rows = [
-        ("samples", f"{planned.samples} to train on ({buckets}), {planned.held_out} held out"),
+        ("samples", f"{planned.samples} to train on ({buckets}), {planned.held_out} held out{left}"),
         ("steps", f"{planned.steps}, {planned.samples_per_step} samples each: {planned.epochs:.1f} epochs"),
         ("trained", f"{planned.trained / 1e6:.1f} of {planned.parameters / 1e6:.1f} million weights"),
         ("memory", f"{planned.memory.peak / 2**30:.1f} GiB on the device, calculated: {planned.memory.in_words()}"),

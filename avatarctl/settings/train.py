@@ -31,6 +31,8 @@ FREE = (
     "validate_every",
     "validation_images",
     "validation_audio",
+    "validation_prompts",
+    "validation_seeds",
     "validation_preset",
     "holdout_every",
     "gradient_checkpointing",
@@ -42,7 +44,13 @@ def _as_paths(value: Any) -> Any:
     return (value,) if isinstance(value, str | Path) else value
 
 
+def _as_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int) else value
+
+
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_several)]
 
 
 class TrainSettings(Settings):
@@ -186,11 +194,15 @@ class TrainSettings(Settings):
     holdout_every: Annotated[int, Field(ge=1)] = 500
     """Steps between two measurements of it."""
     validate_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two validation videos (0: none)."""
+    """Steps between two validation videos, the first before any step (0: none)."""
     validation_images: Paths = ()
     """Pictures of the validation videos."""
     validation_audio: Paths = ()
     """Recordings of the validation videos, one for each picture."""
+    validation_prompts: Texts = ()
+    """Prompts of the validation videos: none (the preset's), one, or one for each."""
+    validation_seeds: Seeds = ()
+    """Seeds of the validation videos: none (the preset's), one, or one for each."""
     validation_preset: str = "square"
     """Render preset of the validation videos."""
 
@@ -208,6 +220,10 @@ class TrainSettings(Settings):
                 f"validation_audio: got {len(self.validation_audio)} recordings for {len(self.validation_images)} pictures, "
                 "expected one each"
             )
+        for name in ("validation_prompts", "validation_seeds"):
+            count, videos = len(getattr(self, name)), len(self.validation_images)
+            if count not in (0, 1, videos):
+                raise ValueError(f"{name}: got {count} for {videos} pictures, expected none, one, or one for each")
         if self.validate_every and not self.validation_images:
             raise ValueError("validate_every: got no validation_images, expected pictures and recordings")
         if self.dims is not None and self.is_lora:

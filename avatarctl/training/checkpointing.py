@@ -16,6 +16,7 @@ from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
 from avatarctl.training.folder import guarded
+from avatarctl.training.held_out import as_exported
 from avatarctl.training.model import make_model
 from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
 from avatarctl.training.state import RunState
@@ -104,19 +105,12 @@ def export_result(state: RunState, path: Path) -> Path | None:
     if gathered is not None:
         model = make_model(state.settings, state.samples.shapes())
         model.load_state_dict(gathered)
-    if state.ema is not None:
-        state.ema.store(state.trained)
-        state.ema.copy_to(state.trained)
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
     about = metadata(
         state.step, len(state.samples.train), _words(state), base_sum(manifest), manifest.get("preset", "")
     )
-    try:
-        with guarded(state.job.output):
-            return export(model, state.settings, path, about, state.base)
-    finally:
-        if state.ema is not None:
-            state.ema.restore(state.trained)
+    with as_exported(state), guarded(state.job.output):
+        return export(model, state.settings, path, about, state.base)
 
 
 def _words(state: RunState) -> dict[str, int]:

@@ -53,6 +53,17 @@ def part_of(run: Path, step: int) -> Path:
     return run / FOLDER / f".step-{step:08d}{durable.PART}"
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of tensors that is whole or absent."""
+    with durable.beside(path) as part:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that :func:`save_tensors` wrote."""
+    return load_file(path)
+
+
 def begin(run: Path, step: int) -> Path:
     """Return an empty folder to write a checkpoint into; a leftover of a kill is removed."""
     path = part_of(run, step)

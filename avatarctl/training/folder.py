@@ -18,7 +18,7 @@ from avatarctl import __version__, durable, ownership, threads
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import EXPORTS
-from avatarctl.training import checkpoints, export, log, validate
+from avatarctl.training import checkpoints, conditions, export, log
 from avatarctl.training.changes import changed, check_shape, in_words, settings_of
 from avatarctl.training.export import MANIFEST
 from avatarctl.training.model import base_file
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 # What lies in the folders of a run; anything else there is the user's.
 OWN_BELOW = re.compile(
     r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|exports/\.?step-\d{8}\.safetensors(\.\d+\.part)?|"
-    r"validation/(weights|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
+    r"validation/(weights|conditions|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
 )
 OWN = (
     MANIFEST,
@@ -42,7 +42,7 @@ OWN = (
     log.CURVE,
     log.TABLE,
     log.EVENTS,
-    validate.FOLDER,
+    conditions.FOLDER,
     "save",
     "stop",
 )
@@ -112,7 +112,10 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         begun = durable.unsealed(run / MANIFEST) or {}
         notes: list[dict[str, Any]] = []
         text = ""
-        if checkpoint is not None:
+        if checkpoint is None:
+            for video in (run / conditions.FOLDER).glob("step-*"):  # of weights that may have been others
+                video.unlink()
+        else:
             state = checkpoint.state
             was = state.get("train", begun.get("train", {}))
             sums = [each.get("base", {}).get("transformer", {}).get("sha256", "none") for each in (begun, manifest)]

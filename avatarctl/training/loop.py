@@ -16,13 +16,13 @@ from accelerate.utils import gather_object
 from avatarctl.console import Progress, note
 from avatarctl.data.shards import read_about
 from avatarctl.errors import Interrupted, QualityError
-from avatarctl.render import render
 from avatarctl.render.stop import Stop, stopping
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
 from avatarctl.threads import computing_with
-from avatarctl.training import checkpointing, checkpoints, validate
+from avatarctl.training import checkpointing, checkpoints, validation
 from avatarctl.training.agreement import agree_on_work, agreed_checkpoint
+from avatarctl.training.conditions import Video, prepare_conditions, videos_of
 from avatarctl.training.draws import Draws, draw, seed_of
 from avatarctl.training.export import result_name
 from avatarctl.training.folder import held, note_run, prepare_run, threads_of
@@ -31,8 +31,9 @@ from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
 from avatarctl.training.optimizer import learning_rate
-from avatarctl.training.plan import explained
-from avatarctl.training.processes import accelerated, alone
+from avatarctl.training.plan import explained, text_len_of
+from avatarctl.training.processes import accelerated
+from avatarctl.training.samples import Samples
 from avatarctl.training.state import RunState, build_state, find_samples
 
 GO, SAVE, STOP = 0, 1, 2
@@ -56,7 +57,7 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
     read_about(job.data)
-    validate.check(job.train)
+    videos = videos_of(job.train)
     with stopping() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(job.train))
         if accelerator.is_main_process:
@@ -72,23 +73,35 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
                 note(changes)
         accelerator.wait_for_everyone()
         stack.enter_context(computing_with(threads_of(job.output)))
+        if accelerator.is_main_process:
+            tell_of_samples(samples)
         with explained(job, samples, checkpoint is not None):
+            if videos and accelerator.is_main_process:
+                prepare_conditions(videos, job.output, text_len_of(job, samples), accelerator.device)
             state = build_state(job, accelerator, samples, checkpoint)
             if checkpoint is not None:
                 checkpointing.restore(state, checkpoint)
             steps_before = state.step
             log = stack.enter_context(Log(job.output, state.step)) if accelerator.is_main_process else None
-            Trainer(state, stop, show, log).train()
+            Trainer(state, stop, show, log, videos).train()
     if not accelerator.is_main_process:
         return None
     return Trained(job.output, state.exported, state.step, state.average, time.monotonic() - began, steps_before)
 
 
+def tell_of_samples(samples: Samples) -> None:
+    """Say which samples are neither trained on nor measured."""
+    if samples.left_out:
+        note(f"holdout: {len(samples.left_out)} windows share pictures with held-out ones, and are left out")
+    if lost := sorted({entry.key for entry in samples.held_out} - {entry.key for entry in samples.whole_held_out}):
+        note(f"holdout: damaged samples are not measured: {', '.join(lost)}")
+
+
 class Trainer:
     """The steps of a run, and what is seen of them."""
 
-    def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None) -> None:
-        self.state, self.stop, self.show, self.log = state, stop, show, log
+    def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None, videos: list[Video]) -> None:
+        self.state, self.stop, self.show, self.log, self.videos = state, stop, show, log, videos
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.told: set[str] = set()
 
@@ -96,6 +109,9 @@ class Trainer:
         """Run the steps that are left: take, draw, loss, backward; agree; step; note; save."""
         state, settings, accelerator = self.state, self.state.settings, self.state.accelerator
         self._export_missing()
+        if state.step == 0:
+            self._measure()
+        self._validate()
         batches = state.samples.stream(self._numbers())
         while state.step < settings.steps:
             began = time.monotonic()
@@ -131,8 +147,7 @@ class Trainer:
                 self.save()
             if word == STOP:
                 self._leave()
-            if settings.validate_every and state.step % settings.validate_every == 0:
-                self._validate()
+            self._validate()
         self.save()
         state.exported = state.job.output / result_name(settings)
         if settings.exports == 0:
@@ -154,9 +169,7 @@ class Trainer:
         """Export the checkpoint that the run begins with, where a kill came before its export."""
         state, run = self.state, self.state.job.output
         there = export_of(run, state.step).exists() and (run / result_name(state.settings)).exists()
-        lacks = state.leads and state.step > 0 and not there
-        row = torch.tensor([float(lacks)], device=state.accelerator.device)
-        if float(state.accelerator.reduce(row, "sum")):
+        if self._anybody(state.leads and state.step > 0 and not there):
             checkpointing.export_step(state)
 
     # -- Parts of a step -----------------------------------------------------------------------------------------------
@@ -257,26 +270,29 @@ class Trainer:
     def _measure(self) -> None:
         """Measure the held-out samples when it is time for it."""
         state, settings = self.state, self.state.settings
-        if not state.samples.held_out or (state.step % settings.holdout_every and state.step != settings.steps):
+        if not state.samples.whole_held_out or (state.step % settings.holdout_every and state.step != settings.steps):
             return
-        loss = held_out_loss(state)
+        losses = held_out_loss(state)
         if self.log is not None:
-            self.log.add(state.step, {"held_out_loss": loss})
+            self.log.add(state.step, losses)
 
     def _validate(self) -> None:
-        """Make the validation videos; a checkpoint before, so that a stop in the middle loses nothing."""
+        """Render the validation videos of this step, where it has some; a stop in the middle loses nothing but them."""
         state = self.state
-        if self.saved_step != state.step:
+        if not self._anybody(state.leads and validation.lacking(state, self.videos)):
+            return
+        if state.step and self.saved_step != state.step:
             self.save()
-        exported = checkpointing.export_result(state, state.job.output / validate.FOLDER / result_name(state.settings))
-        if state.leads and exported is not None:
-            state.bare.eval()
-            for render_job in validate.jobs(state.settings, state.job.output, state.step, exported):
-                note(f"validation video: {render_job.output}")
-                with alone():
-                    render(render_job, force=True)
-            state.bare.train()
-        state.accelerator.wait_for_everyone()
+        rows = validation.validate(state, self.videos, lambda: self.stop.asked)
+        rows = list(gather_object(rows)) if state.accelerator.num_processes > 1 and not state.sharded else rows
+        if self.log is not None:
+            for row in rows:
+                self.log.add(state.step, row)
+
+    def _anybody(self, says: bool) -> bool:
+        """Return whether one of the processes says so."""
+        row = torch.tensor([float(says)], device=self.state.accelerator.device)
+        return bool(self.state.accelerator.reduce(row, "sum").item())
 
     def _leave(self) -> None:
         state = self.state

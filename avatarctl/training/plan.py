@@ -15,6 +15,7 @@ from avatarctl.errors import DeviceError
 from avatarctl.networks.checkpoints import transformer_dims
 from avatarctl.networks.memory import transformer_parameters
 from avatarctl.settings.train import TrainJob
+from avatarctl.training.conditions import videos_of
 from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters, ways_to_save
 from avatarctl.training.model import base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
@@ -26,6 +27,7 @@ class TrainingPlan:
 
     samples: int
     held_out: int
+    left_out: int
     buckets: Mapping[str, int]
     steps: int
     samples_per_step: int
@@ -47,6 +49,7 @@ def plan(job: TrainJob) -> TrainingPlan:
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
     check_fits(dims, shapes, str(file or "dims"))
+    videos_of(settings)
     sizes = _sizes(samples)
     frames, rows, columns = _largest(sizes)
     gpu = settings.device != "cpu" and torch.cuda.is_available()
@@ -55,6 +58,7 @@ def plan(job: TrainJob) -> TrainingPlan:
     return TrainingPlan(
         samples=len(samples.train),
         held_out=len(samples.held_out),
+        left_out=len(samples.left_out),
         buckets={f"{8 * w}x{8 * h}x{4 * t - 3}": count for (t, h, w), count in sorted(sizes.items())},
         steps=settings.steps,
         samples_per_step=per_step,
@@ -63,6 +67,12 @@ def plan(job: TrainJob) -> TrainingPlan:
         trained=trained_parameters(dims, settings)[0],
         memory=estimate(dims, 8 * columns, 8 * rows, frames, settings, narrow, gpu),
     )
+
+
+def text_len_of(job: TrainJob, samples: Samples) -> int:
+    """Return how many tokens of text the transformer of a job reads."""
+    file = base_file(job.train)
+    return (new_dims(job.train, samples.shapes()) if file is None else transformer_dims(file)).text_len
 
 
 def _size(count: int) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from avatarctl.data.shards import Index, SampleEntry, read_tensors
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError
 from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import seed_of
+from avatarctl.training.holdout import split
 from avatarctl.training.loss import Batch
 
 TEMPORAL = 4  # video frames per latent frame after the first
 
 
 class Samples:
-    """The samples of a cache. ``train`` and ``held_out`` are what is trained on and what never is."""
+    """The samples of a cache. ``train`` and ``held_out`` are what is trained on and what never is; ``left_out`` is neither."""
 
     def __init__(self, cache: Path, settings: TrainSettings, null_text_LD: Tensor) -> None:
         entries = Index(cache).samples()
         if not entries:
             raise InputFileError(f"{cache}: got no samples, expected encoded clips", f"avatarctl data check {cache}")
         self.cache, self.settings, self.null_text = cache, settings, null_text_LD
-        # By a hash of the clip, so that windows of one clip stay on one side and new clips don't move the others.
-        ranked = sorted(entries, key=lambda entry: (seed_of("holdout", _clip_of(entry)), entry.key))
-        held = {entry.key for entry in ranked[: settings.holdout]}
-        held_clips = {_clip_of(entry) for entry in ranked[: settings.holdout]}
-        self.held_out = [entry for entry in entries if entry.key in held]
-        self.train = [entry for entry in entries if _clip_of(entry) not in held_clips]
-        if not self.train:
-            raise UsageError(
-                f"holdout: got {settings.holdout} of {len(entries)} samples, expected some left to train on",
-                "lower holdout, or encode more clips",
-            )
+        parts = split(entries, settings.holdout)
+        self.train, self.held_out, self.left_out = list(parts.train), list(parts.held_out), list(parts.left_out)
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
         self._damaged: set[str] = set()
 
@@ -74,6 +67,11 @@ class Samples:
             order = torch.randperm(len(batches), generator=generator).tolist()
             self._order = (number, [batches[i] for i in order])
         return self._order[1]
+
+    @cached_property
+    def whole_held_out(self) -> list[SampleEntry]:
+        """The held-out samples but those that are damaged."""
+        return [entry for entry in self.held_out if self._tensors(entry) is not None]
 
     @property
     def per_epoch(self) -> int:
@@ -177,10 +175,6 @@ def _read(cache: Path, entry: SampleEntry) -> dict[str, Tensor]:
             f"avatarctl data check {cache} --repair, then encode again",
         )
     return tensors
-
-
-def _clip_of(entry: SampleEntry) -> str:
-    return entry.key.rpartition("-")[0]
 
 
 def _valid(entry: SampleEntry, latent_frames: int) -> Tensor:

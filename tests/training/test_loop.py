@@ -113,8 +113,8 @@ def test_held_out_samples_are_measured_and_never_trained_on(job: Maker) -> None:
     made = job(holdout=2, holdout_every=3)
     train(made)
     lines = [line for line in read(made.output) if "held_out_loss" in line]
-    assert [line["step"] for line in lines] == [3, 6]
-    assert lines[0]["held_out_loss"] != lines[1]["held_out_loss"]
+    assert [line["step"] for line in lines] == [0, 3, 6]
+    assert lines[1]["held_out_loss"] != lines[2]["held_out_loss"]
 
 
 # -- Going on ---------------------------------------------------------------------------------------------------------

@@ -279,13 +279,13 @@ def test_each_flag_of_a_full_device_is_accepted(job: Maker, monkeypatch: pytest.
 def test_what_helps_most_comes_first_and_a_checkpoint_keeps_the_shape() -> None:
     settings = TrainSettings(**{**LORA, "rank": 32}, gradient_checkpointing=False, batch_size=2)
     for begun in (False, True):
-        ways = ways_to_save(TRANSFORMER_1_3B, 512, 512, 81, settings, True, begun)
+        ways = ways_to_save(TRANSFORMER_1_3B, 512, 512, 21, settings, True, begun)
         flags = [flags for flags, _ in ways]
         assert flags[:2] == ["--set gradient_checkpointing=true", "--batch-size 1 --accumulate 2"]
         assert [saved for _, saved in ways] == sorted((saved for _, saved in ways), reverse=True)
         assert ("--rank 8" in flags) is not begun
     full = TrainSettings(gradient_checkpointing=True, ema=0.9)
-    assert ways_to_save(TRANSFORMER_1_3B, 512, 512, 81, full, True, True)[0][0] in (
+    assert ways_to_save(TRANSFORMER_1_3B, 512, 512, 21, full, True, True)[0][0] in (
         "--set ema=0",
         "--set optimizer=adamw8bit",
     )
