@@ -14,7 +14,6 @@ from pathlib import Path
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from avatarctl import durable
-from avatarctl.console import Progress
 from avatarctl.data.shards import (
     NULL,
     SHARDS,
@@ -26,6 +25,7 @@ from avatarctl.data.shards import (
     read_bytes,
 )
 from avatarctl.errors import InputFileError
+from avatarctl.progress import Progress
 
 MOST_ON_SHEET = 400
 TILE_PX, LABEL_PX = 160, 14

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from avatarctl.console import Progress, note
+from avatarctl.console import note
 from avatarctl.data.shards import read_about
 from avatarctl.errors import Interrupted, QualityError
-from avatarctl.render.stop import Stop, stopping
+from avatarctl.interrupts import Stop, stopping
+from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
 from avatarctl.threads import computing_with
