@@ -104,7 +104,7 @@ def test_videos_from_memory_at_step_0_and_every_n_change_nothing(
     folder = watched.output / "validation"
     assert len({(folder / name).read_bytes() for name in names}) == 6  # steps and seeds differ
     found = inspect(folder / names[0])
-    assert (found.width, found.height, found.audio_codec, found.pictures) == (64, 64, "aac", 12)
+    assert (found.width, found.height, found.audio_codec, found.pictures) == (64, 64, "aac", 13)
     rows = [line for line in read(watched.output) if "validation" in line]
     assert [(row["step"], row["validation"], row["sync"]) for row in rows] == [(int(n[5:13]), n, 0.5) for n in names]
     assert [path.name for path, _, _ in seen] == names
