@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, interrupts, streams
+from avatarctl import __version__, console, interrupts, launcher, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -19,6 +19,7 @@ from avatarctl.commands import (
     data,
     demo,
     doctor,
+    export,
     fetch,
     generate,
     lora,
@@ -29,7 +30,7 @@ from avatarctl.commands import (
     train,
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
-from avatarctl.errors import AvatarError, InputFileError
+from avatarctl.errors import AvatarError, Ended, InputFileError
 from avatarctl.networks import lean
 from avatarctl.paths import HERE_IS_GONE, here_is_gone
 
@@ -69,7 +70,9 @@ app.command(rich_help_panel=CARE)(generate.resume)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(export.export)
 lora.app.command("train")(train.lora_train)
+lora.app.command("export")(export.lora_export)
 app.add_typer(lora.app, name="lora", rich_help_panel=TRAIN)
 app.command(rich_help_panel=SET_UP)(fetch.fetch)
 app.command(rich_help_panel=SET_UP)(doctor.doctor)
@@ -89,7 +92,8 @@ def main() -> None:
     words = sys.argv[1:]
     console.json_lines(_progress(words) == "json")
     code = _run(words)
-    console.finished(code)
+    if not launcher.follows():
+        console.finished(code)
     console.json_lines(False)
     if code:
         sys.exit(code)
@@ -121,6 +125,8 @@ def _run(words: Sequence[str]) -> int:
         found = mistyped.explain(problem, words)
         console.error(found, command, as_json)
         return found.exit_code
+    except Ended as end:
+        return end.exit_code
     except AvatarError as problem:
         console.trace()
         console.error(problem, command, as_json)
