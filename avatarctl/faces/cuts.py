@@ -24,7 +24,7 @@ FADE_CHANGE = 0.10  # mean difference of the pictures before and after a fade, 0
 FADE_LINE = 0.45  # how far pictures of a fade may be from the mix of both ends, in parts of their difference
 FADE_STEP = 0.4  # share of a fade that one picture may bring: more is a cut
 # Before and after a fade so many pictures at least (or a quarter of it) change by at most this part of what it changes.
-STILL, MOVING = 4, 0.6
+STILL, MOVING = 4, 0.8
 FADE_BACK = 0.1  # share by which it may go back: what moves isn't a mix
 FADE_ENDS = 2  # pictures by which a fade is taken longer than it shows
 EARLY_LATE = (0.4, 0.6)  # shares of a fade at which it is compared with a lamp that is dimmed
