@@ -114,6 +114,7 @@ def serve(
     Example: avatarctl serve --folder jobs --preset puppet
     """
     console.quiet(quiet)
+    folder = folder.absolute()
     serving = serving_of(
         folder,
         preset or [],
@@ -128,10 +129,10 @@ def serve(
         allow_origin or [],
     )
     from avatarctl.batch.local import places_for
-    from avatarctl.serve.app import run
+    from avatarctl.serve.app import listening, run
     from avatarctl.serve.house import House, held
 
-    with held(folder, f"http://{host}:{port}"):
+    with listening(host, port) as wire, held(folder, f"http://{host}:{wire.getsockname()[1]}"):
         house = House(serving, places_for([], None if jobs == "auto" else int(jobs), "auto"))
         known = {"folder": str(folder), "presets": list(serving.offers), "jobs": len(house.queue.jobs)}
 
@@ -143,7 +144,7 @@ def serve(
                     console.note(f"preset {name}: {lacks}")
                     break
 
-        run(house, told)
+        run(house, wire, told)
 
 
 def serving_of(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from avatarctl.serve.answers import Refused
-from avatarctl.serve.api_videos import house_of, job_named, shown
+from avatarctl.serve.api_videos import house_of, job_named, text_of
 from avatarctl.serve.documents import RESPONSES
 from avatarctl.serve.live import Live, live_of
 from avatarctl.serve.log import after
-from avatarctl.serve.streams import BEAT_S, EventStream, News, as_event
+from avatarctl.serve.streams import BEAT_S, EventStream, News, as_event, in_event
 
 router = APIRouter(tags=["events"], responses=RESPONSES)
 STEP_S = 0.4  # changes that come closer together are told together
@@ -21,7 +22,7 @@ RETRY = "retry: 2000\n\n"
 HLS = "application/vnd.apple.mpegurl"
 
 
-@router.get("/v1/videos/{video_id}/events", response_class=EventStream)
+@router.get("/v1/videos/{video_id}/events", response_class=EventStream, status_code=200)
 async def events(request: Request, video_id: str, last_event_id: str | None = Header(None, max_length=20)) -> Response:
     """Send the events of a video from its first, or after `Last-Event-ID`; between them `progress`, which has no id.
 
@@ -42,26 +43,31 @@ async def events(request: Request, video_id: str, last_event_id: str | None = He
             if job.state == "removing" or job.id not in state.house.queue.jobs:
                 yield as_event({"id": job.id, "object": "video.deleted", "deleted": True}, "deleted")
                 return
-            now = as_event(shown(request, job), "progress")
+            now = text_of(request, job)
             if now != seen:
                 seen = now
-                yield now
-            if job.state == "done" and not found:
+                yield in_event(now, "progress")
+            if found:
+                continue  # there may be more
+            if job.state == "done":
                 return
             await _pause(state.news)
 
     return state.streams.answer(told)
 
 
-@router.get("/v1/events", response_class=EventStream)
+@router.get("/v1/events", response_class=EventStream, status_code=200)
 async def all_events(request: Request) -> Response:
     """Send every video that changed, as `video`, and `deleted`; first all there are, then `ready`."""
     state = request.app.state
-    queue = house_of(request).queue
+    queue, views = house_of(request).queue, house_of(request).views
+
+    def hold() -> str:
+        return house_of(request).supervisor.hold
 
     async def told() -> AsyncIterator[str]:
         yield RETRY
-        known: dict[str, str] = {}
+        known: dict[str, Any] = {}
         first = True
         while not state.streams.closing:
             jobs = queue.listed()
@@ -69,10 +75,10 @@ async def all_events(request: Request) -> Response:
                 del known[name]
                 yield as_event({"id": name, "deleted": True}, "deleted")
             for job in jobs:
-                now = as_event(shown(request, job), "video")
-                if known.get(job.id) != now:
-                    known[job.id] = now
-                    yield now
+                key = views.key(job, hold())
+                if known.get(job.id) != key:
+                    known[job.id] = key
+                    yield in_event(views.text(job, hold()), "video")
             if first:
                 first = False
                 yield as_event({"videos": len(jobs)}, "ready")

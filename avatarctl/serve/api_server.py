@@ -17,7 +17,7 @@ from avatarctl.paths import embedded_avatar
 from avatarctl.serve import metrics
 from avatarctl.serve.access import COOKIE, session_of
 from avatarctl.serve.answers import Refused
-from avatarctl.serve.api_videos import house_of
+from avatarctl.serve.api_videos import house_of, in_turn
 from avatarctl.serve.documents import RESPONSES, UPLOAD
 from avatarctl.serve.house import House
 from avatarctl.serve.incoming import reading
@@ -91,7 +91,7 @@ async def upload(request: Request) -> dict[str, Any]:
     async with reading(request, house.spool) as body:
         if set(body.files) != {"file"}:
             raise Refused(400, "file: expected one file in the field `file`", "curl -F file=@me.jpg")
-        kept = await asyncio.to_thread(house.keep_file, body.files["file"])
+        kept: Spooled = await in_turn(request, house.keep_file, body.files["file"])
     return _file(kept, str(body.values.get("purpose", "user_data")))
 
 

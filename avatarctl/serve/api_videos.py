@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 
 from avatarctl.errors import AvatarError
 from avatarctl.render.crop import framing_json
@@ -18,7 +20,6 @@ from avatarctl.serve.house import House, named
 from avatarctl.serve.incoming import reading
 from avatarctl.serve.jobs import Job, is_id
 from avatarctl.serve.pictures import picture_of
-from avatarctl.serve.view import view
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=RESPONSES)
 TYPES = {".mp4": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska", ".webm": "video/webm"}
@@ -31,6 +32,12 @@ def house_of(request: Request) -> House:
     return house
 
 
+async def in_turn(request: Request, work: Callable[..., Any], *words: Any) -> Any:
+    """Do work that looks at files in a thread, little of it at once: whatever strangers send, other requests have threads."""
+    async with request.app.state.looking:
+        return await asyncio.to_thread(work, *words)
+
+
 def job_named(request: Request, name: str) -> Job:
     """Return the job of a path; raises ``Refused`` (404)."""
     try:
@@ -41,24 +48,30 @@ def job_named(request: Request, name: str) -> Job:
         raise Refused(404, f"{name[:80]}: got no such video", "GET /v1/videos lists those there are") from error
 
 
-def shown(request: Request, job: Job) -> dict[str, Any]:
-    """Return a job as clients see it."""
+def shown(request: Request, job: Job) -> Response:
+    """Return the answer that shows a job."""
+    return Response(text_of(request, job), media_type="application/json")
+
+
+def text_of(request: Request, job: Job) -> str:
+    """Return a job as clients see it, as JSON."""
     house = house_of(request)
-    return view(job, house.queue, house.supervisor.hold)
+    return house.views.text(job, house.supervisor.hold)
 
 
-@router.post("", status_code=200, openapi_extra=CREATE)
-async def create(request: Request, response: Response) -> dict[str, Any]:
+@router.post("", response_class=JSONResponse, openapi_extra=CREATE)
+async def create(request: Request) -> Response:
     """Queue a video: the picture of a person and a recording, as a form with files or as JSON with file ids or data URLs.
 
     With an `Idempotency-Key`, the same request again returns the same video.
     """
     house = house_of(request)
     async with reading(request, house.spool) as body:
-        job, again = await asyncio.to_thread(house.create, body, request.headers.get("idempotency-key", ""))
+        job, again = await in_turn(request, house.create, body, request.headers.get("idempotency-key", ""))
+    answer = shown(request, job)
     if again:
-        response.headers["Idempotent-Replayed"] = "true"
-    return shown(request, job)
+        answer.headers["Idempotent-Replayed"] = "true"
+    return answer
 
 
 @router.post("/estimate", openapi_extra=CREATE)
@@ -66,7 +79,8 @@ async def estimate(request: Request) -> dict[str, Any]:
     """Check a request as `create` does, and say what it would take; nothing is queued."""
     house = house_of(request)
     async with reading(request, house.spool) as body:
-        return await asyncio.to_thread(_estimate, house, body)
+        found: dict[str, Any] = await in_turn(request, _estimate, house, body)
+        return found
 
 
 def _estimate(house: House, body: Any) -> dict[str, Any]:
@@ -83,7 +97,8 @@ async def crop(request: Request) -> dict[str, Any]:
     """Say how the picture of a request is framed: the crop and the faces, in pixels of the picture. No recording is needed."""
     house = house_of(request)
     async with reading(request, house.spool) as body:
-        return await asyncio.to_thread(_crop, house, body)
+        found: dict[str, Any] = await in_turn(request, _crop, house, body)
+        return found
 
 
 def _crop(house: House, body: Any) -> dict[str, Any]:
@@ -113,13 +128,13 @@ def _crop(house: House, body: Any) -> dict[str, Any]:
                 "width": width, "height": height, **found}  # fmt: skip
 
 
-@router.get("")
+@router.get("", response_class=JSONResponse)
 async def listed(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     after: Annotated[str | None, Query(max_length=80)] = None,
     order: Literal["asc", "desc"] = "desc",
-) -> dict[str, Any]:
+) -> Response:
     """List videos by the time of their creation, the newest first; `after` is the id of the last one that you have."""
     jobs = house_of(request).queue.listed()
     if order == "desc":
@@ -129,18 +144,19 @@ async def listed(
         if not places:
             raise Refused(400, f"after: got {after[:80]}, which isn't there", "begin again without it")
         jobs = jobs[places[0] + 1 :]
-    page = [shown(request, job) for job in jobs[:limit]]
-    return {
+    page = jobs[:limit]
+    about = {
         "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
         "has_more": len(jobs) > limit,
     }
+    texts = ", ".join(text_of(request, job) for job in page)
+    return Response(f'{json.dumps(about)[:-1]}, "data": [{texts}]}}', media_type="application/json")
 
 
-@router.get("/{video_id}")
-async def look(request: Request, video_id: str) -> dict[str, Any]:
+@router.get("/{video_id}", response_class=JSONResponse)
+async def look(request: Request, video_id: str) -> Response:
     """Show a video: its status, progress, and what is known of it."""
     return shown(request, job_named(request, video_id))
 
@@ -153,32 +169,32 @@ def delete(request: Request, video_id: str) -> dict[str, Any]:
     return {"id": job.id, "object": "video.deleted", "deleted": True}
 
 
-@router.post("/{video_id}/pause")
-def pause(request: Request, video_id: str) -> dict[str, Any]:
+@router.post("/{video_id}/pause", response_class=JSONResponse)
+def pause(request: Request, video_id: str) -> Response:
     """Let a video wait; one at work saves what it has, and its worker takes the next job."""
     job = job_named(request, video_id)
     house_of(request).queue.pause(job)
     return shown(request, job)
 
 
-@router.post("/{video_id}/resume")
-def resume(request: Request, video_id: str) -> dict[str, Any]:
+@router.post("/{video_id}/resume", response_class=JSONResponse)
+def resume(request: Request, video_id: str) -> Response:
     """Put a paused, cancelled or failed video back in line; it continues from what is saved."""
     job = job_named(request, video_id)
     house_of(request).queue.resume(job)
     return shown(request, job)
 
 
-@router.post("/{video_id}/cancel")
-def cancel(request: Request, video_id: str) -> dict[str, Any]:
+@router.post("/{video_id}/cancel", response_class=JSONResponse)
+def cancel(request: Request, video_id: str) -> Response:
     """Give a video up; what is saved stays until it is deleted, and `resume` continues it."""
     job = job_named(request, video_id)
     house_of(request).queue.cancel(job)
     return shown(request, job)
 
 
-@router.post("/{video_id}/move", openapi_extra=MOVE)
-async def move(request: Request, video_id: str) -> dict[str, Any]:
+@router.post("/{video_id}/move", response_class=JSONResponse, openapi_extra=MOVE)
+async def move(request: Request, video_id: str) -> Response:
     """Put a waiting video to another place in the line: {"to": "first"}, {"to": "last"}, {"before": ID} or {"after": ID}."""
     house, job = house_of(request), job_named(request, video_id)
     async with reading(request, house.spool) as body:
@@ -204,6 +220,8 @@ def content(request: Request, video_id: str, variant: VARIANTS = "video", downlo
         raise Refused(
             409, f"{job.id}: got a video that isn't finished", f"watch GET /v1/videos/{job.id}/events, or its live view"
         )
+    if not job.output.is_file():
+        raise Refused(404, f"{job.id}: the video is gone from its folder", "resume the job to make it again")
     name = f"{job.id}{job.output.suffix}"
     how = "attachment" if download else "inline"
     headers = {**_caching(job), "Content-Disposition": f'{how}; filename="{name}"'}

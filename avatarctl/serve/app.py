@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import errno
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from avatarctl import __version__, console
-from avatarctl.errors import AvatarError
+from avatarctl import __version__, console, interrupts
+from avatarctl.errors import AvatarError, UsageError
 from avatarctl.serve import answers, api_events, api_server, api_videos
 from avatarctl.serve.access import Access
 from avatarctl.serve.house import House
@@ -22,6 +23,7 @@ from avatarctl.serve.streams import News, Streams
 
 HEAD_S = 20.0  # a client has so long to say what it wants
 MOST_CONNECTIONS = 1000
+MOST_LOOKING = 3  # requests whose files are looked at, at once
 
 
 def application(house: House) -> FastAPI:
@@ -44,6 +46,7 @@ def application(house: House) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.looking = asyncio.Semaphore(MOST_LOOKING)
     app.state.house, app.state.news, app.state.streams, app.state.counts = house, news, streams, counts
     for part in (api_videos, api_events, api_server):
         app.include_router(part.router)
@@ -87,7 +90,7 @@ class Protocol(H11Protocol):
             self.transport.close()
 
 
-def run(house: House, told: Callable[[str], None]) -> None:
+def run(house: House, wire: socket.socket, told: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; then workers save what they have. Calls ``told`` with the address once it can be reached."""
     serving = house.serving
     config = uvicorn.Config(
@@ -110,7 +113,7 @@ def run(house: House, told: Callable[[str], None]) -> None:
     house.supervisor.after.append(lambda: setattr(server, "should_exit", True))
     house.supervisor.start()
     try:
-        server.run()
+        server.run([wire])
     finally:
         house.supervisor.stop()
         if house.supervisor.is_alive():
@@ -119,6 +122,23 @@ def run(house: House, told: Callable[[str], None]) -> None:
         house.checker.close()
     if not house.supervisor.ended_well:
         raise AvatarError("the thread that makes the videos ended", "run it again with AVATARCTL_DEBUG=1 and report it")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises ``UsageError`` where that can't be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"--port: {host}:{port} is in use by another program",
+                "choose another one, or --port 0 for any that is free",
+            ) from error
+        raise UsageError(
+            f"--host: can't listen at {host}:{port} ({error.strerror or error})",
+            "leave it out, or name an address of this machine",
+        ) from error
 
 
 class _Server(uvicorn.Server):
@@ -131,18 +151,14 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at Ctrl-C and SIGTERM; neither is raised again afterwards: workers have to save what they have."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with interrupts.handling(lambda number: self.handle_exit(number, None)):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def startup(self, sockets: Any = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
+        if self.started and sockets:
+            port = sockets[0].getsockname()[1]
             host = self.config.host
             self._tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 

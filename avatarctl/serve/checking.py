@@ -23,6 +23,7 @@ from avatarctl.settings.render import RenderJob
 
 MEMORY_BYTES, CPU_S, PATIENCE_S = 3 << 30, 600, 60.0
 PREVIEW_PX = 1024
+LONG_S = 600.0
 FAMILIES = {kind.__name__: kind for kind, _, _ in CODES}
 
 
@@ -186,10 +187,16 @@ def _picture(path: Path, preview: str | None) -> dict[str, Any]:
 def _check(question: dict[str, Any]) -> dict[str, Any]:
     from avatarctl.render.estimate import estimate
     from avatarctl.render.inputs import check
+    from avatarctl.render.rehearse import samples_of
+    from avatarctl.render.room import check_room, disks_of, needs_of
 
     job = RenderJob.model_validate_json(json.dumps(question["job"]))
     checked = check(job)
-    return {"estimate": estimate(checked).to_json(), "notes": list(checked.notes)}
+    # A short recording is decoded to its end; of a long one the render says what is wrong with it.
+    short = (checked.audio.duration_s or LONG_S) < LONG_S
+    planned = estimate(checked, samples_of(checked) if short else None)
+    check_room(disks_of(needs_of(job, planned, checked.audio)))
+    return {"estimate": planned.to_json(), "notes": list(checked.notes)}
 
 
 if __name__ == "__main__":

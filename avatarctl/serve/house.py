@@ -35,6 +35,7 @@ from avatarctl.serve.queue import Queue
 from avatarctl.serve.requests import IMAGES, SOUNDS, Asked, Offer, asked_of
 from avatarctl.serve.spool import Limits, Spool, Spooled, shown_name
 from avatarctl.serve.supervisor import Supervisor
+from avatarctl.serve.view import Views
 from avatarctl.settings.check import make
 from avatarctl.settings.formats import home_of
 from avatarctl.settings.jobs import job_of
@@ -73,6 +74,7 @@ class House:
             shutil.rmtree(leftover, ignore_errors=True)  # jobs that a kill cut off before they had their name
         self.spool = Spool(self.own / "spool", serving.limits)
         self.queue = Queue(self.folder, self.own)
+        self.views = Views(self.queue)
         self.checker = Checker()
         self.supervisor = Supervisor(self.queue, places, self.own)
         self.began = time.time()

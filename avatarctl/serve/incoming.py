@@ -158,7 +158,7 @@ class _Form:
         if kind != b"form-data" or not self._name:
             raise Refused(400, "got a part of a form without a name")
         if self._name in self._body.files or self._name in self._body.values:
-            raise Refused(400, f"{self._name}: got it twice in one form, expected it once")
+            raise Refused(400, f"{self._name}: got it twice in one form, expected it once", "leave out one of them")
         if b"filename" in options:
             if len(self._body.files) >= MOST_FILES:
                 raise Refused(413, f"got more than {MOST_FILES} files")
@@ -218,7 +218,7 @@ async def _read_query(request: Request, body: Body) -> None:
             raise Refused(413, "got a body that is too large for a form without files")
     for name, value in parse_qsl(text.decode("utf-8"), keep_blank_values=True, max_num_fields=MOST_FIELDS):
         if name in body.values:
-            raise Refused(400, f"{name}: got it twice in one form, expected it once")
+            raise Refused(400, f"{name}: got it twice in one form, expected it once", "leave out one of them")
         body.values[name] = value
 
 

@@ -29,6 +29,9 @@ NESTED = ("extra_params", "extra_body", "settings")
 OWN = ("model", "preset", "user", "width", "height", "num_frames", "n")
 # What the operator decides: where networks compute, and which files of this machine are read.
 OPERATORS = (*PlacementSettings.model_fields, "weights", "subtitles")
+HINT = (
+    "GET /openapi.json lists what POST /v1/videos accepts; `avatarctl presets show square --long` tells what each does"
+)
 TEXTS = ("prompt", "negative_prompt", "lora")
 
 
@@ -101,10 +104,7 @@ def asked_of(
     if not isinstance(user, str) or len(user) > 256:
         mistakes.append("user: expected a text of at most 256 characters")
     if mistakes:
-        raise UsageError(
-            "; ".join(dict.fromkeys(mistakes)),
-            "GET /openapi.json lists what POST /v1/videos accepts; `avatarctl presets show square --long` tells what each does",
-        )
+        raise UsageError("; ".join(dict.fromkeys(mistakes)), HINT)
     return Asked(preset, settings, image, str(audio), str(user), said)
 
 
@@ -117,7 +117,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
             if inner in (None, ""):
                 continue
             if not isinstance(inner, dict):
-                raise UsageError(f"{name}: got '{str(value)[:100]}', expected an object of settings")
+                raise UsageError(f"{name}: got '{str(value)[:100]}', expected an object of settings", HINT)
             found |= inner
         else:
             found[name] = value
@@ -128,7 +128,7 @@ def _read(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name}: got '{value[:100]}', expected JSON ({error})") from error
+        raise UsageError(f"{name}: got '{value[:100]}', expected JSON ({error})", HINT) from error
 
 
 def _preset(values: dict[str, Any], offers: Mapping[str, Offer], mistakes: list[str]) -> str:

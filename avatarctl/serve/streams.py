@@ -112,5 +112,10 @@ async def _gone(receive: Receive) -> None:
 
 def as_event(data: Any, kind: str = "", number: int | None = None) -> str:
     """Return an event in the form of the stream."""
+    return in_event(json.dumps(data), kind, number)
+
+
+def in_event(line: str, kind: str = "", number: int | None = None) -> str:
+    """Return an event that holds a line of JSON."""
     head = ("" if number is None else f"id: {number}\n") + (f"event: {kind}\n" if kind else "")
-    return f"{head}data: {json.dumps(data)}\n\n"
+    return f"{head}data: {line}\n\n"

@@ -198,21 +198,23 @@ class Supervisor(threading.Thread):
         log = self.queue.logs[job.id]
         log.relay()
         with self.queue.lock:
-            job.place = None
             try:
                 state = self._state_after(job, death)
             except AvatarError as error:  # a note that can't be written
                 console.note(f"{job.id}: {error.message}")
                 state = job.look()
-            job.state = "waiting" if state == "running" and death else state
-            if job.state == "done":
+            if state == "running" and death:
+                state = "waiting"
+            # The event first: who sees the state finds it.
+            if state == "done":
                 log.add("completed", **{name: job.outcome.get(name) for name in ("wall_s", "video_s")})
-            elif job.state == "failed":
+            elif state == "failed":
                 log.add("failed", message=job.outcome.get("message", ""), hint=job.outcome.get("hint", ""))
-            elif job.state != "running":
+            elif state != "running":
                 log.add("stopped", why=death or job.outcome.get("message", ""))
-            if job.state != "failed" and job.state != "done":
+            if state not in ("failed", "done"):
                 job.outcome = {}
+            job.state, job.place = state, None
         self.queue.news(job)
 
     def _state_after(self, job: Job, death: str) -> Any:

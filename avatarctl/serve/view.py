@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from avatarctl import durable
@@ -23,7 +24,30 @@ TYPES = {
     7: "conflict_error",
     8: "device_error",
 }
+MOST_KEPT = 5000
 ESTIMATED = ("video_s", "time_s", "time_basis", "passes", "window_steps", "memory_bytes", "video_bytes")
+
+
+class Views:
+    """The objects of jobs as JSON, made once for all who ask until something changes."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._texts: dict[str, tuple[Any, str]] = {}
+
+    def key(self, job: Job, hold: str) -> Any:
+        """Return what the object of a job depends on: it is another one when this is."""
+        return job.changed, self._queue.position(job), hold
+
+    def text(self, job: Job, hold: str) -> str:
+        """Return the object of a job as one line of JSON."""
+        key = self.key(job, hold)
+        known = self._texts.get(job.id)
+        if known is None or known[0] != key:
+            if len(self._texts) > MOST_KEPT:
+                self._texts.clear()
+            known = self._texts[job.id] = (key, json.dumps(view(job, self._queue, hold)))
+        return known[1]
 
 
 def view(job: Job, queue: Queue, hold: str = "") -> dict[str, Any]:

@@ -34,7 +34,7 @@ MISTAKES = [
     ({"device": "cuda"}, 400, "device: is for the operator"),
     ({"subtitles": "de:/etc/passwd"}, 400, "subtitles: is for the operator"),
     ({"lora": "/etc/passwd"}, 400, "lora: got '/etc/passwd', expected none"),
-    ({"image": "/etc/passwd"}, 400, "image: got image as well"),
+    ({"image": "/etc/passwd"}, 400, "image: got it twice"),
     ({"n": "2"}, 400, "n: expected 1"),
     ({"extra_params": "[1]"}, 400, "extra_params: got '[1]', expected an object"),
     ({"extra_params": '{"steps": 2}', "num_inference_steps": "3", "steps": "2"}, 400, "expected one of them"),
@@ -100,7 +100,7 @@ def test_bodies_that_cannot_be_read(desk: Running) -> None:
     error_of(post("/v1/files", files={"other": b"x"}), 400)
 
 
-@pytest.mark.parametrize("name", ["video_" + "0" * 24, "video_..", "..", "video_%2e%2e", "x" * 300, "video_a/../../b"])
+@pytest.mark.parametrize("name", ["video_" + "0" * 24, "video_..", "%2e%2e", "video_%2e%2e", "x" * 300])
 def test_no_such_video(desk: Running, name: str) -> None:
     for path in ("", "/content", "/events", "/live.m3u8", "/live/media.m3u8", "/live/init.mp4", "/live/0.m4s"):
         assert desk.client.get(f"/v1/videos/{name}{path}").status_code == 404

@@ -15,7 +15,7 @@ from running import PICTURE, VOICE, Running, quick, wait_for
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-AXE = Path(os.environ.get("AVATARCTL_AXE", Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"))
+AXE = Path(os.environ.get("AXE_CORE", Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"))
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium isn't installed (apt-get install chromium)")
 
@@ -187,7 +187,7 @@ def test_nothing_serious_for_axe_and_phones(
         page.wait_for_selector("h2")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.add_script_tag(path=str(AXE))
-    if folder := os.environ.get("AVATARCTL_SCREENSHOTS"):
+    if folder := os.environ.get("SCREENSHOTS"):
         page.goto(server.address)
         fill(page)
         page.wait_for_selector(".job[data-status=completed]")
