@@ -45,6 +45,7 @@ TYPES = {
     422: "idempotency_error",
     425: "not_ready_error",
     429: "rate_limit_error",
+    501: "not_implemented_error",
     507: "disk_full_error",
 }
 

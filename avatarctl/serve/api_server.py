@@ -21,6 +21,7 @@ from avatarctl.serve.api_videos import house_of, in_turn
 from avatarctl.serve.documents import RESPONSES, UPLOAD
 from avatarctl.serve.house import House
 from avatarctl.serve.incoming import reading
+from avatarctl.serve.measuring import can_measure
 from avatarctl.serve.spool import KEPT_S, NAME, Spooled
 
 router = APIRouter(responses=RESPONSES)
@@ -180,6 +181,7 @@ def about(request: Request) -> dict[str, Any]:
         "max_upload_bytes": house.serving.limits.file_bytes,
         "max_picture_bytes": house.serving.limits.picture_bytes,
         "workers": len(house.supervisor.places),
+        "measures": can_measure(),
         "login": bool(house.serving.token),
     }
 

@@ -193,6 +193,14 @@ def cancel(request: Request, video_id: str) -> Response:
     return shown(request, job)
 
 
+@router.post("/{video_id}/evaluate", response_class=JSONResponse)
+def evaluate(request: Request, video_id: str) -> Response:
+    """Measure a finished video: lips, face, colour, sharpness; the row is in `detail.evaluation` some time later."""
+    job = job_named(request, video_id)
+    house_of(request).measurer.ask(job)
+    return shown(request, job)
+
+
 @router.post("/{video_id}/move", response_class=JSONResponse, openapi_extra=MOVE)
 async def move(request: Request, video_id: str) -> Response:
     """Put a waiting video to another place in the line: {"to": "first"}, {"to": "last"}, {"before": ID} or {"after": ID}."""
@@ -221,7 +229,7 @@ def content(request: Request, video_id: str, variant: VARIANTS = "video", downlo
             409, f"{job.id}: got a video that isn't finished", f"watch GET /v1/videos/{job.id}/events, or its live view"
         )
     if not job.output.is_file():
-        raise Refused(404, f"{job.id}: the video is gone from its folder", "resume the job to make it again")
+        raise Refused(404, f"{job.id}: the video is gone from its folder", "resume the job to render it again")
     name = f"{job.id}{job.output.suffix}"
     how = "attachment" if download else "inline"
     headers = {**_caching(job), "Content-Disposition": f'{how}; filename="{name}"'}

@@ -40,6 +40,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         422: "The Idempotency-Key of another request.",
         425: "Not there yet.",
         429: "Too many.",
+        501: "This version can't do that.",
         503: "Weights or a device are missing.",
         507: "The disk is full.",
     }.items()

@@ -31,6 +31,7 @@ from avatarctl.serve.answers import Refused
 from avatarctl.serve.checking import Checker
 from avatarctl.serve.incoming import Body, Part
 from avatarctl.serve.jobs import JOB, PREVIEW, VERSION, Job, new_id
+from avatarctl.serve.measuring import Measurer
 from avatarctl.serve.queue import Queue
 from avatarctl.serve.requests import IMAGES, SOUNDS, Asked, Offer, asked_of
 from avatarctl.serve.spool import Limits, Spool, Spooled, shown_name
@@ -75,6 +76,7 @@ class House:
         self.spool = Spool(self.own / "spool", serving.limits)
         self.queue = Queue(self.folder, self.own)
         self.views = Views(self.queue)
+        self.measurer = Measurer(self.queue)
         self.checker = Checker()
         self.supervisor = Supervisor(self.queue, places, self.own)
         self.began = time.time()

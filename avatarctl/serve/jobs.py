@@ -40,7 +40,8 @@ PREFIX = "video_"
 VERSION = 1
 # Pictures and sound that are made for the page from what is there, and can be made again.
 PREVIEW = "preview.jpg"
-DERIVED = (PREVIEW, "thumbnail.jpg", "spritesheet.jpg", "now.jpg", "live.m4a", "evaluation.json")
+EVALUATION = "evaluation.json"
+DERIVED = (PREVIEW, "thumbnail.jpg", "spritesheet.jpg", "now.jpg", "live.m4a", EVALUATION)
 
 State = Literal["waiting", "running", "paused", "cancelled", "failed", "done", "removing"]
 
@@ -57,6 +58,7 @@ class Job:
     place: int | None = None
     """Number of the place whose worker makes it; None while nobody or somebody else does."""
     started_at: float | None = None
+    measuring: bool = False
     changed: int = 0
     """Counts changes, for those who watch."""
 
@@ -141,7 +143,7 @@ class Job:
             if self.output.is_file():
                 return outcome
             told = {"message": f"{self.output.name}: the video is gone from its folder", "exit_code": 4}
-            return {**outcome, **told, "state": "failed", "hint": "resume the job to make it again"}
+            return {**outcome, **told, "state": "failed", "hint": "resume the job to render it again"}
         if self.output.is_file() and not outcome:
             path = record_path(self.item)
             record = durable.unsealed(path)

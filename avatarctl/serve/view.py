@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from avatarctl import durable
-from avatarctl.serve.jobs import Job
+from avatarctl.serve.jobs import EVALUATION, Job
 from avatarctl.serve.queue import Queue, asked_of
 
 STATUS = {
@@ -72,7 +72,8 @@ def view(job: Job, queue: Queue, hold: str = "") -> dict[str, Any]:
         "wall_s": outcome.get("wall_s"),
         "video_size": _enlarged(render),
         "container": job.output.suffix[1:],
-        "evaluation": durable.unsealed(job.folder / "evaluation.json") if job.state == "done" else None,
+        "evaluation": durable.unsealed(job.folder / EVALUATION) if job.state == "done" else None,
+        "measuring": job.measuring,
     }
     length = outcome.get("video_s") or asked["estimate"]["video_s"]
     return {

@@ -52,7 +52,7 @@ def server(own: Any) -> Running:
 def page(browser: Any, server: Running) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["microphone"])
     made = context.new_page()
-    made.set_default_timeout(60_000)
+    made.set_default_timeout(30_000)
     errors = Errors()
     errors.watch(made, server.address)
     made.goto(server.address)
@@ -170,7 +170,7 @@ def test_nothing_serious_for_axe_and_phones(
     server.create(**quick(seconds="5", steps="8"))
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(30_000)
     page.goto(server.address)
     fill(page)
     page.wait_for_selector(f".job[data-id='{done}'] button[data-verb=watch]:not([hidden])")

@@ -95,7 +95,7 @@ async function start() {
       : `No preset can be used yet: ${missing[0].lacks}`;
   }
   startForm(models, about);
-  startJobs();
+  startJobs(about);
 }
 
 start().catch((error) => { $("server").textContent = error.message; });

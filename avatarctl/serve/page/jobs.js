@@ -11,7 +11,10 @@ const STAGES = {
   sampling: "Rendering", decoding: "Writing pictures", joining: "Finishing",
 };
 
-export function startJobs() {
+let measures = false;
+
+export function startJobs(about) {
+  measures = Boolean(about?.measures);
   const source = new EventSource("/v1/events");
   let here = new Set();
   source.addEventListener("open", () => { here = new Set(); });
@@ -26,8 +29,8 @@ export function startJobs() {
     summary();
   });
   source.addEventListener("error", () => {
-    $("server").textContent = "The connection to the server is lost. Renders go on without the page; trying again …";
-    if (source.readyState === EventSource.CLOSED) setTimeout(startJobs, 5000);
+    $("server").textContent = "The connection to the server is lost. Renders continue without the page; trying again …";
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => startJobs(about), 5000);
   });
 }
 
@@ -149,7 +152,7 @@ function buttons(row, video) {
     up: video.status === "queued" && video.detail.position > 1,
     down: video.status === "queued" && state !== "paused" && [...known.values()].some((other) => other.detail.position > video.detail.position),
     cancel: ["in_progress", "queued"].includes(video.status) && state !== "cancelling",
-    measure: false,
+    measure: measures && video.status === "completed" && !video.detail.measuring,
     delete: true,
   };
   for (const button of row.querySelectorAll("button[data-verb]")) {
@@ -173,7 +176,7 @@ function numbers(list, video) {
     ["Preset", detail.preset], ["Size", detail.video_size], ["Seed", video.seed], ["Prompt", video.prompt],
     ...Object.entries(detail.settings).filter(([name]) => !["prompt", "seed"].includes(name)).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : value]),
     ["Passes", detail.passes_total], ["File", `about ${size(detail.estimate.video_bytes)}`], ["Identifier", video.id],
-    ...evaluation(detail.evaluation),
+    ...(detail.measuring ? [["Measured", "being measured …"]] : evaluation(detail.evaluation)),
   ];
   const text = JSON.stringify(pairs);
   if (list.dataset.text === text) return;
@@ -187,6 +190,7 @@ function numbers(list, video) {
 }
 
 function evaluation(row) {
+  if (row?.error) return [["Measured", row.error]];
   return row ? Object.entries(row).filter(([, value]) => value !== null && typeof value !== "object").map(([name, value]) => [`Measured: ${name}`, typeof value === "number" ? Math.round(value * 1000) / 1000 : value]) : [];
 }
 
@@ -212,7 +216,8 @@ async function act(id, verb, row) {
       say(`Number ${known.get(id).detail.position} in line.`);
       return;
     }
-    change(await post(`${base}/${verb}`));
+    change(await post(`${base}/${verb === "measure" ? "evaluate" : verb}`));
+    if (verb === "measure") row.querySelector(".more").open = true;
   } catch (problem) {
     error.hidden = false;
     error.textContent = problem.message;
