@@ -21,6 +21,7 @@ from avatarctl.serve.access import Access
 from avatarctl.serve.house import House
 from avatarctl.serve.streams import News, Streams
 
+UNREAD_S = 600.0  # a paused player stops reading, and asks again later
 HEAD_S = 20.0  # a client has so long to say what it wants
 MOST_CONNECTIONS = 1000
 MOST_LOOKING = 3  # requests whose files are looked at, at once
@@ -64,7 +65,9 @@ def application(house: House) -> FastAPI:
 
 
 class Protocol(H11Protocol):
-    """A connection whose client has to say what it wants within a time."""
+    """A connection whose client has to say what it wants within a time, and to read what it gets."""
+
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to count."""
@@ -80,9 +83,25 @@ class Protocol(H11Protocol):
         elif waiting and self._asked.cancelled():
             self._asked = self.loop.call_later(HEAD_S, self._too_late)
 
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that doesn't read what it asked for."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop waiting: it reads."""
+        self._unstick()
+        super().resume_writing()
+
+    def _unstick(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting."""
         self._asked.cancel()
+        self._unstick()
         super().connection_lost(exc)
 
     def _too_late(self) -> None:

@@ -25,7 +25,7 @@ from avatarctl.settings.formats import VideoFormat
 
 SOUND = "live.m4a"
 KNOWN = 8  # finished videos whose tables are kept in memory
-_lock = threading.Lock()
+_lock, _encoding = threading.Lock(), threading.Lock()
 _finished: dict[Path, tuple[int, Live]] = {}
 
 
@@ -145,7 +145,7 @@ def _of_segments(job: Job, video: VideoFormat) -> Live:
     stretches = tuple((path, 0, end - begin) for path, begin, end in zip(paths, first, first[1:], strict=False))
     audio, track = None, job.folder / SOUND
     if sound is not None:
-        with _lock:
+        with _encoding:
             if not track.is_file():
                 try:
                     with durable.beside(track) as part:

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -31,6 +32,7 @@ TICK_S, LOOK_S = 0.25, 0.5
 FLOOR_BYTES = 256 << 20  # with less space than this, no job begins
 DEATHS = 5  # so often a job's worker may die, or its device fail, without getting any further
 LONGEST_WAIT_S = 60.0
+MOST_LOG_BYTES = 8 << 20
 
 
 class Supervisor(threading.Thread):
@@ -80,6 +82,7 @@ class Supervisor(threading.Thread):
             if place.process is None:
                 if self._taken(place):
                     continue
+                self._bound_log(log_of(self._own, place))
                 words = (OUTLIVE, f"{LOCK}{self._lock(place)}")
                 place.process = hire(place, self._own, self._answers, words)
             self._give(place, waiting[0])
@@ -100,6 +103,13 @@ class Supervisor(threading.Thread):
             place.process.stdin.flush()
         except BrokenPipeError:
             return  # it died: its listener says so
+
+    @staticmethod
+    def _bound_log(path: Path) -> None:
+        """Put a long log aside, in the place of the one before."""
+        with suppress(OSError):
+            if path.stat().st_size > MOST_LOG_BYTES:
+                path.replace(path.with_suffix(".old.log"))
 
     def _taken(self, place: Place) -> bool:
         """Return whether a worker of an earlier server still works at a place."""
@@ -158,6 +168,8 @@ class Supervisor(threading.Thread):
             known = {name: value for name, value in facts.items() if name in ("stage", "left_s", "video_s") and value}
             if facts.get("total"):
                 known |= {"done": facts["done"], "total": facts["total"]}
+            if job.progress == {**job.progress, **known}:
+                return
             job.progress = {**job.progress, **known}
         self.queue.news(job)
 

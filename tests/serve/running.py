@@ -67,7 +67,7 @@ class Running:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
         assert self.address.startswith("http://"), self.log.read_text()
-        self.client = httpx2.Client(base_url=self.address, timeout=60)
+        self.client = httpx2.Client(base_url=self.address, timeout=120)
         return self
 
     def stop(self) -> int:
@@ -120,7 +120,7 @@ class Running:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def until(self, name: str, status: str, seconds: float = 120) -> dict[str, Any]:
+    def until(self, name: str, status: str, seconds: float = 240) -> dict[str, Any]:
         """Wait until a video has a status (or its detail such a state)."""
 
         def there() -> dict[str, Any] | None:

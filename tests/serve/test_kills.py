@@ -157,6 +157,7 @@ def test_damaged_files_cost_what_they_hold_and_nothing_else(own: Start, tmp_path
     server.until(server.create(**quick())["id"], "completed")
 
 
+@pytest.mark.long
 def test_two_hundred_jobs_wait_in_line(own: Start) -> None:
     server = own()
     with VOICE.open("rb") as file:
