@@ -66,11 +66,16 @@ def page(browser: Any, server: Running) -> Iterator[Any]:
     assert errors == []
 
 
+def until(page: Any, what: str, seconds: float = 120) -> None:
+    """Wait until an expression is true in the page. (Playwright's own way needs eval, which the page forbids.)"""
+    wait_for(lambda: page.evaluate(what), seconds)
+
+
 def fill(page: Any) -> None:
     page.set_input_files("#picture", str(PICTURE))
-    page.wait_for_function("document.querySelector('#picture-note').textContent.includes('is used')")
+    until(page, "document.querySelector('#picture-note').textContent.includes('is used')")
     page.set_input_files("#voice", str(VOICE))
-    page.wait_for_function("document.querySelector('#estimate').textContent.includes('of video')")
+    until(page, "document.querySelector('#estimate').textContent.includes('of video')")
 
 
 def more(page: Any, **values: str) -> None:
@@ -89,14 +94,14 @@ def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> Non
     page.click("#queue")
     [name] = wait_for(lambda: list(server.all()), 20)
     mine = row(page, name)
-    page.wait_for_function("document.querySelector('.job .status')?.textContent.includes('%')")
+    until(page, "document.querySelector('.job .status')?.textContent.includes('%')")
     page.reload()  # in the middle
     mine.get_by_role("button", name="Pause").click()
-    page.wait_for_function("document.querySelector('.job .status').textContent.startsWith('Paused')")
+    until(page, "document.querySelector('.job .status').textContent.startsWith('Paused')")
     mine.get_by_role("button", name="Resume").click()
-    page.wait_for_function("document.querySelector('.job').dataset.status === 'completed'", timeout=120_000)
+    until(page, "document.querySelector('.job').dataset.status === 'completed'")
     mine.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.querySelector('video').currentTime > 0.3")
+    until(page, "document.querySelector('video').currentTime > 0.3")
     facts = page.eval_on_selector("video", "v => [v.duration, v.videoWidth, v.webkitAudioDecodedByteCount]")
     assert facts[0] == pytest.approx(3, abs=0.1) and facts[1] == 256 and facts[2] > 0  # the sound is decoded
     with page.expect_download() as download:
@@ -112,9 +117,9 @@ def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Ru
     name = server.create(model="puppet", segment_latent_frames="5", checkpoint_every="0", steps="8")["id"]
     mine = row(page, name)
     mine.get_by_role("button", name="Watch what is finished").click(timeout=90_000)
-    page.wait_for_function("document.querySelector('video')?.currentTime > 0.2", timeout=90_000)
+    until(page, "document.querySelector('video')?.currentTime > 0.2")
     assert server.get(name)["status"] == "in_progress"
-    page.wait_for_function("document.querySelector('video').currentTime > 4", timeout=120_000)
+    until(page, "document.querySelector('video').currentTime > 4")
     facts = page.eval_on_selector("video", "v => [v.videoWidth, v.webkitAudioDecodedByteCount, v.error]")
     assert facts[0] == 256 and facts[1] > 0 and facts[2] is None
     server.until(name, "completed")
@@ -124,7 +129,7 @@ def test_the_line_is_reordered_and_jobs_are_cancelled_by_keyboard(page: Any, ser
     busy = server.create(**quick(seconds="4", steps="8"))["id"]
     one, two = (server.create(**quick(seed=str(n)))["id"] for n in range(2))
     page.wait_for_selector(f".job[data-id='{two}']")
-    page.wait_for_function("document.querySelectorAll('.job[data-status=queued]').length === 2")
+    until(page, "document.querySelectorAll('.job[data-status=queued]').length === 2")
     button = row(page, two).get_by_role("button", name="Earlier")
     button.focus()
     page.keyboard.press("Enter")
@@ -144,21 +149,21 @@ def test_samples_record_and_mistakes(page: Any, server: Running) -> None:
     page.click("#queue")
     assert "voice" in page.text_content("#form-error")
     page.click("#sample")
-    page.wait_for_function("document.querySelector('#estimate').textContent.includes('of video')")
+    until(page, "document.querySelector('#estimate').textContent.includes('of video')")
     page.click("#record")
-    page.wait_for_function("document.querySelector('#record-time').textContent >= '0:02'")
+    until(page, "document.querySelector('#record-time').textContent >= '0:02'")
     page.click("#record")
-    page.wait_for_function("document.querySelector('#voice-note').textContent.startsWith('recording.')")
-    page.wait_for_function("document.querySelector('#estimate').textContent.includes('of video')")
+    until(page, "document.querySelector('#voice-note').textContent.startsWith('recording.')")
+    until(page, "document.querySelector('#estimate').textContent.includes('of video')")
     more(page, size="65x65")
     page.click("#queue")
-    page.wait_for_function("document.querySelector('#form-error').textContent.includes('divisible by 16')")
+    until(page, "document.querySelector('#form-error').textContent.includes('divisible by 16')")
     more(page, size="", duration="0.5", steps="1")
     page.click("#queue")
     [name] = wait_for(lambda: list(server.all()), 20)
     server.until(name, "completed")
     page.set_input_files("#picture", str(VOICE))
-    page.wait_for_function("document.querySelector('#form-error').textContent.includes('recording')")
+    until(page, "document.querySelector('#form-error').textContent.includes('recording')")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -206,8 +211,8 @@ def test_a_token_is_asked_for(browser: Any, own: Any) -> None:
     page.goto(server.address)
     page.fill("#token", "wrong")
     page.click("#login-form button")
-    page.wait_for_function("document.querySelector('#login-error').textContent.includes('not this')")
+    until(page, "document.querySelector('#login-error').textContent.includes('not this')")
     page.fill("#token", "correct-horse-battery")
     page.click("#login-form button")
-    page.wait_for_function("document.querySelector('#server').textContent === 'Ready'")
+    until(page, "document.querySelector('#server').textContent === 'Ready'")
     page.close()

@@ -15,6 +15,8 @@ import imageio_ffmpeg
 import pytest
 from running import PICTURE, VOICE, Running, error_of, events, generate, quick, wait_for
 
+from avatarctl.serve.measuring import can_measure
+
 
 def decoded(path: Path, sound: bool = True) -> bytes:
     """Return the checksums of all decoded pictures and, if wanted, of the sound, each with its time."""
@@ -233,3 +235,14 @@ def test_the_live_view_plays_while_it_is_rendered_and_after(desk: Running, tmp_p
     assert decoded(tmp_path / "again.mp4") == decoded(tmp_path / "live.mp4")
     assert decoded(tmp_path / "live.mp4", sound=False) == decoded(tmp_path / "video.mp4", sound=False)
     error_of(desk.client.get(f"{base}/{len(parts)}.m4s"), 404)
+
+
+def test_a_finished_video_is_measured(desk: Running, made: dict[str, Any]) -> None:
+    answer = desk.client.post(f"/v1/videos/{made['id']}/evaluate")
+    if not can_measure():
+        error_of(answer, 501)
+        return
+    assert answer.json()["detail"]["measuring"] is True
+    row = wait_for(lambda: desk.get(made["id"])["detail"]["evaluation"], 300)
+    assert row and all(isinstance(value, str | int | float | bool) for value in row.values())
+    assert "error" not in row, row

@@ -93,13 +93,19 @@ function newRow(id) {
 }
 
 function title(video) {
-  return video.detail.names.audio || "the sample voice";
+  const when = new Date(video.created_at * 1000);
+  const day = when.toDateString() === new Date().toDateString() ? "" : `${when.toLocaleDateString()} `;
+  return `${video.detail.names.audio || "recording"}, ${day}${when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}`;
+}
+
+function length(video) {
+  const seconds = Number(video.seconds);
+  return seconds < 10 ? `${Math.round(seconds * 10) / 10} s` : clock(seconds);
 }
 
 function status(video) {
   const detail = video.detail;
-  const length = `${clock(Number(video.seconds))} of video`;
-  if (video.status === "completed") return `Finished: ${length}${detail.wall_s ? `, made in ${clock(detail.wall_s)}` : ""}`;
+  if (video.status === "completed") return `Finished: ${length(video)} of video${detail.wall_s ? `, made in ${clock(detail.wall_s)}` : ""}`;
   if (video.status === "failed") return detail.state === "cancelled" ? "Cancelled" : "Failed";
   if (video.status === "in_progress") {
     const parts = [STAGES[detail.stage] || "Rendering"];
