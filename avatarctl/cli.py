@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, interrupts, streams
+from avatarctl import __version__, console, interrupts, launcher, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -19,6 +19,7 @@ from avatarctl.commands import (
     data,
     demo,
     doctor,
+    export,
     fetch,
     generate,
     lora,
@@ -71,7 +72,9 @@ app.command(rich_help_panel=CARE)(generate.resume)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(export.export)
 lora.app.command("train")(train.lora_train)
+lora.app.command("export")(export.lora_export)
 app.add_typer(lora.app, name="lora", rich_help_panel=TRAIN)
 app.command(rich_help_panel=SET_UP)(fetch.fetch)
 app.command(rich_help_panel=SET_UP)(doctor.doctor)
@@ -91,7 +94,8 @@ def main() -> None:
     words = sys.argv[1:]
     console.json_lines(_progress(words) == "json")
     code = _run(words)
-    console.finished(code)
+    if not launcher.follows():
+        console.finished(code)
     console.json_lines(False)
     if code:
         sys.exit(code)
