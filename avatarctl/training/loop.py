@@ -26,6 +26,7 @@ from avatarctl.training.folder import begin_run, explained, held, threads_of
 from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
+from avatarctl.training.measured import measured
 from avatarctl.training.metrics import StepMetrics
 from avatarctl.training.optimizer import learning_rate
 from avatarctl.training.processes import accelerated, alone
@@ -223,10 +224,12 @@ class Trainer:
         exported = checkpointing.export_result(state, state.job.output / validate.FOLDER)
         if state.leads and exported is not None:
             state.bare.eval()
-            for render_job in validate.jobs(state.settings, state.job.output, state.step, exported):
+            for number, render_job in enumerate(validate.jobs(state.settings, state.job.output, state.step, exported)):
                 note(f"validation video: {render_job.output}")
                 with alone():
-                    render(render_job, force=True)
+                    rendered = render(render_job, force=True)
+                if self.log is not None and rendered is not None:
+                    self.log.add(state.step, measured(render_job, rendered, number))
             state.bare.train()
         state.accelerator.wait_for_everyone()
 
