@@ -45,28 +45,42 @@ class Following:
         return float(np.quantile(self.shifted, 0.95))
 
 
-def following(opening_T: Curve, levels_T: Curve, fps: float, shifted: int = SHIFTED) -> Following | None:
+def following(
+    opening_T: Curve,
+    levels_T: Curve,
+    fps: float,
+    shifted: int = SHIFTED,
+    *,
+    start: int = 0,
+    around: int = 0,
+    most_lag_s: float = MOST_LAG_S,
+    least_s: float = LEAST_S,
+) -> Following | None:
     """Compare the opening of a mouth (not a number where it isn't seen) with the levels of a voice in dB, per picture.
 
-    None where there is nothing to compare: less than ``LEAST_S`` seconds, a mouth seen in less than half of the pictures, a
-    mouth or a voice that never moves.
+    The mouth is that of the pictures from ``start`` on; shifted voices come from all of ``levels_T``. Lags up to
+    ``most_lag_s`` beside ``around`` pictures are tried. None where there is nothing to compare: less than ``least_s``
+    seconds, a mouth seen in less than half of the pictures, a mouth or a voice that never moves.
     """
-    count = min(len(opening_T), len(levels_T))
+    count = min(len(opening_T), len(levels_T) - start)
     seen_T = np.isfinite(opening_T[:count])
-    if count < LEAST_S * fps or seen_T.mean() < LEAST_SEEN:
+    if count < least_s * fps or seen_T.mean() < LEAST_SEEN:
         return None
-    levels = np.maximum(levels_T[:count], np.quantile(levels_T[:count], 0.95) - QUIETEST_DB)
-    opening = opening_T[:count]
+    recording = np.roll(levels_T, around - start)  # the mouth's own voice comes first
+    recording = np.maximum(recording, np.quantile(recording[:count], 0.95) - QUIETEST_DB)
+    levels, opening = recording[:count], opening_T[:count]
     if np.ptp(levels) < 1e-6 or np.ptp(opening[seen_T]) < 1e-9:
         return None
-    most = round(MOST_LAG_S * fps)
+    most = max(round(most_lag_s * fps), 1)
     own = _correlations(opening, seen_T, levels, most)
     best = int(np.argmax(own))
     # Shifted round the end, evenly, and further than any lag: never the voice's own moment.
     least = 2 * most + 1
-    shifts = np.linspace(least, count - least, shifted).round().astype(int)
-    chance = [float(_correlations(opening, seen_T, np.roll(levels, shift), most).max()) for shift in shifts]
-    return Following(float(own[best]), (best + _between(own, best) - most) / fps, tuple(chance), tuple(own.tolist()))
+    shifts = np.linspace(least, len(recording) - least, shifted).round().astype(int)
+    others = [np.roll(recording, -shift)[:count] for shift in shifts]
+    chance = [float(_correlations(opening, seen_T, other, most).max()) for other in others]
+    lag = around + best + _between(own, best) - most
+    return Following(float(own[best]), lag / fps, tuple(chance), tuple(own.tolist()))
 
 
 def _correlations(opening_T: Curve, seen_T: NDArray[np.bool_], levels_T: Curve, most: int) -> Curve:
