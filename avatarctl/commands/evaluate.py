@@ -84,15 +84,18 @@ def evaluate(
     bounds = parse_bounds(gate or ())
     if report is not None:
         _check_report(report, videos, force)
-    from avatarctl.evaluation.evaluate import Asked, check, paired
-    from avatarctl.evaluation.evaluate import evaluate as run
-    from avatarctl.networks.placement import device_named
+    from avatarctl.evaluation.asked import Asked, check, paired
+    from avatarctl.networks.devices import refuse_missing
 
-    where = str(device_named(device or "auto"))
+    refuse_missing(device or "auto")
     recordings, pictures = paired(videos, audio or [], "--audio"), paired(videos, reference or [], "--reference")
     asked = [Asked(*each, None, window_s) for each in zip(videos, recordings, pictures, strict=True)]
     for each in asked:
         check(each)
+    from avatarctl.evaluation.evaluate import evaluate as run
+    from avatarctl.networks.placement import device_named
+
+    where = str(device_named(device or "auto"))
     found, problems = [], []
     with (
         console.warnings_as_notes(),

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from avatarctl.console import Progress
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError
 from avatarctl.evaluation import reference as references
+from avatarctl.evaluation.asked import Asked
 from avatarctl.evaluation.findings import findings
 from avatarctl.evaluation.score import Scored, score
-from avatarctl.evaluation.source import Source, check_sound, check_video, opened
+from avatarctl.evaluation.source import Source, opened
 from avatarctl.evaluation.watch import Watched, watch
 from avatarctl.evaluation.windows import borders_beside, borders_every
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A video to be evaluated, with what it is compared with.
-
-    ``audio``: a recording instead of the video's own sound. ``face_in``: the part (left, top, right, bottom) of the reference
-    in which the face is; ``optional``: a reference without a face is left out, with a note. ``borders``: pictures at which
-    windows join, ``window_s``: or how many seconds apart; None for both: a render folder beside the video tells.
-    """
-
-    video: Path
-    audio: Path | None = None
-    reference: Path | None = None
-    borders: Sequence[int] | None = None
-    window_s: float | None = None
-    face_in: tuple[int, int, int, int] | None = None
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,17 +24,6 @@ class Evaluated:
     row: dict[str, Any]
     scored: Scored
     seen: Watched
-
-
-def check(asked: Asked) -> None:
-    """Look at all files before any work; raises ``InputFileError`` for the first one that can't be used."""
-    film = check_video(asked.video)
-    if asked.audio is not None:
-        check_sound(asked.audio)
-    elif film.sound:
-        check_sound(asked.video)
-    if asked.reference is not None:
-        references.face_of(asked.reference)
 
 
 def evaluate(asked: Asked, show: Progress, device: str = "cpu") -> Evaluated:
@@ -97,15 +68,3 @@ def _borders(asked: Asked, source: Source, seen: Watched) -> Sequence[int]:
     if asked.window_s is not None:
         return borders_every(asked.window_s, source.fps, seen.pictures)
     return borders_beside(asked.video, seen.pictures)
-
-
-def paired(videos: Sequence[Path], others: Sequence[Path], flag: str) -> list[Path | None]:
-    """Return what goes with each video: one for all, or one for each in order; raises ``UsageError`` for another number."""
-    if not others:
-        return [None] * len(videos)
-    if len(others) not in (1, len(videos)):
-        raise UsageError(
-            f"{flag}: got {len(others)} of them for {len(videos)} videos, expected one for all or one for each",
-            f"name {flag} once, or {len(videos)} times in the order of the videos",
-        )
-    return [others[0]] * len(videos) if len(others) == 1 else list(others)

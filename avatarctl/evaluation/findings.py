@@ -63,12 +63,13 @@ def _identity(row: Row) -> list[tuple[str, str]]:
     worst, slope, interval = identity["worst"], identity["slope_per_minute"], identity["slope_interval"]
     if worst is None:
         return []
-    if worst > SAME_PERSON:
-        who = f"{persons} persons are seen" if persons > 1 else "it is another person at times"
+    # A face that is turned away is far from everybody for a moment: another person stays, or the video is of one throughout.
+    if worst > SAME_PERSON and (persons > 1 or identity["mean"] > SAME_PERSON):
+        who = f"{persons} persons are seen" if persons > 1 else "this is another person"
         return [
             (
                 "other_person",
-                f"{who}: the face is up to {worst:.2f} away from the reference ({SAME_PERSON} tells persons apart)",
+                f"{who}: the face is up to {worst:.2f} away from the reference, {SAME_PERSON} tells persons apart",
             )
         ]
     if slope is not None and interval[0] > 0 and slope * row["duration_s"] / 60 > DRIFTED:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avatarctl.audio.envelope import speaks
 from avatarctl.evaluation.numbers import rounded, share
 from avatarctl.evaluation.watch import Seat, Watched
 from avatarctl.faces.lips import LEAST_S, LEAST_SEEN, Following, following
@@ -47,7 +46,9 @@ def speaker(seats: Sequence[Seat], levels_T: Curve | None, fps: float) -> tuple[
     return ranked[0], found[0]
 
 
-def score_lips(seen: Watched, seat: Seat, levels_T: Curve | None, follows: Following | None) -> Lips:
+def score_lips(
+    seen: Watched, seat: Seat, levels_T: Curve | None, spoken: NDArray[np.bool_], follows: Following | None
+) -> Lips:
     """Return what the lips of a face do while somebody speaks and while nobody does. ``levels``: None without sound."""
     opening, fps, lips = seat.curve("opening"), float(seen.fps), Lips()
     there = np.isfinite(opening)
@@ -55,11 +56,10 @@ def score_lips(seen: Watched, seat: Seat, levels_T: Curve | None, follows: Follo
     if levels_T is None:
         lips.notes.append("no sound: how lips follow it wasn't measured (--audio names a recording to compare with)")
         return lips
-    spoken = speaks(levels_T, seen.fps)
     lips.curves["level_db"] = levels_T
     lips.row["speech_share"] = share(spoken)
     if not spoken.any():
-        silent = float(np.ptp(levels_T)) < 1e-6
+        silent = not len(levels_T) or float(np.ptp(levels_T)) < 1e-6
         what = "the sound is silent" if silent else "nobody is heard speaking, the sound is faint or steady"
         lips.notes.append(f"{what}: how lips follow it wasn't measured")
     still = _still(opening, fps)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from avatarctl import __version__, durable
-from avatarctl.evaluation.curves import Diagram, svg
+from avatarctl.evaluation.curves import Curve, Diagram, svg
 from avatarctl.evaluation.evaluate import Evaluated
 from avatarctl.evaluation.gate import AT_LEAST, AT_MOST, value_of
 from avatarctl.evaluation.names import NUMBERS, PAGE
@@ -92,7 +92,7 @@ def _sheet(each: Evaluated) -> str:
 
 def _diagrams(each: Evaluated) -> list[Diagram]:
     curves, lips, fps = each.scored.curves, each.row["lips"], float(each.seen.fps)
-    times = np.arange(each.seen.pictures) / fps
+    times: Curve = np.arange(each.seen.pictures) / np.float64(fps)
     found = []
     if "opening" in curves:
         shown = {"opening of the mouth": (times, _scaled(curves["opening"]))}
@@ -125,6 +125,6 @@ def _diagrams(each: Evaluated) -> list[Diagram]:
     return found
 
 
-def _scaled(curve: np.ndarray) -> np.ndarray:
+def _scaled(curve: Curve) -> Curve:
     low, high = np.nanquantile(curve, [0.01, 0.99]) if np.isfinite(curve).any() else (0.0, 1.0)
     return np.clip((curve - low) / max(high - low, 1e-9), 0, 1)

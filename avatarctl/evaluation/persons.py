@@ -45,8 +45,9 @@ class Persons:
 
     @property
     def count(self) -> int:
-        """Return how many persons there are, without what was seen once or twice."""
-        return sum(person.looks >= LEAST_LOOKS for person in self.found)
+        """Return how many persons there are, without what was seen once or twice beside somebody who was seen more often."""
+        least = min(LEAST_LOOKS, max((person.looks for person in self.found), default=0))
+        return sum(person.looks >= least for person in self.found)
 
 
 def distances(who_N128: list[Numbers], reference: Numbers) -> NDArray[np.float64]:

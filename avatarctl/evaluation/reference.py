@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl.errors import InputFileError
+from avatarctl.evaluation.asked import Box, check_picture
 from avatarctl.evaluation.skin import measure
 from avatarctl.faces.find import Face, find_in
 from avatarctl.faces.identity import identity_of
@@ -26,9 +27,6 @@ class Reference:
     who: NDArray[np.float32] | None
     sharpness: float
     colour: tuple[float, float, float]
-
-
-Box = tuple[int, int, int, int]
 
 
 def of_picture(path: Path, face_height: float, face_in: Box | None = None) -> Reference:
@@ -48,10 +46,7 @@ def of_picture(path: Path, face_height: float, face_in: Box | None = None) -> Re
 
 def face_of(path: Path, face_in: Box | None = None) -> tuple[Image.Image, Face]:
     """Return a picture and its largest face; raises ``InputFileError`` without one."""
-    if path.is_dir():
-        raise InputFileError(f"{path}: got a folder, expected a picture with a face", "name one picture: --reference")
-    if not path.exists():
-        raise InputFileError(f"{path}: got no such file, expected a picture with a face", "check the path")
+    check_picture(path)
     picture = read_image(path)
     picture = picture.crop(face_in) if face_in is not None else picture
     faces = find_in(picture)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatarctl.audio.envelope import envelope
+from avatarctl.audio.silero import ear_of, speaks_by
+from avatarctl.audio.track import SAMPLE_RATE_HZ
 from avatarctl.evaluation.lips import MINUTE_S, score_lips, speaker
 from avatarctl.evaluation.looks import score_looks
 from avatarctl.evaluation.numbers import mean, rounded, share, slope
@@ -41,12 +43,12 @@ class Scored:
 def score(source: Source, seen: Watched, reference: Reference | None, borders: Sequence[int]) -> Scored:
     """Return what is measured of a video. ``borders``: pictures at which one window takes over from another."""
     fps, duration_s = float(seen.fps), float(seen.pictures / source.fps)
-    levels = None if source.waveform is None else envelope(source.waveform, seen.pictures, source.fps)
+    levels, spoken = _heard(source, seen)
     seat, follows = speaker(seen.seats, levels, fps)
     persons = Persons()
     who = [persons.of(numbers) for numbers in seat.who]
     reference = reference or _first_second(seen, seat)
-    lips = score_lips(seen, seat, levels, follows)
+    lips = score_lips(seen, seat, levels, spoken, follows)
     looks = score_looks(seen, seat, reference, _stretches(seen, seat, who), borders)
     away = _distances(seen, seat, reference)
     row = {
@@ -68,6 +70,17 @@ def score(source: Source, seen: Watched, reference: Reference | None, borders: S
     }
     curves = {**lips.curves, **looks.curves, **({} if away is None else {"identity": away})}
     return Scored(row, curves, [*source.notes, *lips.notes], borders)
+
+
+def _heard(source: Source, seen: Watched) -> tuple[Curve | None, NDArray[np.bool_]]:
+    """Return the level of the voice in the pictures that have sound, and in which of all pictures somebody speaks."""
+    spoken = np.zeros(seen.pictures, bool)
+    if source.waveform is None:
+        return None, spoken
+    count = min(round(len(source.waveform) * source.fps / SAMPLE_RATE_HZ), seen.pictures)
+    levels = envelope(source.waveform, count, source.fps)
+    spoken[:count] = speaks_by(ear_of("auto"), source.waveform, levels, source.fps)
+    return levels, spoken
 
 
 def _face(source: Source, seen: Watched, seat: Seat) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from PIL import Image
 from avatarctl.evaluation.colour import lab
 from avatarctl.faces.find import Face
 
+SIDES, FOREHEAD, NOSE_BASE = (234, 454), 10, 2  # points of Face Mesh
+DOWN_TO_CHIN = 1.6  # from the forehead, in ways to the base of the nose
 HEIGHT, WIDTH = 128, 96  # pixels to which the box of every face is scaled: sharpness at one size can be compared
 # In units of the box: where skin is, and neither lips nor eyes move. Sharpness counts above the mouth.
 INNER = 0.82  # of the ellipse in the box
@@ -37,9 +39,9 @@ def measure(picture_HWC: NDArray[np.uint8], face: Face) -> Skin:
 
 
 def chip_of(picture_HWC: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
-    """Return the box of a face, scaled to (HEIGHT, WIDTH, 3); what lies outside of the picture is its edge."""
+    """Return the box of a face, without what lies outside of the picture, scaled to (HEIGHT, WIDTH, 3)."""
     height, width = picture_HWC.shape[:2]
-    left, top, right, bottom = (float(value) for value in face.box)
+    left, top, right, bottom = _still_box(face)
     box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
     if box[2] - box[0] < 1 or box[3] - box[1] < 1:
         box = (0.0, 0.0, float(width), float(height))
@@ -47,6 +49,14 @@ def chip_of(picture_HWC: NDArray[np.uint8], face: Face) -> NDArray[np.uint8]:
     part = Image.fromarray(np.ascontiguousarray(picture_HWC[low_y:high_y, low_x:high_x]))
     inner = (box[0] - low_x, box[1] - low_y, box[2] - low_x, box[3] - low_y)
     return np.asarray(part.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=inner))
+
+
+def _still_box(face: Face) -> tuple[float, float, float, float]:
+    """Return the box of a face by what speaking doesn't move: sides, forehead and base of the nose; not by its chin."""
+    points = face.points_N2
+    left, right = sorted(float(points[place, 0]) for place in SIDES)
+    top, nose = float(points[FOREHEAD, 1]), float(points[NOSE_BASE, 1])
+    return left, top, right, top + DOWN_TO_CHIN * max(nose - top, 1.0)
 
 
 def sharpness_of(chip_HWC: NDArray[np.uint8]) -> float:

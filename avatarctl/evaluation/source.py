@@ -67,11 +67,6 @@ def check_video(path: Path) -> Film:
     return film_of(path)
 
 
-def check_sound(path: Path) -> None:
-    """Look at a recording; raises ``InputFileError`` for what is none."""
-    decode.probe(path)
-
-
 @contextmanager
 def opened(path: Path, audio: Path | None = None) -> Iterator[Source]:
     """Open a video, and the recording that it is compared with instead of its own sound; the sound lies in a temporary file.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from avatarctl import console
 from avatarctl.evaluation.gate import value_of
 
-NAME = 22
+WIDTH, NAME = 80, 20
 HEADERS = ("VIDEO", "FACE", "LIPS", "ZERO", "LAG", "STILL", "WHO", "WORST", "SHARP", "COLOUR")
 # What a column shows: the measure and its form.
 COLUMNS = (
@@ -23,9 +24,9 @@ COLUMNS = (
     ("picture.colour_slope_per_minute", "{:.2f}"),
 )
 LEGEND = (
-    "LIPS: lip-envelope correlation with the sound; ZERO: what 19 of 20 shifted voices\n"
-    "stay below; LAG: seconds, + when lips come late; STILL: share of speech with a still\n"
-    "mouth; WHO, WORST: distance to the reference; COLOUR: drift of the face a minute"
+    "LIPS: lip-envelope correlation with the voice; ZERO: what 19 of 20 shifted\n"
+    "voices stay below; LAG: seconds, + when lips come late; STILL: share of speech\n"
+    "with a still mouth; WHO, WORST: distance to reference; COLOUR: drift a minute"
 )
 
 
@@ -40,7 +41,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     lines = [console.table(HEADERS, cells), "", LEGEND]
     told = [f"{_short(row['path'])}: {each['text']}" for row in rows for each in row["findings"]]
     told += [f"{_short(row['path'])}: missed: {each}" for row in rows for each in row.get("missed", ())]
-    return "\n".join([*lines, *([""] if told else []), *told])
+    return "\n".join([*lines, *([""] if told else []), *(_wrapped(each) for each in told)])
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -50,3 +51,7 @@ def _cell(value: float | None, form: str) -> str:
 def _short(path: str) -> str:
     name = path.rpartition("/")[2]
     return name if len(name) <= NAME else f"…{name[-NAME + 1 :]}"
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))

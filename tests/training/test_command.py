@@ -160,6 +160,14 @@ def test_validation_videos_show_the_weights_of_their_step(server: Server, tmp_pa
     assert [video.name for video in videos] == ["step-00000002-00.mp4", "step-00000004-00.mp4"]
     assert videos[0].read_bytes() != videos[1].read_bytes()
     assert inspect(videos[0]).audio_codec == "aac"
+    # Each has its row in the metrics.
+    lines = [json.loads(line) for line in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()]
+    rows = {line["step"]: line for line in lines if "validation" in line}
+    assert {step: Path(line["validation"]["path"]).name for step, line in rows.items()} == {
+        2: videos[0].name,
+        4: videos[1].name,
+    }
+    assert rows[2]["validation"]["pictures"] == 13 and rows[2]["validation-00/face.share"] == 0
     # One of two processes makes them while the other waits.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "avatarctl"]
     argv = ["train", "--data", str(cache), "--output", "both", "--preset", "watched.yaml", "--quiet"]
