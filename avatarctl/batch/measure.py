@@ -9,9 +9,9 @@ from avatarctl import durable
 from avatarctl.batch.history import record_path
 from avatarctl.batch.items import Item
 from avatarctl.batch.tally import Tally
-from avatarctl.console import Progress
 from avatarctl.errors import AvatarError
 from avatarctl.paths import derived
+from avatarctl.progress import Progress
 from avatarctl.render.crop import framing_in
 from avatarctl.render.guard import guarded
 

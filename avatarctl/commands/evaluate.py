@@ -12,6 +12,7 @@ from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT
 from avatarctl.errors import AvatarError, PartialFailure, QualityError
+from avatarctl.progress import showing
 
 
 def evaluate(
@@ -99,7 +100,7 @@ def evaluate(
     found, problems = [], []
     with (
         console.warnings_as_notes(),
-        console.progress("none" if quiet and progress == "auto" else progress, "pictures") as show,
+        showing("none" if quiet and progress == "auto" else progress, "pictures") as show,
     ):
         for each in asked:
             try:

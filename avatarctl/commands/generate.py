@@ -12,6 +12,7 @@ import typer
 from avatarctl import console, ownership
 from avatarctl.commands import options as o
 from avatarctl.errors import InputFileError, UsageError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.render.estimate import Estimate
@@ -297,7 +298,7 @@ def run_job(
     from avatarctl.render.crop import framing_json
 
     began = time.monotonic()  # what is imported and loaded is part of the time
-    with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:
+    with console.warnings_as_notes(), showing("none" if quiet and kind == "auto" else kind) as show:
         done: Rendered | None = render(job, force, show)
     if done is None:
         return  # process 0 of the launcher tells
@@ -325,7 +326,7 @@ def _evaluation(job: RenderJob, done: Rendered, quiet: bool, kind: Any) -> dict[
     from avatarctl.evaluation.table import table_of
 
     try:
-        with console.progress("none" if quiet and kind == "auto" else kind, "pictures") as show:
+        with showing("none" if quiet and kind == "auto" else kind, "pictures") as show:
             row = evaluate_render(job, done.pictures, done.framing, show)
     except InputFileError as problem:
         console.note(f"warning: not measured: {problem.message}")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avatarctl.console import Progress
 from avatarctl.errors import InputFileError
 from avatarctl.evaluation import reference as references
 from avatarctl.evaluation.asked import Asked
@@ -15,6 +14,7 @@ from avatarctl.evaluation.score import Scored, score
 from avatarctl.evaluation.source import Source, opened
 from avatarctl.evaluation.watch import Watched, watch
 from avatarctl.evaluation.windows import borders_beside, borders_every
+from avatarctl.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from avatarctl.console import Progress
 from avatarctl.evaluation.asked import Asked
 from avatarctl.evaluation.evaluate import evaluate
 from avatarctl.evaluation.windows import borders_of
 from avatarctl.networks.placement import device_named
+from avatarctl.progress import Progress
 from avatarctl.render.crop import Framing
 from avatarctl.settings.render import RenderJob
 

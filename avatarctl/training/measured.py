@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from avatarctl.console import note, progress
+from avatarctl.console import note
 from avatarctl.errors import AvatarError
 from avatarctl.evaluation.gate import AT_LEAST, AT_MOST, value_of
 from avatarctl.evaluation.renders import evaluate_render
+from avatarctl.progress import showing
 from avatarctl.render.inputs import Rendered
 from avatarctl.settings.render import RenderJob
 
@@ -18,7 +19,7 @@ def measured(job: RenderJob, rendered: Rendered, number: int) -> dict[str, Any]:
     What can't be measured is noted and ends no training.
     """
     try:
-        with progress("none") as silent:
+        with showing("none") as silent:
             row = evaluate_render(job, rendered.pictures, rendered.framing, silent)
     except AvatarError as error:
         note(f"validation video: {job.output}: not measured: {error.message}")
