@@ -113,6 +113,10 @@ def evaluate(
     for one in found:
         if bounds:
             one.row["missed"] = missed(one.row, bounds)
+        row = one.row
+        console.note(
+            f"{row['path']}: {row['pictures']} pictures in {row['wall_s']:.1f} s, {row['pictures_per_s']:.0f} a second"
+        )
         for note in one.row["notes"]:
             console.note(f"{one.row['path']}: {note}")
     data: dict[str, Any] = {"videos": [one.row for one in found]}
@@ -133,7 +137,9 @@ def evaluate(
         if len(problems) == len(asked) and len({each.exit_code for each in problems}) == 1:
             failure.exit_code = problems[0].exit_code
     elif short:
-        failure = QualityError(f"{len(short)} bounds are missed:\n" + "\n".join(short), "")
+        failure = QualityError(
+            f"{len(short)} bounds are missed:\n" + "\n".join(short), "see where: the same command with --report report"
+        )
     if failure is not None:
         failure.data = data
         if found and not as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ class Evaluated:
 
 def evaluate(asked: Asked, show: Progress, device: str = "cpu") -> Evaluated:
     """Return the row of a video, in flat memory however long it is. Raises ``InputFileError`` for what can't be measured."""
+    began = time.monotonic()
     with opened(asked.video, asked.audio) as source:
         total = round(float(source.sound_s * source.fps)) if source.sound_s else 0
 
@@ -47,8 +49,9 @@ def evaluate(asked: Asked, show: Progress, device: str = "cpu") -> Evaluated:
         reference, notes = _reference(asked, seen)
         scored = score(source, seen, reference, _borders(asked, source, seen))
         scored.notes += notes
-    found = findings(scored.row)
-    return Evaluated({**scored.row, "findings": found, "notes": scored.notes}, scored, seen)
+    wall_s = time.monotonic() - began
+    speed = {"wall_s": round(wall_s, 2), "pictures_per_s": round(seen.pictures / wall_s, 1)}
+    return Evaluated({**scored.row, **speed, "findings": findings(scored.row), "notes": scored.notes}, scored, seen)
 
 
 def _reference(asked: Asked, seen: Watched) -> tuple[references.Reference | None, list[str]]:

@@ -18,6 +18,7 @@ Curve = NDArray[np.float64]
 MINUTE_S = 60
 # Of a mouth, over so long: range of its opening under which it is still. How it was chosen: docs/evaluate.md.
 STILL_S, STILL = 0.6, 0.03
+SMOOTH = np.array([0.25, 0.5, 0.25])
 NAMES = (
     *("correlation", "lag_s", "shifted_mean", "shifted_q95", "times_shifted"),
     *("still_in_speech", "moving_in_silence", "amplitude", "speech_share", "per_minute"),
@@ -108,14 +109,27 @@ def _per_minute(opening: Curve, levels: Curve, fps: float) -> list[dict[str, Any
 def _still(opening: Curve, fps: float) -> NDArray[np.bool_]:
     """Return in which pictures a mouth has hardly moved for a while around them."""
     half = max(round(STILL_S * fps / 2), 1)
-    padded = np.pad(opening, half, constant_values=np.nan)
+    padded = np.pad(_smooth(opening), half, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     high = np.where(np.isnan(around), -np.inf, around).max(axis=1)
     low = np.where(np.isnan(around), np.inf, around).min(axis=1)
     return np.asarray(high - low < STILL, bool)
 
 
+def _smooth(opening: Curve) -> Curve:
+    """Return an opening without what alternates from picture to picture, as points do that are found from those before."""
+    there = np.isfinite(opening)
+    weights = _around(there.astype(float), SMOOTH)
+    sums = _around(np.where(there, opening, 0.0), SMOOTH)
+    return np.where(there, sums / np.maximum(weights, 1e-9), np.nan)
+
+
 def _near(flags: NDArray[np.bool_], seconds: float, fps: float) -> NDArray[np.bool_]:
     """Return which pictures are at most so many seconds from one with a flag."""
     half = max(round(seconds * fps), 1)
-    return np.asarray(np.convolve(flags.astype(int), np.ones(2 * half + 1, int), "same") > 0, bool)
+    return np.asarray(_around(flags.astype(float), np.ones(2 * half + 1)) > 0, bool)
+
+
+def _around(values: Curve, weights: Curve) -> Curve:
+    """Return weighted sums around each value, as many as there are values, however many weights there are."""
+    return np.convolve(values, weights)[len(weights) // 2 :][: len(values)]
