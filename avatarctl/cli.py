@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, interrupts, streams
+from avatarctl import __version__, console, interrupts, launcher, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -20,6 +20,7 @@ from avatarctl.commands import (
     demo,
     doctor,
     evaluate,
+    export,
     fetch,
     generate,
     lora,
@@ -27,6 +28,7 @@ from avatarctl.commands import (
     presets,
     puppet,
     renders,
+    serve,
     train,
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
@@ -66,12 +68,15 @@ def root(
 app.command(rich_help_panel=VIDEOS)(generate.generate)
 app.command(rich_help_panel=VIDEOS)(batch.batch)
 app.command(rich_help_panel=VIDEOS)(demo.demo)
+app.command(rich_help_panel=VIDEOS)(serve.serve)
 app.command(rich_help_panel=CARE)(generate.resume)
 app.command(rich_help_panel=CARE)(evaluate.evaluate)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(export.export)
 lora.app.command("train")(train.lora_train)
+lora.app.command("export")(export.lora_export)
 app.add_typer(lora.app, name="lora", rich_help_panel=TRAIN)
 app.command(rich_help_panel=SET_UP)(fetch.fetch)
 app.command(rich_help_panel=SET_UP)(doctor.doctor)
@@ -91,7 +96,8 @@ def main() -> None:
     words = sys.argv[1:]
     console.json_lines(_progress(words) == "json")
     code = _run(words)
-    console.finished(code)
+    if not launcher.follows():
+        console.finished(code)
     console.json_lines(False)
     if code:
         sys.exit(code)

@@ -1,31 +1,28 @@
-"""Measure a validation video, for the metrics of its run: the row that `avatarctl evaluate` makes of it."""
+"""Measure a validation video for the metrics of its run, as `avatarctl evaluate` does."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from avatarctl.console import note
 from avatarctl.errors import AvatarError
+from avatarctl.evaluation.asked import Asked
+from avatarctl.evaluation.evaluate import evaluate
 from avatarctl.evaluation.gate import AT_LEAST, AT_MOST, value_of
-from avatarctl.evaluation.renders import evaluate_render
+from avatarctl.networks.placement import device_named
 from avatarctl.progress import showing
-from avatarctl.render.inputs import Rendered
-from avatarctl.settings.render import RenderJob
 
 
-def measured(job: RenderJob, rendered: Rendered, number: int) -> dict[str, Any]:
-    """Return the metrics of a validation video: its row, and each number of it by itself, for TensorBoard.
+def measured(video: Path, picture: Path, _recording: Path) -> dict[str, Any]:
+    """Return the numbers of a video's row by their names, such as ``lips.correlation``, and the codes of its findings.
 
-    What can't be measured is noted and ends no training.
+    Its own sound is the recording. What can't be measured is said, and ends no training.
     """
     try:
         with showing("none") as silent:
-            row = evaluate_render(job, rendered.pictures, rendered.framing, silent)
+            row = evaluate(Asked(video, reference=picture, optional=True), silent, str(device_named("auto"))).row
     except AvatarError as error:
-        note(f"validation video: {job.output}: not measured: {error.message}")
-        return {"validation": {"path": str(job.output), "why": error.message}}
+        return {"not_measured": error.message}
     values = {key: value_of(row, key) for key in (*AT_LEAST, *AT_MOST) if "." in key}
-    return {
-        "validation": row,
-        **{f"validation-{number:02d}/{key}": value for key, value in values.items() if value is not None},
-    }
+    numbers = {key: value for key, value in values.items() if value is not None}
+    return {**numbers, "findings": [each["code"] for each in row["findings"]]}
