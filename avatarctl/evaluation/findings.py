@@ -16,7 +16,7 @@ EARLY_S, LATE_S = 0.125, 0.045  # lips before and after the sound: what viewers 
 FROZEN = 0.8
 OF_SHARPNESS = 0.1
 DRIFTED = 0.1
-BORDER = 2.0
+BORDER = 1.5
 LENGTHS_S = 0.25
 
 Row = Mapping[str, Any]

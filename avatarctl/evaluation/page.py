@@ -102,7 +102,7 @@ def _diagrams(each: Evaluated) -> list[Diagram]:
         found.append(Diagram("Mouth and voice, each between its lowest and highest", "s", shown))
     if "by_lag" in curves:
         half = len(curves["by_lag"]) // 2
-        lags = np.arange(-half, half + 1) / fps
+        lags: Curve = np.arange(-half, half + 1) / np.float64(fps)
         levels = {"95 % of shifted voices": lips["shifted_q95"]}
         title = f"Lip-envelope correlation by lag: {lips['correlation']:.2f} at {lips['lag_s']:+.3f} s"
         found.append(Diagram(title, "s", {"correlation": (lags, curves["by_lag"])}, levels))
@@ -112,7 +112,7 @@ def _diagrams(each: Evaluated) -> list[Diagram]:
         ("sharpness", "Sharpness of the face, of the reference's", {}),
     ):
         if name in curves:
-            found.append(Diagram(title, "s", {name: (np.arange(len(curves[name])) + 0.5, curves[name])}, levels))
+            found.append(Diagram(title, "s", {name: (_middles(curves[name]), curves[name])}, levels))
     marks = [place / fps for place in each.scored.borders]
     found.append(
         Diagram(
@@ -123,6 +123,11 @@ def _diagrams(each: Evaluated) -> list[Diagram]:
         )
     )
     return found
+
+
+def _middles(seconds_S: Curve) -> Curve:
+    """Return the middles of seconds."""
+    return np.arange(len(seconds_S)) + np.float64(0.5)
 
 
 def _scaled(curve: Curve) -> Curve:
