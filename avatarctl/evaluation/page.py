@@ -127,7 +127,7 @@ def _diagrams(each: Evaluated) -> list[Diagram]:
 
 def _middles(seconds_S: Curve) -> Curve:
     """Return the middles of seconds."""
-    return np.arange(len(seconds_S)) + np.float64(0.5)
+    return np.arange(len(seconds_S), dtype=np.float64) + 0.5
 
 
 def _scaled(curve: Curve) -> Curve:

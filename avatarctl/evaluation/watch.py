@@ -18,6 +18,7 @@ from avatarctl.evaluation.source import Source
 from avatarctl.faces.track import Look, Seen, follow
 
 SEATS = 3  # faces that are kept apart in one picture; more are only counted
+SETTLED = 5  # pictures after which the points of a face that was newly found are where they stay
 SMALL_PX = 160  # longer side at which whole pictures are compared with each other
 REPORT_EVERY = 25  # pictures
 
@@ -35,7 +36,7 @@ class Seat:
     """
 
     track: int = -1
-    last_seen: int = -1
+    begun: int = -1  # picture in which this track was first seen
     box: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))
     columns: dict[str, array[float]] = field(default_factory=lambda: {name: array("f") for name in COLUMNS})
     who_at: array[int] = field(default_factory=lambda: array("l"))
@@ -169,13 +170,16 @@ def _fill(seat: Seat, number: int, seen: Seen | None) -> None:
     row = dict.fromkeys(COLUMNS, nothing)
     row["presence"] = 0.0
     if seen is not None:
+        seat.begun = seat.begun if seen.track == seat.track else number
         seat.track, seat.box = seen.track, seen.face.box
         left, top, right, bottom = (float(value) for value in seen.face.head)
         row.update(presence=seen.face.presence, left=left, top=top, right=right, bottom=bottom)
         row.update(height=seen.face.height)
         if isinstance(seen.measured, Skin):
             lightness, a, b = seen.measured.colour
-            row.update(opening=seen.measured.opening, sharpness=seen.measured.sharpness, lightness=lightness, a=a, b=b)
+            row.update(sharpness=seen.measured.sharpness, lightness=lightness, a=a, b=b)
+            if number - seat.begun >= SETTLED:
+                row["opening"] = seen.measured.opening
         if seen.identity is not None and not seen.bridged:
             seat.who_at.append(number)
             seat.who.append(seen.identity)
