@@ -129,7 +129,9 @@ def test_choices_of_options_are_those_of_the_settings() -> None:
         if choices and name.lower() in fields:
             assert choices == set(words_of(fields[name.lower()])), name
             compared += 1
-    assert compared == 6  # blend, guidance, fit, codec, dtype, memory
+    assert (
+        compared == 10
+    )  # blend, guidance, fit, codec, dtype, memory, variant, and the dtypes of weights, products and VAE
 
 
 def words_of(kind: Any) -> list[str]:

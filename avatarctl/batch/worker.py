@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from avatarctl import console
 from avatarctl.batch.items import Item
 from avatarctl.networks import lean
+from avatarctl.networks.devices import may_compile
 from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def main() -> None:
     while (line := waiting.get()) is not None:
         item, redo = from_line(line)
         if loaded is None:
-            if not item.job.placement.compile:
+            if not may_compile(item.job.placement.compile, item.job.placement.device):
                 lean.import_networks()
             from avatarctl.batch.work import make_video
             from avatarctl.render.networks import LoadedNetworks

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # Flags of `generate` that are about one video, and those that batch has in a form of its own.
-ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop"}
+ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop", "for_card"}
 OWN = {"image", "output", "preset", "dry_run", "as_json", "quiet", "progress"}
 
 

@@ -6,8 +6,12 @@ import ast
 import importlib.util
 import os
 from pathlib import Path
+from typing import Literal
 
 from avatarctl.errors import DeviceError
+
+# Compiling takes a minute or two and saves about a quarter of a pass.
+COMPILE_FROM_PASSES = 500
 
 
 def refuse_missing(device: str) -> None:
@@ -19,6 +23,16 @@ def refuse_missing(device: str) -> None:
         raise DeviceError(f"device {device}: no GPU is usable, torch is built for the CPU alone", hint)
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         raise DeviceError(f"device {device}: no GPU is usable, CUDA_VISIBLE_DEVICES hides all from this process", hint)
+
+
+def may_compile(compile_: bool | Literal["auto"], device: str, passes: int | None = None) -> bool:
+    """Return whether a render may compile its transformer, as far as settings and the build of torch tell.
+
+    ``passes``: of the transformer in all; None where nobody knows yet.
+    """
+    if compile_ != "auto":
+        return compile_
+    return device != "cpu" and (passes is None or passes >= COMPILE_FROM_PASSES) and torch_has_gpus()
 
 
 def torch_has_gpus() -> bool:

@@ -6,8 +6,12 @@ memory take its place again. They may lie in the mapped file; then the system ma
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +166,24 @@ def _view(buffer: Tensor, start: int, like: Tensor) -> Tensor:
 def _lock(buffer: Tensor) -> None:
     """Lock a buffer's pages in main memory where CUDA can; without it copies are slower and don't overlap.
 
-    ``Tensor.pin_memory`` would round its size up to a power of two.
+    ``Tensor.pin_memory`` would round its size up to a power of two. They are released with the buffer.
     """
-    if torch.cuda.is_available() and buffer.nbytes:
-        torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+    if not torch.cuda.is_available() or not buffer.nbytes:
+        return
+    cuda, place = torch.cuda.cudart(), buffer.data_ptr()
+    if int(cuda.cudaHostRegister(place, buffer.nbytes, 0)) == 0:
+        weakref.finalize(buffer.untyped_storage(), cuda.cudaHostUnregister, place)
+        return
+    _say_slow()
+    # CUDA reports the refusal once more, to whoever calls it next: that is this call.
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda").add_(1)
+
+
+@cache
+def _say_slow() -> None:
+    """Warn once that copies will be slow."""
+    warnings.warn(
+        "main memory: the system locks too little of it for the GPU (ulimit -l, or memory is short); weights travel slower",
+        stacklevel=4,
+    )

@@ -6,6 +6,7 @@ import gc
 from typing import Any, TypeVar
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, Wav2Vec2Model
 
@@ -48,9 +49,13 @@ class Residency:
             if self.placement.attention:
                 set_attention(model, self.placement.attention)
             if self.placement.float8:
-                to_float8(model)
+                to_float8(model, self.placement.float8_matmul)
             if self.placement.compile:
                 _compile_blocks(model)
+        on_cores = self.placement.device.type == "cuda" and self.placement.vae_dtype in NARROW
+        if on_cores and isinstance(model, AutoencoderKLWan):
+            # As tensor cores want their operands; else each convolution would turn them.
+            model.to(memory_format=torch.channels_last_3d)
         self._settle(model)
         return model
 

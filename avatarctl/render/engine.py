@@ -3,68 +3,127 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
 from avatarctl.console import Progress
-from avatarctl.networks.placement import decide
+from avatarctl.networks.full import is_full, is_main_memory
+from avatarctl.networks.memory import Workload
+from avatarctl.networks.placement import Placement, decide, device_of
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.deliver import deliver
 from avatarctl.render.estimate import remember_speed
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked, Rendered
-from avatarctl.render.networks import LoadedNetworks
-from avatarctl.render.numbers import settle
+from avatarctl.render.networks import LoadedNetworks, Networks
+from avatarctl.render.numbers import begun_with
+from avatarctl.render.place import lower, place, try_decoding
 from avatarctl.render.prepare import own_device
 from avatarctl.render.sampling_loop import SamplingLoop, begin
 from avatarctl.render.segments import Segments
 from avatarctl.render.sound import decode_audio, start_of
-from avatarctl.render.stop import no_grad_on, stopping
+from avatarctl.render.stop import Stop, no_grad_on, stopping
 from avatarctl.render.subtitles import lay_out
-from avatarctl.sampling.team import GO, STOP, join_team
+from avatarctl.render.workload import workload_of
+from avatarctl.sampling.team import GO, STOP, Team, join_team
+from avatarctl.sampling.windows import Plan
 
 
-def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered:
+@dataclass
+class Made:
+    """What was computed: window steps, seconds of each over the last ones, segments of the video."""
+
+    steps: int = 0
+    step_s: float = 0.0
+    segments: int = 0
+
+
+def run(
+    checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNetworks | None = None, passes: int = 0
+) -> Rendered:
     """Render inside a folder that is held and has its manifest, from wherever it stands, to the finished video.
 
-    ``loaded``: networks of earlier renders in this process, which may serve again.
+    ``loaded``: networks of earlier renders in this process, which may serve again. ``passes``: how many there will be, as
+    far as the recording tells before it is decoded.
     """
     job, began = checked.job, time.monotonic()
     folder.event("resumed" if folder.listed("windows") or folder.listed("frontier") else "started")
+    loaded = loaded or LoadedNetworks()
     with stopping() as stop, no_grad_on(job):
-        placement = decide(own_device(job.placement))
-        settle(job, folder, placement)
+        work, _ = workload_of(checked.weights, job.render, job.render.window, passes)
+        placement = place(checked, folder, work, loaded)
         team = join_team(placement.device)
         show(0, 0, stage="sound")
         sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
         tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
-        show(0, 0, stage="loading")
-        networks = (loaded or LoadedNetworks()).of(checked, placement)
-        show(0, 0, stage="conditions")
-        conditions = make_conditions(checked, networks, folder, plan)
-        stop.check(folder)
-        team.share(None)  # the others read what is in the folder now
-        segments = Segments(job, folder, plan, networks, show)
-        loop = SamplingLoop(job, folder, plan, networks, conditions, segments, team, show, stop)
-        steps = loop.run()
+        made = Made()
+        while True:
+            try:
+                _make_pictures(checked, folder, plan, loaded.of(checked, placement), work, team, show, stop, made)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not may_step_down(error, placement, team.size):
+                    raise
+                lowered = lower(job, folder, placement, work, error)
+            # Out of the handler: what the error's frames held on the device is free by now.
+            loaded.clear()
+            placement = lowered
+            loaded.remember(checked, own_device(job.placement), work, placement)
         show(0, 0, stage="joining")
-        sheet = deliver(job, folder, sound, tracks, segments.count, plan)
+        sheet = deliver(job, folder, sound, tracks, made.segments, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
-    if steps:
-        remember_speed(job, checked.weights, loop.step_s())
+    if made.steps:
+        remember_speed(job, checked.weights, made.step_s)
     video_s = float(plan.video_frames / plan.fps)
-    return Rendered(job.output, video_s, plan.video_frames, steps, time.monotonic() - began, sheet)
+    return Rendered(job.output, video_s, plan.video_frames, made.steps, time.monotonic() - began, sheet)
+
+
+def _make_pictures(
+    checked: Checked,
+    folder: RenderFolder,
+    plan: Plan,
+    networks: Networks,
+    work: Workload,
+    team: Team,
+    show: Progress,
+    stop: Stop,
+    made: Made,
+) -> None:
+    """Make conditions, sample and write segments, from where the folder stands; memory may run out and leave the rest."""
+    job = checked.job
+    show(0, 0, stage="conditions")
+    conditions = make_conditions(checked, networks, folder, plan)
+    stop.check(folder)
+    show(0, 0, stage="loading")
+    try_decoding(networks, work)
+    team.share(None)  # the others read what is in the folder now
+    segments = Segments(job, folder, plan, networks, show)
+    made.segments = segments.count
+    loop = SamplingLoop(job, folder, plan, networks, conditions, segments, team, show, stop)
+    try:
+        loop.run()
+    finally:
+        made.steps += loop.steps()
+        made.step_s = loop.step_s()
+
+
+def may_step_down(error: BaseException, placement: Placement, team_size: int) -> bool:
+    """Return whether a render continues in a more frugal placement: on a GPU of its own whose memory is full."""
+    return placement.device.type == "cuda" and team_size == 1 and is_full(error) and not is_main_memory(error)
 
 
 def run_follower(checked: Checked, folder: RenderFolder) -> None:
     """Run this process's windows of a render that process 0 leads, from the files that it laid ready, to the end."""
     job = checked.job
     with stopping(), no_grad_on(job):
-        placement = decide(own_device(job.placement))
-        team = join_team(placement.device)
-        networks = LoadedNetworks().of(checked, placement)
+        settings = own_device(job.placement)
+        team = join_team(device_of(settings.device))
         team.share(None)
         folder.look()
+        work, _ = workload_of(checked.weights, job.render, job.render.window)
+        placement = decide(settings, work, begun_with(folder.manifest()))
+        networks = LoadedNetworks().of(checked, placement)
         torch.set_num_threads(folder.manifest().get("threads", torch.get_num_threads()))  # the bits of one process
         _, plan = decode_audio(checked, folder)
         conditions = make_conditions(checked, networks, folder, plan)

@@ -7,14 +7,21 @@ import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from avatarctl.audio.source import AudioInfo
-from avatarctl.networks import memory
-from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
+from avatarctl.networks.cards import Card
+from avatarctl.networks.devices import COMPILE_FROM_PASSES
+from avatarctl.networks.dims import WAN_VAE, VaeDims
 from avatarctl.networks.header import read_header
+from avatarctl.networks.memory import Formats, Workload, estimate_of
+from avatarctl.networks.tiling import small_tiling
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
+from avatarctl.render.machine import Machine, of_card, this_machine
+from avatarctl.render.timing import Timing, time_of
+from avatarctl.render.workload import workload_of
+from avatarctl.sampling.passes import passes_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import RenderJob, RenderSettings
@@ -22,12 +29,15 @@ from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
 RECENT = 5  # renders whose speeds count
-PASSES = {"cfg": 3, "native": 3, "none": 1}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The plan in numbers. ``time_s`` None: nothing was rendered like this here yet; ``basis`` says what it rests on."""
+    """The plan in numbers. ``time_s`` None: nobody knows yet; ``basis`` says what a figure rests on.
+
+    ``memory``, ``tiles``: the memory mode and the VAE's tiles that fit ``free_bytes`` (None: they were not asked for a device).
+    ``times``: seconds of the parts of a calculated time.
+    """
 
     video_s: float
     pictures: int
@@ -42,71 +52,96 @@ class Estimate:
     memory_basis: str
     time_s: float | None
     time_basis: str
+    memory: str = "full"
+    tiles: str | None = None
+    free_bytes: int | None = None
+    times: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         return asdict(self)
 
 
-def estimate(checked: Checked, samples: int | None = None) -> Estimate:
-    """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length)."""
+def estimate(checked: Checked, samples: int | None = None, where: Card | Literal["here"] | None = None) -> Estimate:
+    """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length).
+
+    ``where``: calculate time and memory mode for a published GPU, or for this machine, which is measured for that; None: of
+    the time only what earlier renders took.
+    """
     job, settings = checked.job, checked.job.render
     plan = plan_of(settings, _samples(checked) if samples is None else samples)
-    guided = len(settings.guidance) if isinstance(settings.guidance, tuple) else PASSES[settings.guidance]
+    passes = passes_of(settings)
     window_steps = plan.count * settings.steps
-    known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
-    peak, basis = _memory(job, checked.weights, plan.window)
+    work, basis = workload_of(checked.weights, settings, plan.window, plan.count * passes.total)
+    machine = _machine(job, work, where)
+    peak = _peak(job, work, machine)
+    timing = None if machine is None else time_of(plan, work, passes, machine, _vae(checked), settings.enlarge)
+    known = None if isinstance(where, Card) else _read_speeds().get(speed_key(settings, job.placement, checked.weights))
+    time_s, time_basis = _time(known, window_steps, timing, machine)
     reach = plan.reach
     width, height = settings.size
     track_bytes = _track_bytes(checked.audio, plan.samples)
+    fit = None if machine is None else machine.fit
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
         windows=plan.count,
         window_steps=window_steps,
-        passes=window_steps * guided,
+        passes=plan.count * passes.total,
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
         cache_bytes=_cache_bytes(plan, settings, reach) + track_bytes,
         least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
         memory_bytes=peak,
-        memory_basis=basis,
-        time_s=None if known is None else known["step_s"] * window_steps,
-        time_basis=(
-            "no render like this was finished on this machine yet"
-            if known is None
-            else f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
-        ),
+        memory_basis=f"calculated {basis}",
+        time_s=time_s,
+        time_basis=time_basis,
+        memory="full" if machine is None else machine.memory,
+        tiles=None if fit is None or fit.tiling is None else fit.tiling.name(width, height),
+        free_bytes=None if fit is None else fit.free_bytes,
+        times=None if timing is None else {name: round(value, 3) for name, value in asdict(timing).items()},
     )
 
 
-def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str]:
-    """Return the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
-    heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
-    dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
-    vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
-    basis = "calculated for the 1.3B network"
-    if heads[0] is not None:
-        dims = TransformerDims.parse(heads[0].dims)
-        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights"
-    if heads[1] is not None and heads[2] is not None:
-        width = VaeDims.parse(heads[1].dims).base_dim
-        vae, speech = heads[1].parameters, heads[2].parameters
+def _machine(job: RenderJob, work: Workload, where: Card | Literal["here"] | None) -> Machine | None:
+    if where is None:
+        return None
+    if isinstance(where, Card):
+        return of_card(where, job.placement, work, COMPILE_FROM_PASSES)
+    return this_machine(job.placement, work)
+
+
+def _peak(job: RenderJob, work: Workload, machine: Machine | None) -> int:
+    """Return the bytes at the peak on the device: as the machine places the render, else as far as the settings tell."""
     placement = job.placement
-    peak = memory.estimate(
-        dims,
-        *job.render.size,
-        window,
-        placement.memory,
-        value_bytes=4 if placement.dtype == "float32" or placement.device == "cpu" else 2,
-        float8=placement.weights_dtype == "float8",
-        on_gpu=placement.device != "cpu",
-        tile_px=256 if placement.vae_tiling else None,
-        vae=vae,
-        speech=speech,
-        decoder_width=width,
-    ).peak
-    return peak, basis
+    if machine is not None and machine.fit is not None:
+        return machine.fit.estimate.peak
+    float8 = placement.weights_dtype == "float8"
+    on_cpu = placement.device == "cpu" or machine is not None  # a GPU has a fit
+    wide = placement.dtype == "float32" or (placement.dtype == "auto" and on_cpu)
+    wide_vae = placement.vae_dtype == "float32" or (placement.vae_dtype == "auto" and on_cpu)
+    formats = Formats(4 if wide else 2, 4 if wide_vae else 2, float8)
+    memory = "full" if placement.memory == "auto" or on_cpu else placement.memory
+    tiling = small_tiling(work.width, work.height) if placement.vae_tiling is True else None
+    return estimate_of(work, formats, memory, tiling).peak
+
+
+def _vae(checked: Checked) -> VaeDims:
+    head = read_header(checked.weights.vae)
+    return WAN_VAE if head is None else VaeDims.parse(head.dims)
+
+
+def _time(
+    known: dict[str, Any] | None, window_steps: int, timing: Timing | None, machine: Machine | None
+) -> tuple[float | None, str]:
+    """Return the seconds of a render and what they rest on: earlier renders, else a calculation."""
+    if known is not None:
+        basis = f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
+        rest = 0.0 if timing is None else timing.total_s - timing.sampling_s
+        return known["step_s"] * window_steps + rest, basis
+    if timing is None or machine is None:
+        return None, "no render like this was finished on this machine yet"
+    return timing.total_s, machine.basis
 
 
 def first_window_steps(plan: Plan, steps: int) -> int:
@@ -162,7 +197,10 @@ def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: W
         placement.dtype,
         placement.memory,
     )
-    return json.dumps([str(part) for part in (*parts, placement.weights_dtype, placement.attention, placement.compile)])
+    how = (placement.weights_dtype, placement.matmul_dtype, placement.attention, placement.compile)
+    guided = (settings.guidance_interval, settings.guidance_reuse, settings.audio_scale == settings.text_scale)
+    together = (settings.window_batch, os.environ.get("WORLD_SIZE", "1"))
+    return json.dumps([str(part) for part in (*parts, *how, *guided, *together)])
 
 
 def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:

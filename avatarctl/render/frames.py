@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
+from avatarctl.networks.tiling import Tiling
+from avatarctl.networks.vae import DecodeStream, decoder_warmup
 from avatarctl.render import pngs
 from avatarctl.render.finite import require_finite_pictures
 from avatarctl.render.folder import RenderFolder
@@ -100,8 +101,9 @@ class Frames:
                 pngs.reserve(self._folder, self._png, min(pictures_of(stop), self._plan.video_frames))
         settings = self._settings
         with SegmentWriter(part, *settings.size, settings.fps, self._video, settings.enlarge) as writer:
-            for frame in range(start, stop):
-                pictures = self._decoded(stream, frame, segment)
+            for pixels in stream.run(map(self._latents, range(start, stop))):
+                require_finite_pictures(pixels, segment)
+                pictures = to_pictures(pixels)
                 pictures = pictures[: self._plan.video_frames - first - writer.pictures]
                 if self._png is not None:
                     self._save_png(first + writer.pictures, pictures)
@@ -111,17 +113,12 @@ class Frames:
         stream.rest()
         self._folder.adopt(part, name)
 
-    def _decoded(self, stream: DecodeStream, frame: int, segment: int) -> NDArray[np.uint8]:
-        pixels = stream.push(self._latents(frame))
-        require_finite_pictures(pixels, segment)
-        return to_pictures(pixels)
-
     def _at(self, start: int) -> DecodeStream:
         """Return a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""
         if self._stream is None or self._next != start:
             self._stream = DecodeStream(self._vae, self._tiling)
-            for frame in range(max(start - self._warmup, 0), start):
-                self._stream.push(self._latents(frame))
+            for _ in self._stream.run(map(self._latents, range(max(start - self._warmup, 0), start))):
+                pass
         return self._stream
 
     def _latents(self, frame: int) -> Tensor:

@@ -13,6 +13,7 @@ from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
+from avatarctl.networks.devices import may_compile
 from avatarctl.ownership import listed
 from avatarctl.render.crop import frame, framing_in, framing_json
 from avatarctl.render.estimate import estimate
@@ -45,8 +46,10 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     if force:
         folder.check_all_ours()
     with folder.held():
+        planned = None
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
-            check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
+            planned = estimate(checked)
+            check_room(disks_of(needs_of(job, planned, checked.audio)))
         begun = None if force else folder.note_of(MANIFEST)
         if begun is not None and (older := as_begun(checked, begun)) is not checked:
             console.note(
@@ -80,13 +83,13 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         if rendered is None:
             show(0, 0, stage="loading")
             with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
-                if not job.placement.compile:
+                if not may_compile(job.placement.compile, job.placement.device, planned.passes if planned else None):
                     lean.import_networks()
                 from avatarctl.render.engine import run
 
             try:
                 with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
-                    rendered = run(checked, folder, show, loaded)
+                    rendered = run(checked, folder, show, loaded, planned.passes if planned else 0)
             except AvatarError as error:
                 # Where a hint says to resume, it says what.
                 error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")

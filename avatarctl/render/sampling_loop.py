@@ -7,6 +7,7 @@ import time
 from torch import Tensor
 
 from avatarctl.console import Progress
+from avatarctl.networks.full import is_full
 from avatarctl.render import frontier
 from avatarctl.render.checkpoints import Checkpoints
 from avatarctl.render.finite import require_finite_latents
@@ -62,21 +63,32 @@ class SamplingLoop:
         saved = team.share(self._start.saved)
         self._sampler, self._predictor = begin(job, plan, networks, conditions, saved, team)
         self._total = plan.count * job.render.steps
+        self._began_with = self._sampler.progress.steps_done()
         self._step_s: list[float] = []
         self._checkpoints = Checkpoints(folder, job.render.checkpoint_every_s)
 
     def run(self) -> int:
         """Run the window steps that are left, then write the segments that are left; return the number of steps."""
-        progress = self._sampler.progress
-        if not progress.finished():
+        if not self._sampler.progress.finished():
             self._show(0, 0, stage="sampling")
-        began_with = progress.steps_done()
         with self._checkpoints:
             self._sample()
         self._write_segments(self._plan.count - 1)
-        return progress.steps_done() - began_with
+        return self.steps()
+
+    def steps(self) -> int:
+        """Return the number of window steps that were run."""
+        return self._sampler.progress.steps_done() - self._began_with
 
     def _sample(self) -> None:
+        try:
+            self._run_steps()
+        except (RuntimeError, MemoryError) as error:
+            if is_full(error) and self._team.size == 1:  # a step that fails leaves the windows as they were
+                self._checkpoint(now=True)
+            raise
+
+    def _run_steps(self) -> None:
         progress = self._sampler.progress
         done, began = progress.steps_done(), time.monotonic()
         for finals in self._sampler.run(self._job.render.order):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from avatarctl.console import Progress
-from avatarctl.networks.vae import Tiling
+from avatarctl.networks.full import during
 from avatarctl.render import marks
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, segment_file
@@ -26,8 +26,7 @@ class Segments:
 
     def __init__(self, job: RenderJob, folder: RenderFolder, plan: Plan, networks: Networks, show: Progress) -> None:
         self._job, self._folder, self._plan, self._networks, self._show = job, folder, plan, networks, show
-        tiling = Tiling() if job.placement.vae_tiling else None
-        self._frames = Frames(folder, plan, job.render, networks.vae, tiling, job.frames, job.video)
+        self._frames = Frames(folder, plan, job.render, networks.vae, networks.placement.tiling, job.frames, job.video)
         self.missing = self._frames.missing()
         self._preview = f"{PREVIEW}{job.video.suffix}"
         folder.valid(self._preview)  # a damaged one is reported and joined again
@@ -48,9 +47,11 @@ class Segments:
         ``sampled``: share of the passes that is done, for the report; ``after_each`` is called after each segment.
         """
         while self.missing and self._frames.needed_windows(self.missing[0]).stop - 1 <= last_final:
-            self._networks.residency.use(self._networks.vae)
-            segment = self.missing.pop(0)
-            self._frames.write_segment(segment, lambda pictures: self._tell(pictures, sampled))
+            segment = self.missing[0]
+            with during("decoding"):
+                self._networks.residency.use(self._networks.vae)
+                self._frames.write_segment(segment, lambda pictures: self._tell(pictures, sampled))
+            self.missing.pop(0)
             self._folder.event("segment", segment=segment)
             self._join_preview()
             after_each()

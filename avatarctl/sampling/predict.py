@@ -14,10 +14,10 @@ from avatarctl.networks.block import ContextKV
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, WindowRequest, schedule
-from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
+from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme, scheme_of
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.team import Team, TeamSampler
-from avatarctl.sampling.windows import Plan, Window
+from avatarctl.sampling.windows import TOKENS_AT_ONCE, Plan, Window
 from avatarctl.settings.render import RenderSettings
 
 
@@ -34,17 +34,6 @@ class Conditions:
     image: Tensor
     reference: Tensor
     speech: Callable[[Window], Tensor]
-
-
-def scheme_of(settings: RenderSettings) -> Scheme:
-    """Return the table of passes that the settings ask for."""
-    if isinstance(settings.guidance, tuple):
-        return guidance.scheme([(Inputs(row.text, row.audio, row.tokens), row.weight) for row in settings.guidance])
-    if settings.guidance == "cfg":
-        return guidance.cfg(settings.audio_scale, settings.text_scale)
-    if settings.guidance == "native":
-        return guidance.native(settings.native_audio_weight, settings.native_token_weight)
-    return guidance.none()
 
 
 class Predictor:
@@ -169,9 +158,6 @@ class Predictor:
         if window.index not in self._speech:
             self._speech[window.index] = self._conditions.speech(window)
         return self._speech[window.index]
-
-
-TOKENS_AT_ONCE = 32_768  # from about here on one window keeps a GPU busy (480x832x81 has 32,760)
 
 
 def windows_at_once(settings: RenderSettings, transformer: StableAvatarTransformer3DModel, tokens: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,15 @@ def decided(**changes: object) -> Placement:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return decide(PlacementSettings(**{"device": "cpu", **changes}))
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    """Let torch tell of two GPUs; no kernel is tried."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr("avatarctl.networks.attention._runs", lambda *_: True)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +95,14 @@ def test_two_blocks_are_on_the_device_at_most(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("memory", ["full", "model", "group"])
-@pytest.mark.parametrize("float8", ["same", "float8"])
+@pytest.mark.parametrize("float8", ["same", "float8", "multiplied"])
 def test_blocks_compile_in_every_mode_that_allows_it(memory: str, float8: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all combinations of compile, float8 and memory modes these work; sequential with compile is refused (below)."""
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **{**k, "backend": "eager"}))
-    eager = MODES[memory](decided(memory=memory, weights_dtype=float8))
-    fast = MODES[memory](decided(memory=memory, weights_dtype=float8, compile=True))
+    plain = decided(memory=memory, weights_dtype="same" if float8 == "same" else "float8")
+    plain = replace(plain, float8_matmul=float8 == "multiplied")  # the CPU can, but is refused: it is slower there
+    eager, fast = MODES[memory](plain), MODES[memory](replace(plain, compile=True))
     one, other = eager.place(tiny_transformer()), fast.place(tiny_transformer())
     with torch.no_grad():
         expected = eager.use(one)(**tiny_inputs()).sample
@@ -130,10 +142,7 @@ def test_one_network_at_a_time() -> None:
 def test_dtype_follows_what_the_gpu_really_has(
     capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    pretend_gpu(monkeypatch, capability)
     assert decide(PlacementSettings(device="cuda:1")).dtype == getattr(torch, dtype)
     if dtype == "float16":
         with pytest.raises(DeviceError, match="emulates it"):
@@ -161,12 +170,24 @@ def test_usable_attention_is_what_runs() -> None:
         ({"attention": "flsh"}, UsageError, "got 'flsh', expected auto or one of"),
         ({"attention": "flash_hub"}, DeviceError, "downloads its kernel"),
         ({"attention": "sage"}, DeviceError, "not usable on cpu"),
+        ({"matmul_dtype": "float8"}, UsageError, "got weights_dtype same, expected float8"),
+        ({"matmul_dtype": "float8", "weights_dtype": "float8"}, DeviceError, "the CPU doesn't multiply float8"),
     ],
 )
 def test_what_does_not_work_is_refused(settings: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         decided(**settings)
     assert caught.value.hint or error is UsageError
+
+
+@pytest.mark.parametrize("float8", ["same", "float8", "multiplied"])
+@pytest.mark.parametrize("memory", ["full", "model", "group", "sequential"])
+def test_every_way_to_store_weights_runs_in_every_memory_mode(memory: str, float8: str, expected: torch.Tensor) -> None:
+    plain = decided(memory=memory, weights_dtype="same" if float8 == "same" else "float8")
+    residency = MODES[memory](replace(plain, float8_matmul=float8 == "multiplied"))
+    with torch.no_grad():
+        out = residency.use(residency.place(tiny_transformer()))(**tiny_inputs()).sample
+    assert ((out - expected).norm() / expected.norm()) < {"same": 1e-5, "float8": 0.05, "multiplied": 0.1}[float8]
 
 
 @NO_GPU
