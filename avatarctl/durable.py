@@ -49,7 +49,7 @@ def beside(path: Path) -> Iterator[Path]:
         rights = part.stat().st_mode
         yield part
         part.chmod(rights)
-        with part.open("rb") as file:
+        with part.open("rb+") as file:  # some systems flush only what is open for writing
             os.fsync(file.fileno())
         part.replace(path)
         flush_folder(path.parent)

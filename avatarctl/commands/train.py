@@ -12,6 +12,7 @@ from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
 from avatarctl.errors import UsageError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.training.plan import TrainingPlan
@@ -294,7 +295,7 @@ def _run(
         )
     with (
         console.warnings_as_notes(),
-        console.progress("none" if quiet and progress == "auto" else progress, "steps") as show,
+        showing("none" if quiet and progress == "auto" else progress, "steps") as show,
     ):
         show(0, 0, stage="loading")
         done = run(job, show, force)

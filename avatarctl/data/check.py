@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from avatarctl import durable
-from avatarctl.console import Progress
 from avatarctl.data.shards import NULL, SHARDS, Index, SampleEntry, ShardWriter, read_about, read_bytes
 from avatarctl.errors import InputFileError
+from avatarctl.progress import Progress
 
 MOST_ON_SHEET = 400
 TILE_PX, LABEL_PX = 160, 14

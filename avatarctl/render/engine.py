@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from avatarctl.console import Progress
+from avatarctl.interrupts import Stop, stopping
 from avatarctl.networks.full import is_full, is_main_memory
 from avatarctl.networks.memory import Workload
 from avatarctl.networks.placement import Placement, decide, device_of
+from avatarctl.progress import Progress
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.deliver import deliver
 from avatarctl.render.estimate import remember_speed
@@ -23,7 +24,7 @@ from avatarctl.render.prepare import own_device
 from avatarctl.render.sampling_loop import SamplingLoop, begin
 from avatarctl.render.segments import Segments
 from avatarctl.render.sound import decode_audio, start_of
-from avatarctl.render.stop import Stop, no_grad_on, stopping
+from avatarctl.render.stop import check, no_grad_on
 from avatarctl.render.subtitles import lay_out
 from avatarctl.render.workload import workload_of
 from avatarctl.sampling.team import GO, STOP, Team, join_team
@@ -55,7 +56,7 @@ def run(
         placement = place(checked, folder, work, loaded)
         team = join_team(placement.device)
         show(0, 0, stage="sound")
-        sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        sound, plan = decode_audio(checked, folder, lambda: check(stop, folder))
         tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
         made = Made()
         while True:
@@ -92,10 +93,10 @@ def _make_pictures(
 ) -> None:
     """Make conditions, sample and write segments, from where the folder stands; memory may run out and leave the rest."""
     job = checked.job
+    show(0, 0, stage="loading")
     show(0, 0, stage="conditions")
     conditions = make_conditions(checked, networks, folder, plan)
-    stop.check(folder)
-    show(0, 0, stage="loading")
+    check(stop, folder)
     try_decoding(networks, work)
     team.share(None)  # the others read what is in the folder now
     segments = Segments(job, folder, plan, networks, show)

@@ -22,6 +22,7 @@ from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, ref
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
+from avatarctl.render.delivered import wrote
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.numbers import BEFORE, changed_placement, versions
 from avatarctl.render.ours import MANIFEST
@@ -179,7 +180,7 @@ def check_places(checked: Checked, force: bool) -> None:
     may_replace = (folder.note_of(MANIFEST) or {}).get("replaces", {})
     for target in outputs_of(job):
         now = ownership.identity(target)
-        ours = now is not None and (may_replace.get(str(target.resolve())) == now or folder.wrote(target))
+        ours = now is not None and (may_replace.get(str(target.resolve())) == now or wrote(folder, target))
         ownership.check_target(target, "--output", inputs, force, named=job.output, ours=ours)
         ownership.check_can_make(durable.through(target).parent, "--output")
         ownership.check_apart(job.folder, "--work-dir", target, "--output")

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from avatarctl.console import Progress, note
+from avatarctl.console import note
 from avatarctl.data.shards import read_about
 from avatarctl.errors import Interrupted, QualityError
+from avatarctl.interrupts import Stop, stopping
+from avatarctl.progress import Progress
 from avatarctl.render import render
-from avatarctl.render.stop import Stop, stopping
 from avatarctl.settings.train import TrainJob
 from avatarctl.threads import computing_with
 from avatarctl.training import checkpointing, checkpoints, validate

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from tiny import tiny_inputs, tiny_transformer
 from training.conftest import make_cache, random_sample
 
-from avatarctl.console import Progress
 from avatarctl.errors import BusyError, ChangedError, DeviceError, Interrupted, QualityError, UsageError, WeightsError
 from avatarctl.networks.adapters import merge_lora
 from avatarctl.networks.checkpoints import load_transformer
+from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import checkpoints, train
 from avatarctl.training.folder import held
