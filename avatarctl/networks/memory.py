@@ -34,7 +34,8 @@ IMAGE_TOKENS = 257
 class MemoryEstimate:
     """Bytes on the device: ``weights`` that stay, ``activations`` of one pass, ``decoding`` by the VAE, and their ``peak``.
 
-    ``sampling``, ``decode``, ``conditions``: the peak of each stage.
+    ``sampling``, ``decode``, ``conditions``: the peak of each stage. ``together``: the peak where pictures are decoded beside
+    sampling (memory mode full alone).
     """
 
     weights: int
@@ -44,11 +45,17 @@ class MemoryEstimate:
     sampling: int = 0
     decode: int = 0
     conditions: int = 0
+    together: int = 0
 
     @property
     def needed(self) -> int:
         """The peak with a margin for what isn't counted."""
-        return round(self.peak * (1 + MARGIN_SHARE)) + MARGIN_BYTES
+        return with_margin(self.peak)
+
+
+def with_margin(size: int) -> int:
+    """Return bytes with a margin for what isn't counted."""
+    return round(size * (1 + MARGIN_SHARE)) + MARGIN_BYTES
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,11 @@ class Fit:
     def fits(self) -> bool:
         """Whether the peak, with its margin, fits."""
         return self.estimate.needed <= self.free_bytes
+
+    @property
+    def beside(self) -> bool:
+        """Whether pictures may be decoded beside sampling."""
+        return self.memory == "full" and with_margin(self.estimate.together) <= self.free_bytes
 
 
 def transformer_parameters(dims: TransformerDims) -> int:
@@ -214,7 +226,8 @@ def estimate(
         beside = max(beside, vae_weights + encoding)
     own = CUDA_CONTEXT_BYTES if on_gpu else 0
     peak = max(sampling, decode, beside) + own
-    return MemoryEstimate(stay, activations, decoding, peak, sampling + own, decode + own, beside + own)
+    together = stay + activations + decoding + own if memory == "full" else peak
+    return MemoryEstimate(stay, activations, decoding, peak, sampling + own, decode + own, beside + own, together)
 
 
 def estimate_of(work: Workload, formats: Formats, memory: str, tiling: Tiling | None) -> MemoryEstimate:

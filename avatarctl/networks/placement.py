@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
 from avatarctl.errors import DeviceError, UsageError
-from avatarctl.networks.devices import COMPILE_FROM_PASSES
-from avatarctl.networks.memory import MODES, Fit, Formats, Workload, choose, estimate_of, ladder
-from avatarctl.networks.tiling import Tiling, small_tiling, tiling_named
+from avatarctl.networks.devices import COMPILE_FROM_PASSES, refuse_float8_matmul
+from avatarctl.networks.memory import MODES, Fit, Formats, Workload, choose, estimate_of
+from avatarctl.networks.tiling import Tiling, small_tiling, tiling_named, tilings
 from avatarctl.settings.placement import PlacementSettings
 
 Role = Literal["transformer", "vae", "text encoder", "image encoder", "speech encoder"]
-Stage = Literal["conditions", "sampling", "decoding"]
+Stage = Literal["conditions", "sampling", "decoding", "trial"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_CAPABILITY = (8, 0)  # Ampere; older GPUs emulate it, without fused attention
-FLOAT8_CAPABILITY = (8, 9)  # Ada; products of float8 matrices
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Placement:
     vae_dtype: torch.dtype = torch.float32
     tiling: Tiling | None = None
     float8_matmul: bool = False
+    beside: bool = True  # memory mode full: pictures may be decoded while the next passes run
     fit: Fit | None = field(default=None, compare=False)  # what the memory mode was chosen by
 
     def dtype_of(self, role: Role) -> torch.dtype:
@@ -80,6 +79,9 @@ def decide(
             "compiled block)",
             "use --memory group, or leave compile off",
         )
+    if settings.matmul_dtype == "float8":
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        refuse_float8_matmul(settings.weights_dtype, capability(device), name)
     decided = Placement(
         device,
         dtype,
@@ -88,10 +90,12 @@ def decide(
         _attention(settings.attention, device, dtype, begun),
         _compile(settings, device, work, begun),
         _vae_dtype(settings.vae_dtype, device, begun),
-        float8_matmul=settings.matmul_dtype == "float8" and check_float8_matmul(settings, device),
+        float8_matmul=settings.matmul_dtype == "float8",
     )
     memory, tiling, fit = _room(settings, decided, work, begun, room)
-    return replace(decided, memory=memory, tiling=tiling, fit=fit, compile=decided.compile and memory != "sequential")
+    beside = room.beside if room is not None and fit is None else fit is None or fit.beside
+    compiled = decided.compile and memory != "sequential"
+    return replace(decided, memory=memory, tiling=tiling, beside=beside, fit=fit, compile=compiled)
 
 
 def device_of(name: str) -> torch.device:
@@ -139,24 +143,6 @@ def _vae_dtype(name: str, device: torch.device, begun: Mapping[str, Any]) -> tor
     if name == "auto":
         return torch.bfloat16 if capability(device) >= BFLOAT16_CAPABILITY else torch.float32
     return DTYPES[name]
-
-
-def check_float8_matmul(settings: PlacementSettings, device: torch.device) -> bool:
-    """Return True where float8 matrices can be multiplied; raises an error with the reason elsewhere."""
-    if settings.weights_dtype != "float8":
-        raise UsageError(
-            "matmul_dtype float8: got weights_dtype same, expected float8 (weights are multiplied as they are stored)",
-            "add --weights-dtype float8, or leave out --matmul-dtype",
-        )
-    if capability(device) < FLOAT8_CAPABILITY:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
-        wanted = ".".join(map(str, FLOAT8_CAPABILITY))
-        raise DeviceError(
-            f"matmul_dtype float8: {name} doesn't multiply float8 matrices, expected a GPU of compute capability {wanted} "
-            "or newer",
-            "use --matmul-dtype same: float8 weights are stored in one byte all the same",
-        )
-    return True
 
 
 def _attention(name: str, device: torch.device, dtype: torch.dtype, begun: Mapping[str, Any]) -> str | None:
@@ -236,7 +222,6 @@ def formats_of(placement: Placement) -> Formats:
 
 def free_bytes(device: torch.device) -> int:
     """Return the bytes that this process can still take on a GPU: what is free, and what its allocator holds unused."""
-    gc.collect()
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
@@ -244,30 +229,39 @@ def free_bytes(device: torch.device) -> int:
 def step_down(placement: Placement, settings: PlacementSettings, work: Workload, stage: Stage) -> Placement | None:
     """Return the placement to continue with when memory ran out in ``stage`` all the same; None where nothing is left.
 
-    The next one of the ladder that needs less in that stage: while decoding, first the transformer leaves the device, then
-    the pictures are cut into tiles (unless the user said no tiles); else blocks, then layers of the transformer.
+    While decoding or making conditions, first the transformer leaves the device, then pictures are cut into tiles (unless the
+    user said no tiles), then its blocks leave and its layers; while sampling, these. Before all that, pictures are decoded
+    in turn with passes instead of beside them. ``trial``: a decode before the first pass.
     """
+    if stage in ("sampling", "decoding") and placement.memory == "full" and placement.beside:
+        return replace(placement, beside=False)
 
     def needed(memory: str, tiling: Tiling | None) -> int:
         found = estimate_of(work, formats_of(placement), memory, tiling)
-        return {"conditions": found.conditions, "sampling": found.sampling, "decoding": found.decode}[stage]
+        sizes = {"conditions": found.conditions, "sampling": found.sampling}
+        return sizes.get(stage, found.decode)
 
-    tiles: Any = settings.vae_tiling if settings.vae_tiling == "auto" else placement.tiling or False
     now = needed(placement.memory, placement.tiling)
-    steps = list(ladder(work.width, work.height, "auto", tiles))
-    if placement.tiling is not None:
-        steps = [(memory, tiling) for memory, tiling in steps if tiling is not None]
-    for memory, tiling in steps:
+    for memory, tiling in _steps(placement, settings, work, stage):
         # A step that saves next to nothing only costs time.
-        if needed(memory, tiling) < 0.9 * now and _below(memory, tiling, placement):
-            if memory == "sequential" and settings.compile is True:
-                continue
-            return replace(
-                placement, memory=memory, tiling=tiling, compile=placement.compile and memory != "sequential"
-            )
+        if needed(memory, tiling) < 0.9 * now and not (memory == "sequential" and settings.compile is True):
+            compiled = placement.compile and memory != "sequential"
+            return replace(placement, memory=memory, tiling=tiling, compile=compiled)
     return None
 
 
-def _below(memory: str, tiling: Tiling | None, placement: Placement) -> bool:
-    """Return whether a step of the ladder never puts more on the device than the placement does."""
-    return MODES.index(memory) >= MODES.index(placement.memory) and (tiling is not None or placement.tiling is None)
+def _steps(
+    placement: Placement, settings: PlacementSettings, work: Workload, stage: Stage
+) -> Iterator[tuple[str, Tiling | None]]:
+    """Return what is below a placement, in the order in which it is tried."""
+    below = MODES[MODES.index(placement.memory) + 1 :]
+    if stage == "sampling":
+        yield from ((memory, placement.tiling) for memory in below)
+        return
+    least = placement.memory if placement.memory != "full" else "model"
+    yield least, placement.tiling
+    now = work.width * work.height if placement.tiling is None else placement.tiling.pixels(work.width, work.height)
+    smaller = [each for each in tilings(work.width, work.height) if each.pixels(work.width, work.height) < now]
+    finer: list[Tiling | None] = list(smaller) if settings.vae_tiling is not False else []
+    yield from ((least, tiling) for tiling in finer)
+    yield from ((memory, tiling) for memory in below for tiling in (placement.tiling, *finer))

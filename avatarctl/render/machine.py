@@ -31,7 +31,9 @@ class Machine:
 
 
 def of_card(card: Card, settings: PlacementSettings, work: Workload, compile_from: int) -> Machine:
-    """Return a published GPU as the machine of a render."""
+    """Return a published GPU as the machine of a render; raises what it can't do."""
+    if settings.matmul_dtype == "float8":
+        devices.refuse_float8_matmul(settings.weights_dtype, card.capability, f"the {card.name}")
     dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if card.bfloat16 else "float16"
     vae = settings.vae_dtype if settings.vae_dtype != "auto" else "bfloat16" if card.bfloat16 else "float32"
     formats = Formats(BYTES[dtype], BYTES[vae], settings.weights_dtype == "float8")

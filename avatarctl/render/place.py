@@ -59,10 +59,9 @@ def try_decoding(networks: Networks, work: Workload) -> None:
     device = placement.device
     if device.type != "cuda":
         return
-    with during("sampling"):
+    with during("trial"):
         residency.use(networks.speech_encoder)
         residency.use(networks.transformer)
-    with during("decoding"):
         ahead = placement.memory in ("full", "model")
         texts = 2 * context_bytes(work.dims, placement.dtype.itemsize) if ahead else 0  # come with the first pass
         held = torch.empty(texts, dtype=torch.uint8, device=device)
@@ -85,6 +84,7 @@ def lower(
         raise no_memory(job, error, placement) from error
     console.note(
         f"memory ran out while {STAGES[stage]} ({first_line(error)}): continuing with --memory {after.memory}"
+        + (", decoding in turn with sampling" if after.memory == placement.memory == "full" else "")
         + ("" if after.tiling is None else f" and the VAE in {after.tiling.name(work.width, work.height)} tiles")
     )
     was, now = decided_by(job, placement), decided_by(job, after)
@@ -97,7 +97,12 @@ def lower(
     return after
 
 
-STAGES = {"conditions": "making the conditions", "sampling": "sampling", "decoding": "decoding"}
+STAGES = {
+    "conditions": "making the conditions",
+    "sampling": "sampling",
+    "decoding": "decoding",
+    "trial": "trying to decode",
+}
 
 
 def first_line(error: BaseException) -> str:

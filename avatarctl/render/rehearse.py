@@ -59,7 +59,8 @@ def rehearse_checked(checked: Checked, where: Card | Literal["here"] | None = No
     planned = estimate(checked, samples_of(checked), where)
     disks = disks_of(needs_of(checked.job, planned, checked.audio))
     check_room(disks)
-    check_device(checked.job.placement)
+    if not isinstance(where, Card):
+        check_device(checked.job.placement)
     check_loras(checked)
     return Rehearsal(checked, planned, tuple(disks))
 

@@ -148,7 +148,7 @@ def test_float8_products_need_a_gpu_that_has_them(gpu: Gpu) -> None:
         decide(settings(matmul_dtype="float8"), WORK)
 
 
-FULL = Placement(torch.device("cuda"), torch.bfloat16, "full", False, None, False, torch.bfloat16)
+FULL = Placement(torch.device("cuda"), torch.bfloat16, "full", False, None, False, torch.bfloat16, beside=False)
 
 
 def steps(stage: Any, begin: Placement = FULL, **chosen: Any) -> list[tuple[str, str | None]]:
@@ -163,11 +163,24 @@ def steps(stage: Any, begin: Placement = FULL, **chosen: Any) -> list[tuple[str,
 
 def test_while_decoding_first_the_transformer_leaves_then_come_tiles() -> None:
     down = steps("decoding")
-    assert down[0] == ("model", None) and down[1][1] is not None
+    assert down[0] == ("model", None) and {memory for memory, _ in down[:-1]} == {"model"} and down[1][1] is not None
     sizes = [{each.name(512, 512): each.pixels(512, 512) for each in tilings(512, 512)}[name] for _, name in down[1:]]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
-    assert steps("decoding", vae_tiling=False)[0] == ("model", None)
+    assert [memory for memory, _ in steps("decoding", vae_tiling=False)] == ["model", "group"]
     assert all(tiles is None for _, tiles in steps("decoding", vae_tiling=False))
+
+
+def test_first_of_all_decoding_takes_turns_with_passes(gpu: Gpu) -> None:
+    gpu(80)
+    roomy = decide(settings(), WORK)
+    assert roomy.beside
+    gpu(needed("full"))
+    assert not decide(settings(), WORK).beside, "both at once would need more"
+    for stage in ("sampling", "decoding"):
+        after = step_down(roomy, settings(), WORK, stage)
+        assert after is not None and (after.memory, after.beside) == ("full", False)
+    trial = step_down(roomy, settings(), WORK, "trial")
+    assert trial is not None and trial.memory == "model", "nothing was beside it"
 
 
 def test_while_sampling_blocks_then_layers_leave() -> None:

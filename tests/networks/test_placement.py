@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from tiny import TINY, tiny_inputs, tiny_transformer, tiny_vae
 
 from avatarctl.errors import DeviceError, UsageError
+from avatarctl.networks import offload
 from avatarctl.networks.attention import usable_attention
 from avatarctl.networks.checkpoints import load_transformer, released_state
 from avatarctl.networks.placement import Placement, decide
@@ -107,6 +109,18 @@ def test_blocks_compile_in_every_mode_that_allows_it(memory: str, float8: str, m
     with torch.no_grad():
         expected = eager.use(one)(**tiny_inputs()).sample
         assert torch.allclose(fast.use(other)(**tiny_inputs()).sample, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["native", "_native_math"])
+def test_a_named_attention_kernel_compiles_in_one_piece(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What auto names on a GPU, and compiles there, is a kernel of torch: each is chosen by a context inside the block."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **{**k, "backend": "eager"}))
+    plain = decided(attention=attention)
+    one, other = residency_of(plain).place(tiny_transformer()), MODES["full"](replace(plain, compile=True))
+    fast = other.place(tiny_transformer())
+    with torch.no_grad():
+        assert torch.allclose(fast(**tiny_inputs()).sample, one(**tiny_inputs()).sample, atol=1e-5)
 
 
 def test_float8_storage_with_half_precision_compute(expected: torch.Tensor) -> None:
@@ -227,3 +241,48 @@ def test_narrow_weights_compute_wide_on_the_cpu_and_stay_as_stored(monkeypatch: 
     with torch.no_grad():
         assert torch.equal(narrow(**tiny_inputs()).sample, wide(**tiny_inputs()).sample)
     assert layer.weight.dtype == torch.bfloat16
+
+
+class Driver:
+    """What CUDA's runtime answers when memory is locked: 0, or an error."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.locked = answer, []
+
+    def cudaHostRegister(self, place: int, size: int, flags: int) -> int:
+        self.locked += [place] if self.answer == 0 else []
+        return self.answer
+
+    def cudaHostUnregister(self, place: int) -> int:
+        self.locked.remove(place)
+        return 0
+
+
+def test_locked_memory_is_released_with_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    blocks = tiny_transformer().blocks
+    stream = offload.BlockStream(list(blocks), CPU)
+    assert len(driver.locked) == len(blocks)
+    del stream, blocks
+    gc.collect()
+    assert driver.locked == []
+
+
+def test_memory_that_cannot_be_locked_is_said_once_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Driver(2))
+    zeros, asked = torch.zeros, []
+
+    def refused(*shape: int, **options: object) -> torch.Tensor:
+        if options.get("device") == "cuda":
+            asked.append(shape)
+            raise RuntimeError("CUDA error: out of memory")  # the refusal once more
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", refused)
+    offload._say_slow.cache_clear()
+    with pytest.warns(UserWarning, match="locks too little of it") as told:
+        offload.BlockStream(list(tiny_transformer().blocks), CPU)
+    assert len(told) == 1 and len(asked) == TINY.layers

@@ -88,26 +88,29 @@ def test_a_pass_that_finds_memory_full_loses_no_step(
     assert output.read_bytes() == expected
     assert done.window_steps == 6 and len(steps) == 6 + 2, "what was done is not done again"
     told = events(job(studio, output).folder, "memory ran out")
-    assert [(each["stage"], each["memory"]) for each in told] == [("sampling", "group"), ("sampling", "sequential")]
+    assert [each["stage"] for each in told] == ["sampling", "sampling"]
+    assert next(each["memory"] for each in told) == "full" != told[1]["memory"]
     assert all(each["changes"] == [] for each in told)
     said = capsys.readouterr().err
-    assert "memory ran out while sampling" in said and "continuing with --memory group" in said
+    assert "memory ran out while sampling" in said and "continuing with --memory full, decoding in turn" in said
+    assert f"continuing with --memory {told[1]['memory']}" in said
 
 
 @pytest.mark.parametrize("words", ["CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"])
 def test_a_decode_that_finds_memory_full_first_moves_the_transformer_out(
     words: str, studio: Path, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fail_at(monkeypatch, DecodeStream, "_push", 1, error=words)
+    fail_at(monkeypatch, DecodeStream, "_push", 1, 2, error=words)
     output = tmp_path / "talk.mp4"
     render(job(studio, output))
     assert output.read_bytes() == expected
-    (told,) = events(job(studio, output).folder, "memory ran out")
-    assert (told["stage"], told["memory"]) == ("decoding", "model")
+    first, told = events(job(studio, output).folder, "memory ran out")
+    assert first["memory"] == "full" and told["memory"] != "full"
+    assert told["stage"] == "decoding" and told["changes"] == []
 
 
 def test_tiles_are_noted_as_a_change_and_stay(studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fail_at(monkeypatch, DecodeStream, "_push", 3, 4)
+    calls = fail_at(monkeypatch, DecodeStream, "_push", 3, 4, 5)
     output = tmp_path / "talk.mp4"
     large = job(studio, output, size=(256, 256))
     render(large)
@@ -161,7 +164,7 @@ def test_what_is_left_is_an_error_and_all_that_was_done_is_there(
     saved = [each["window_steps"] for each in events(folder, "checkpoint")]
     assert saved and max(saved) == 2
     tried = len(calls)
-    assert tried == 2 + 3, "full, group, sequential"
+    assert tried == 2 + 1 + len(events(folder, "memory ran out"))
     monkeypatch.undo()
     monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
     done = render(job(studio, output))

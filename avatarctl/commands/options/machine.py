@@ -91,7 +91,7 @@ Compile = Annotated[
     typer.Option(
         "--compile/--no-compile",
         help="Compile the transformer: minutes at the start, faster afterwards.",
-        show_default="long renders on a GPU",
+        show_default="auto: long renders on a GPU",
         rich_help_panel=MACHINE + RARE,
     ),
 ]
@@ -109,7 +109,7 @@ VaeTiling = Annotated[
     typer.Option(
         "--vae-tiling/--no-vae-tiling",
         help="Decode pictures in tiles: less memory; seams are blended, not invisible.",
-        show_default="where nothing else fits",
+        show_default="auto: where nothing else fits",
         rich_help_panel=MACHINE + RARE,
     ),
 ]

@@ -126,9 +126,9 @@ ForCard = Annotated[
     typer.Option(
         "--for",
         metavar="GPU",
-        help="With --dry-run: time and memory on another GPU, such as 4090 or H100, from published figures.",
+        help="With --dry-run: time and memory on another GPU, such as 4090.",
         show_default="this machine",
-        rich_help_panel=OUTPUT + RARE,
+        rich_help_panel=OUTPUT,
     ),
 ]
 ShowSettings = Annotated[
