@@ -100,5 +100,8 @@ def _is_memory(cause: BaseException | None) -> bool:
 
 
 def lower_memory(mode: Any) -> str | None:
-    """Return the memory mode that needs less than ``mode``, if there is one."""
-    return {"full": "model", "model": "group", "group": "sequential"}.get(str(mode))  # auto: the render tried all
+    """Return the memory mode that needs less than ``mode``, if there is one.
+
+    After auto, whatever the render tried by itself, the next attempt begins lower: the first may have met another program.
+    """
+    return {"auto": "model", "full": "model", "model": "group", "group": "sequential"}.get(str(mode))

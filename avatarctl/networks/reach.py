@@ -1,17 +1,27 @@
-"""Measure what a device reaches with products, attention, convolutions, moves and calls of a render's shapes, in two seconds."""
+"""Place a render and measure what its device reaches with products, attention, convolutions, moves and calls, in two seconds.
+
+Run as a program (``python -m avatarctl.networks.reach``) it reads settings and a workload from stdin and writes what it found.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from torch.nn import functional
 
 from avatarctl.networks.cards import Rates
+from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import Workload, latent_tokens
+from avatarctl.networks.placement import decide, formats_of
+from avatarctl.settings.placement import PlacementSettings
 
-SECONDS = 0.35  # for each kind
+SECONDS = 0.25  # for each kind
 LARGEST_BYTES = 1 << 26  # that the measured move reads
 
 
@@ -81,3 +91,31 @@ def _time(device: torch.device, run: Callable[[], object], runs: int) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return max(time.perf_counter() - began, 1e-9)
+
+
+def main() -> None:
+    """Answer in one line of JSON."""
+    asked = json.loads(sys.stdin.read())
+    settings = PlacementSettings.model_validate(asked["settings"])
+    work = Workload(**{**asked["work"], "dims": TransformerDims.parse(asked["work"]["dims"])})
+    warnings.simplefilter("ignore")
+    placement = decide(settings, work)
+    on_gpu = placement.device.type == "cuda"
+    rates = asked["rates"]
+    if rates is None:
+        rates = asdict(measure(placement.device, placement.dtype, placement.vae_dtype, work))
+    tiling = placement.tiling
+    found = {
+        "name": torch.cuda.get_device_name(placement.device) if on_gpu else "this CPU",
+        "formats": asdict(formats_of(placement)),
+        "compiled": placement.compile,
+        "memory": placement.memory,
+        "tiling": None if tiling is None else [tiling.size_px, tiling.overlap_px, tiling.width_px],
+        "free_bytes": placement.fit.free_bytes if placement.fit is not None else None,
+        "rates": rates,
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

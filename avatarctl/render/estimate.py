@@ -14,7 +14,7 @@ from avatarctl.networks.cards import Card
 from avatarctl.networks.devices import COMPILE_FROM_PASSES
 from avatarctl.networks.dims import WAN_VAE, VaeDims
 from avatarctl.networks.header import read_header
-from avatarctl.networks.memory import Formats, Workload, estimate_of
+from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, Formats, Workload, estimate_of
 from avatarctl.networks.tiling import small_tiling
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
@@ -112,7 +112,10 @@ def _machine(job: RenderJob, work: Workload, where: Card | Literal["here"] | Non
 
 
 def _peak(job: RenderJob, work: Workload, machine: Machine | None) -> int:
-    """Return the bytes at the peak on the device: as the machine places the render, else as far as the settings tell."""
+    """Return the bytes at the peak on the device: as the machine places the render, else as far as the settings tell.
+
+    Where the machine is unknown it is taken for a GPU, with CUDA's own context.
+    """
     placement = job.placement
     if machine is not None and machine.fit is not None:
         return machine.fit.estimate.peak
@@ -123,7 +126,7 @@ def _peak(job: RenderJob, work: Workload, machine: Machine | None) -> int:
     formats = Formats(4 if wide else 2, 4 if wide_vae else 2, float8)
     memory = "full" if placement.memory == "auto" or on_cpu else placement.memory
     tiling = small_tiling(work.width, work.height) if placement.vae_tiling is True else None
-    return estimate_of(work, formats, memory, tiling).peak
+    return estimate_of(work, formats, memory, tiling).peak + (0 if on_cpu else CUDA_CONTEXT_BYTES)
 
 
 def _vae(checked: Checked) -> VaeDims:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from avatarctl import durable, threads
 from avatarctl.networks import devices
 from avatarctl.networks.cards import Card, Rates
-from avatarctl.networks.memory import Fit, Formats, Workload, choose
+from avatarctl.networks.memory import Fit, Formats, Workload, choose, estimate_of
+from avatarctl.networks.tiling import Tiling
 from avatarctl.paths import cache_folder
 from avatarctl.settings.placement import PlacementSettings
 
 FILE = "rates.json"
+TIMEOUT_S = 120.0  # a cold disk takes half a minute to import torch
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -43,40 +51,65 @@ def of_card(card: Card, settings: PlacementSettings, work: Workload, compile_fro
     return Machine(card.name, basis, card.rates, formats, compiled and fit.memory != "sequential", fit, fit.memory)
 
 
-def this_machine(settings: PlacementSettings, work: Workload) -> Machine:
-    """Return this machine as a render would use it; raises what placing the render would raise.
+def this_machine(settings: PlacementSettings, work: Workload) -> Machine | None:
+    """Return this machine as a render would use it; None where torch can't tell.
 
-    The first time it is measured, which takes a few seconds.
+    Torch is asked in a process of its own: a broken one breaks nothing here. The first time it measures, which takes a few
+    seconds; a machine without a GPU is not asked again.
     """
     on_cpu = settings.device == "cpu" or not devices.torch_has_gpus()
-    import torch
+    key, known = _key(settings, work, on_cpu), _read()
+    if on_cpu and key in known:
+        return _machine_of(known[key], work)
+    rates = known.get(key, {}).get("rates")
+    asked = {"settings": settings.model_dump(mode="json"), "work": asdict(work), "rates": rates}
+    found = _ask(asked)
+    if found is None:
+        return None
+    if rates is None:
+        _write({**known, key: found})
+    return _machine_of(found, work)
 
-    from avatarctl.networks.placement import decide, formats_of
 
-    if on_cpu and settings.device == "auto":
-        settings = settings.model_copy(update={"device": "cpu"})
-    placement = decide(settings, work)
-    device = placement.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    key = json.dumps(
-        [
-            torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
-            torch.__version__,
-            threads.count() if device.type == "cpu" else 0,
-            str(placement.dtype),
-            str(placement.vae_dtype),
-            [*asdict(work.dims).values(), work.width, work.height, work.window, work.decoder_width],
-        ]
-    )
-    known = _read()
-    if key not in known:
-        from avatarctl.networks.reach import measure
+def _machine_of(found: dict[str, Any], work: Workload) -> Machine:
+    formats = Formats(**found["formats"])
+    tiling = None if found["tiling"] is None else Tiling(*found["tiling"])
+    fit = None
+    if found["free_bytes"] is not None:
+        fit = Fit(found["memory"], tiling, estimate_of(work, formats, found["memory"], tiling), found["free_bytes"])
+    basis = f"calculated from what {found['name']} reaches"
+    rates = Rates(**found["rates"])
+    return Machine(found["name"], basis, rates, formats, found["compiled"], fit, found["memory"])
 
-        known[key] = asdict(measure(device, placement.dtype, placement.vae_dtype, work))
-        _write(known)
-    rates = Rates(**known[key])
-    basis = f"calculated from what {name} reaches"
-    return Machine(name, basis, rates, formats_of(placement), placement.compile, placement.fit, placement.memory)
+
+def _key(settings: PlacementSettings, work: Workload, on_cpu: bool) -> str:
+    """Return what measured rates are remembered by."""
+    dims = [*asdict(work.dims).values(), work.width, work.height, work.window, work.decoder_width]
+    visible = "" if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    device = "cpu" if on_cpu else settings.device
+    number_formats = (settings.dtype, settings.vae_dtype, settings.weights_dtype, settings.memory, settings.vae_tiling)
+    where = (platform.node(), platform.machine(), importlib.metadata.version("torch"), threads.count())
+    return json.dumps([*where, device, visible, settings.compile, *number_formats, dims])
+
+
+def _ask(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Let a process with torch place and measure; None where it fails."""
+    root = str(Path(__file__).parents[2])
+    search = os.pathsep.join(part for part in (os.environ.get("PYTHONPATH"), root) if part)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "avatarctl.networks.reach"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": search},
+            check=True,
+        )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+    return found
 
 
 def _read() -> dict[str, Any]:
