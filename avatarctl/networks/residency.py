@@ -54,8 +54,7 @@ class Residency:
                 _compile_blocks(model)
         on_cores = self.placement.device.type == "cuda" and self.placement.vae_dtype in NARROW
         if on_cores and isinstance(model, AutoencoderKLWan):
-            # As tensor cores want their operands; else each convolution would turn them.
-            model.to(memory_format=torch.channels_last_3d)
+            _channels_last(model)
         self._settle(model)
         return model
 
@@ -193,6 +192,15 @@ MODES: dict[str, type[Residency]] = {
     "group": BlocksOnDevice,
     "sequential": LayersOnDevice,
 }
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Lay out the weights of convolutions as tensor cores want them; else each call would turn them."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for place in held(model):
+        stored = place.stored.detach()
+        if stored.dim() in formats:
+            put(place, stored.contiguous(memory_format=formats[stored.dim()]))
 
 
 def _compile_blocks(model: StableAvatarTransformer3DModel) -> None:

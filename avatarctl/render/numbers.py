@@ -62,12 +62,9 @@ def changed_placement(old: Mapping[str, Any], was: Mapping[str, Any], now: Mappi
 
 def begun_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was decided when a render began; of a render of an older version, what is known of that."""
-    decided = manifest.get("decided")
-    if decided is not None:
-        return {**{name: BEFORE[name] for name in PLACEMENT_THAT_COUNTS if name in BEFORE}, **decided}
-    if "vae_dtype" in manifest["job"]["placement"]:  # it has begun, and decided nothing yet
-        return {}
-    return {**{name: BEFORE[name] for name in PLACEMENT_THAT_COUNTS if name in BEFORE}, **_chosen(manifest)}
+    known = manifest.get("decided") or manifest["job"]["placement"]
+    older = {name: BEFORE[name] for name in PLACEMENT_THAT_COUNTS if name in BEFORE and name not in known}
+    return {**older, **(manifest.get("decided") or _chosen(manifest))}
 
 
 def decided_by(job: RenderJob, placement: Placement) -> dict[str, Any]:
@@ -120,7 +117,10 @@ def settle(job: RenderJob, folder: RenderFolder, placement: Placement) -> None:
 def _chosen(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of placement that count and left nothing to decide."""
     placement = manifest["job"]["placement"]
-    return {name: placement[name] for name in PLACEMENT_THAT_COUNTS if placement.get(name, "auto") != "auto"}
+    chosen = {name: placement[name] for name in PLACEMENT_THAT_COUNTS if placement.get(name, "auto") != "auto"}
+    if "vae_dtype" in placement and chosen.get("vae_tiling") is True:
+        del chosen["vae_tiling"]  # how many tiles is still to be decided; in older versions it wasn't
+    return chosen
 
 
 def _tiles(job: RenderJob, placement: Placement) -> bool | str:

@@ -33,8 +33,8 @@ def measure(
         predict(steps.requests(0))
         found = {"first step": counted.peak, **moved(counted)}
         predict(steps.requests(1))
-        found |= {f"step {name}": size for name, size in moved(counted).items()}
         found["step peak"] = counted.peak
+        found |= {f"step {name}": size for name, size in moved(counted).items()}
         counted.reset()
         stream = V.DecodeStream(steps.residency.use(vae), tiling)
         for _ in stream.run(latents(steps, V.TOGETHER if tiling else 2)):

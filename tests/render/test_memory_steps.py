@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from avatarctl.errors import DeviceError
+from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.full import is_full
+from avatarctl.networks.memory import Workload
 from avatarctl.networks.residency import MODES
 from avatarctl.networks.vae import DecodeStream
 from avatarctl.render import engine, render
@@ -35,6 +37,11 @@ def as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(engine, "may_step_down", lambda error, *_: is_full(error))
     monkeypatch.setattr(networks_module, "residency_of", lambda placement: MODES[placement.memory](placement))
+
+    def as_released(_: object, settings: RenderSettings, window: int, passes: int = 0) -> tuple[Workload, str]:
+        return Workload(TRANSFORMER_1_3B, *settings.size, window, passes=passes), ""
+
+    monkeypatch.setattr(engine, "workload_of", as_released)  # what steps save is calculated for the real network
 
 
 def job(studio: Path, output: Path, size: tuple[int, int] = (64, 64), **placement: Any) -> RenderJob:
