@@ -24,8 +24,13 @@ GIB = 2**30
 TRIAL_FRAMES = 2  # the decoder is at its widest from the second one on
 
 
-def place(checked: Checked, folder: RenderFolder, work: Workload, loaded: LoadedNetworks) -> Placement:
-    """Decide where and how a render computes, as it began where it has; note it in the folder and say it in a line."""
+def place(
+    checked: Checked, folder: RenderFolder, work: Workload, loaded: LoadedNetworks, processes: int = 1
+) -> Placement:
+    """Decide where and how a render computes, as it began where it has; note it in the folder and say it in a line.
+
+    ``processes``: how many share it.
+    """
     job = checked.job
     settings = own_device(job.placement)
     begun = begun_with(folder.manifest())
@@ -34,7 +39,7 @@ def place(checked: Checked, folder: RenderFolder, work: Workload, loaded: Loaded
         loaded.clear()  # what is loaded for another render is in the way
     placement = decide(settings, work, begun, before)
     loaded.remember(checked, settings, work, placement)
-    settle(job, folder, placement)
+    settle(job, folder, placement, processes)
     if placement.fit is not None:
         console.note(in_words(placement.fit, torch.cuda.get_device_name(placement.device)))
     return placement

@@ -35,7 +35,7 @@ FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 def as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the CPU be treated as a GPU: networks come and go as the memory mode says, and may step down."""
     monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(engine, "may_step_down", lambda error, *_: is_full(error))
+    monkeypatch.setattr(engine, "may_step_down", lambda error, *_, **__: is_full(error))
     monkeypatch.setattr(networks_module, "residency_of", lambda placement: MODES[placement.memory](placement))
 
     def as_released(_: object, settings: RenderSettings, window: int, passes: int = 0) -> tuple[Workload, str]:
