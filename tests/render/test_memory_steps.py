@@ -22,6 +22,7 @@ from avatarctl.render import engine, render
 from avatarctl.render import networks as networks_module
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import job_of as job_in
+from avatarctl.render.journey import journey
 from avatarctl.render.place import no_memory
 from avatarctl.sampling.predict import Predictor
 from avatarctl.settings.check import make
@@ -201,3 +202,16 @@ def test_flags_that_the_hint_names_exist(tmp_path: Path) -> None:
             error.stage = stage
             named = set(re.findall(r"--[a-z-]+", no_memory(asked, error).hint))
             assert named <= flags | {"--help"}, named - flags
+
+
+def test_the_next_render_of_a_worker_begins_where_the_last_one_ended(
+    studio: Path, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = networks_module.LoadedNetworks()
+    fail_at(monkeypatch, Predictor, "__call__", 2, 3)
+    for name in ("one", "two"):
+        journey(job(studio, tmp_path / f"{name}.mp4"), False, lambda *_, **__: None, loaded)
+        assert (tmp_path / f"{name}.mp4").read_bytes() == expected
+    modes = [each["memory"] for each in events(tmp_path / "one.mp4.render", "memory ran out")]
+    assert modes == ["full", "group"] and loaded._placement.memory == "group"
+    assert not events(tmp_path / "two.mp4.render", "memory ran out")
