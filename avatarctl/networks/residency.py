@@ -31,7 +31,12 @@ def residency_of(placement: Placement) -> Residency:
 
 
 class Residency:
-    """Mode ``full``: every network stays on the device. ``place`` one after loading it, ``use`` it before it computes."""
+    """Mode ``full``: every network stays on the device. ``place`` one after loading it, ``use`` it before it computes.
+
+    ``together``: whether all networks that are in use may be on the device at the same time.
+    """
+
+    together = True
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
@@ -102,6 +107,8 @@ class InMainMemory(Residency):
 
 class OneOnDevice(Residency):
     """Mode ``model``: the network asked for last is on the device, and the speech encoder, which is small and often needed."""
+
+    together = False
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)

@@ -45,9 +45,9 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         conditions = make_conditions(checked, networks, folder, plan)
         check(stop, folder)
         team.share(None)  # the others read what is in the folder now
-        segments = Segments(job, folder, plan, networks, show)
-        loop = SamplingLoop(job, folder, plan, networks, conditions, segments, team, show, stop)
-        steps = loop.run()
+        with Segments(job, folder, plan, networks, show, stop) as segments:
+            loop = SamplingLoop(job, folder, plan, networks, conditions, segments, team, show, stop)
+            steps = loop.run()
         show(0, 0, stage="joining")
         sheet = deliver(job, folder, sound, tracks, segments.count, plan)
     folder.event("finished", wall_s=round(time.monotonic() - began, 3))
