@@ -16,8 +16,8 @@ ADAPTER_LAYERS = 2
 
 
 @lru_cache(maxsize=64)
-def frame_gather(audio_tokens: int, latent_frames: int) -> tuple[Tensor, Tensor]:
-    """Return index and validity, both (latent frames, tokens per frame), that cut audio tokens per latent frame.
+def frame_gather(audio_tokens: int, latent_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return index and validity, both (latent frames, tokens per frame) on a device, that cut audio tokens per latent frame.
 
     Tokens of a span that lie inside the sequence come first, in order; what lies outside is padding on the right.
     """
@@ -27,7 +27,7 @@ def frame_gather(audio_tokens: int, latent_frames: int) -> tuple[Tensor, Tensor]
         padding = stop - start + 1 - len(inside)
         index.append([*inside, *[0] * padding])
         valid.append([True] * len(inside) + [False] * padding)
-    return torch.tensor(index), torch.tensor(valid)
+    return torch.tensor(index, device=device), torch.tensor(valid, device=device)
 
 
 class AudioAdapterBlock(nn.Module):
@@ -102,8 +102,7 @@ class AudioAdapter(nn.Module):
         if self.proj_hidden is not None and self.norm_hidden is not None:
             tokens = self.norm_hidden(self.proj_hidden(tokens))
 
-        index, valid = frame_gather(audio_states.shape[1], latent_frames)
-        index, valid = index.to(tokens.device), valid.to(tokens.device)
+        index, valid = frame_gather(audio_states.shape[1], latent_frames, tokens.device)
         cut = tokens[:, index] * valid[None, :, :, None]
         tokens = cut.flatten(1, 2)
 

@@ -38,6 +38,11 @@ class Residency:
         self.placement = placement
 
     @property
+    def together(self) -> bool:
+        """Whether networks may compute at the same time: there is room for what all of them need."""
+        return self.placement.beside
+
+    @property
     def load_device(self) -> torch.device:
         """Where weights are read to before :meth:`place`: the device, unless they are rounded to float8 on their way."""
         return torch.device("cpu") if self.placement.float8 else self.placement.device
@@ -111,6 +116,11 @@ class OneOnDevice(Residency):
         super().__init__(placement)
         self._guests: dict[int, Guest] = {}
         self._present: nn.Module | None = None
+
+    @property
+    def together(self) -> bool:
+        """They take turns."""
+        return False
 
     @property
     def load_device(self) -> torch.device:

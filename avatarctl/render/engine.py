@@ -107,14 +107,14 @@ def _make_pictures(
     conditions = make_conditions(checked, networks, folder, plan)
     check(stop, folder)
     try_decoding(networks, work)
-    segments = Segments(job, folder, plan, networks, show)
-    made.segments = segments.count
-    loop = SamplingLoop(job, folder, plan, networks, conditions, segments, processes, show, stop)
-    try:
-        loop.run()
-    finally:
-        made.steps += loop.steps()
-        made.step_s = loop.step_s()
+    with Segments(job, folder, plan, networks, show, stop) as segments:
+        made.segments = segments.count
+        loop = SamplingLoop(job, folder, plan, networks, conditions, segments, processes, show, stop)
+        try:
+            loop.run()
+        finally:
+            made.steps += loop.steps()
+            made.step_s = loop.step_s()
 
 
 def may_step_down(error: BaseException, placement: Placement, alone: bool) -> bool:

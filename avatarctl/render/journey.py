@@ -148,12 +148,12 @@ def lead(
 def failed_to_start(folder: RenderFolder, error: AvatarError) -> bool:
     """Return whether nothing was computed yet that a resumed render could use: then nothing is left.
 
-    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk, an interruption and
-    a lost process are none: what is decoded by then is kept.
+    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk, full memory, an
+    interruption and a lost process are none: what is decoded by then is kept.
     """
     if any(folder.listed(name) for name in COMPUTED):
         return False
-    full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError)
+    full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError | RuntimeError | MemoryError)
     return not full and not isinstance(error, Interrupted | ProcessLost)
 
 

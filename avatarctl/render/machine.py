@@ -88,7 +88,11 @@ def _key(settings: PlacementSettings, work: Workload, on_cpu: bool) -> str:
     visible = "" if on_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
     device = "cpu" if on_cpu else settings.device
     number_formats = (settings.dtype, settings.vae_dtype, settings.weights_dtype, settings.memory, settings.vae_tiling)
-    where = (platform.node(), platform.machine(), importlib.metadata.version("torch"), threads.count())
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    where = (platform.node(), platform.machine(), version, threads.count())
     return json.dumps([*where, device, visible, settings.compile, *number_formats, dims])
 
 

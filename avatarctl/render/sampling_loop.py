@@ -105,7 +105,8 @@ class SamplingLoop:
                 self._sample()
             except TeamBroken as broken:
                 raise self._lost() from broken
-        self._write_segments(self._plan.count - 1)
+        self._segments.finish()
+        self._stop_if_asked()
         return self.steps()
 
     def steps(self) -> int:
@@ -134,6 +135,7 @@ class SamplingLoop:
                 self._checkpoint(now=self._stop.asked)
             if self._stop.asked:
                 self._interrupt()
+            self._segments.check()
             if finals:
                 self._write_segments(finals[-1].window)
             self._report()
@@ -175,12 +177,13 @@ class SamplingLoop:
     def _write_segments(self, last_final: int) -> None:
         progress = self._sampler.progress
         sampled = 1.0 if progress.finished() else progress.steps_done() / self._total
-        self._segments.write_ready(last_final, sampled, self._stop_if_nothing_is_in_flight)
-        self._networks.residency.use(self._networks.transformer)
+        self._segments.write_ready(last_final, sampled)
+        if not progress.finished():
+            self._networks.residency.use(self._networks.transformer)
 
-    def _stop_if_nothing_is_in_flight(self) -> None:
-        """Stop between two segments once sampling is over: what is missing is decoded from the folder."""
-        if self._stop.asked and self._sampler.progress.finished():
+    def _stop_if_asked(self) -> None:
+        """Stop once every window is final: what is missing is decoded from the folder."""
+        if self._stop.asked:
             self._interrupt()
 
     def _report(self) -> None:

@@ -51,8 +51,8 @@ class Levels:
     sigmas = (1.0, 0.8, 0.5, 0.2, 0.0)
 
     @property
-    def timesteps(self) -> list[torch.Tensor]:
-        return [torch.zeros(()) for _ in range(4)]
+    def timesteps(self) -> torch.Tensor:
+        return torch.zeros(4)
 
 
 class Steps:

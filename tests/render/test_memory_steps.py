@@ -179,6 +179,20 @@ def test_what_is_left_is_an_error_and_all_that_was_done_is_there(
     assert done.window_steps == 4 and output.read_bytes() == expected
 
 
+def test_memory_that_is_full_from_the_start_leaves_what_the_hint_resumes(
+    studio: Path, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, Predictor, "__call__", *range(100))
+    output = tmp_path / "talk.mp4"
+    with pytest.raises(DeviceError) as caught:
+        render(job(studio, output))
+    folder = re.findall(r"resume: avatarctl resume (\S+?);", caught.value.hint)[0]
+    monkeypatch.undo()
+    monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
+    render(job_in(RenderFolder(Path(folder)).manifest()).model_copy(update={"work_dir": Path(folder)}))
+    assert output.read_bytes() == expected
+
+
 def test_other_errors_of_the_device_are_no_reason_to_step_down(
     studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
