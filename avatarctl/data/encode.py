@@ -21,7 +21,6 @@ from PIL import Image
 
 from avatarctl import durable
 from avatarctl.audio.decode import write_waveform
-from avatarctl.audio.speech import samples_of
 from avatarctl.data import cache as caches
 from avatarctl.data.clips import Film, Picture, Window, clip_film, in_step, nearest_size, stream, windows
 from avatarctl.data.discover import Clip, discover, made_of, passed_over
@@ -32,7 +31,7 @@ from avatarctl.errors import DeviceError, InputFileError, Interrupted
 from avatarctl.interrupts import handling
 from avatarctl.networks.placement import DTYPES
 from avatarctl.progress import Progress
-from avatarctl.sampling.windows import video_frames_of
+from avatarctl.sampling.windows import sample_of, video_frames_of
 from avatarctl.settings.encode import EncodeJob
 
 THUMB_PX = 160
@@ -304,7 +303,7 @@ def decoded_sound(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 def waveform(file: IO[bytes], count: int, start: int, frames: int, fps: Fraction) -> NDArray[np.float32]:
     """Return the samples of exactly these pictures, with silence past the end."""
-    first, last = samples_of(start, fps), samples_of(start + frames, fps)
+    first, last = sample_of(start, fps), sample_of(start + frames, fps)
     samples = np.zeros(last - first, np.float32)
     file.seek(4 * first)
     known = np.frombuffer(file.read(4 * max(min(last, count) - first, 0)), "<f4")

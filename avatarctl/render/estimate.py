@@ -9,6 +9,8 @@ from fractions import Fraction
 from statistics import median
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from avatarctl.audio.source import AudioInfo
 from avatarctl.networks.cards import Card
 from avatarctl.networks.devices import COMPILE_FROM_PASSES
@@ -29,6 +31,7 @@ from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
 RECENT = 5  # renders whose speeds count
+PATIENCE_S = 5.0  # with another process that notes its own
 
 
 @dataclass(frozen=True)
@@ -208,19 +211,20 @@ def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: W
 
 def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:
     """Note the seconds per window step of a finished render, for later estimates."""
-    known = _read_speeds()
-    key = speed_key(job.render, job.placement, weights)
-    before = known.get(key, {})
-    # The median of the last few: one render beside another busy program is no measure.
-    recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
-    known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
-    folder = cache_folder()
+    key, folder = speed_key(job.render, job.placement, weights), cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{SPEEDS}.{os.getpid()}.part"
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(folder / SPEEDS)
-    except OSError:
+        # Workers of a batch end at the same time: each adds to what the others noted.
+        with FileLock(folder / f".{SPEEDS}.lock", timeout=PATIENCE_S):
+            known = _read_speeds()
+            before = known.get(key, {})
+            # The median of the last few: one render beside another busy program is no measure.
+            recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
+            known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
+            part = folder / f".{SPEEDS}.{os.getpid()}.part"
+            part.write_text(json.dumps(known), encoding="utf-8")
+            part.replace(folder / SPEEDS)
+    except (OSError, Timeout):
         return  # an estimate less
 
 
