@@ -201,8 +201,8 @@ def estimate(
     pixels = width * height if tiling is None else tiling.pixels(width, height)
     decoding = round(DECODER_BYTES_PER_PIXEL[vae_bytes] * decoder_width * pixels)
     encoding = round(ENCODER_BYTES_PER_PIXEL[vae_bytes] * decoder_width * pixels)
-    if tiling is not None:  # pictures of eight latent frames, as tiles and joined
-        decoding += 8 * 4 * 3 * round(width * height * (tiling.work(width, height) * vae_bytes + 4 + vae_bytes))
+    if tiling is not None:  # the tiles of eight latent frames wait to be joined
+        decoding += round(8 * 4 * 3 * width * height * tiling.work(width, height) * vae_bytes)
     context = 2 * context_bytes(dims, value_bytes)
     vae_weights, speech_weights = vae_bytes * vae, 4 * speech
     beside = TEXT_BLOCK * value_bytes
