@@ -32,6 +32,7 @@ from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.values import other_steps
 from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
@@ -93,9 +94,10 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 def check_lora(path: Path) -> None:
     """Raise an error for a LoRA that isn't there, isn't one, or holds numbers that aren't finite."""
     if not path.is_file():
+        hint = "name a .safetensors file, or the run folder of `avatarctl lora train`: RUN or RUN@STEP"
         raise InputFileError(
             f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
-            "name a .safetensors file, or the run folder of `avatarctl lora train`",
+            other_steps(path) or hint,
         )
     refuse_damaged_lora(path)
 
@@ -121,6 +123,8 @@ def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
     own = home / "samples" / "picture.png"
     if weights.folder.resolve() != (home / "weights").resolve() or job.image.samefile(own):
         return ()
+    if job.image.stat().st_size == own.stat().st_size and durable.digest(job.image) == durable.digest(own):
+        return ()  # a copy of it
     return (
         f"{job.image}: the embedded avatar knows faces drawn in its own style alone, a photograph doesn't stay itself; for "
         "photographs: `avatarctl fetch stableavatar-1.3b`, then render with --preset square, portrait or landscape",

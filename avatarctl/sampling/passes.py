@@ -42,7 +42,7 @@ def noise_levels(steps: int, shift: float, kind: str) -> list[float]:
     def shifted(level: float) -> float:
         return shift * level / (1 + (shift - 1) * level)
 
-    least = shifted(1 / 1000) if kind == "released" else 1 / 1000
+    least = {"released": shifted(1 / 1000), "textbook": 1 / 1000, "uniform": 1 / steps}[kind]
     levels = [1 + (least - 1) * step / max(steps - 1, 1) for step in range(steps)]
     return [_single(shifted(level)) for level in levels]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, latent_tokens, transformer_parameters
@@ -115,3 +117,38 @@ def estimate(
     activations = settings.batch_size * activation_bytes(dims, tokens, settings, value_bytes)
     context = CUDA_CONTEXT_BYTES if on_gpu else 0
     return TrainingMemory(weights, gradients, states, activations, weights + gradients + states + activations + context)
+
+
+def ways_to_save(
+    dims: TransformerDims, width: int, height: int, window: int, settings: TrainSettings, narrow: bool, begun: bool
+) -> list[tuple[str, int]]:
+    """Return (flags, bytes saved) of every setting that lets a run need less of the device, what saves most first.
+
+    ``begun``: a checkpoint is there, so the shape of what trains has to stay.
+    """
+    trains_full = {name for name, mode in settings.modes.items() if mode == "full"}
+    batch, accumulate = settings.batch_size, settings.accumulate
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("--set gradient_checkpointing=true", {"gradient_checkpointing": True}),
+        ("--set offload_activations=true", {"offload_activations": True}),
+        (f"--batch-size 1 --accumulate {batch * accumulate}", {"batch_size": 1, "accumulate": batch * accumulate}),
+        ("--set ema=0", {"ema": 0.0}),
+    ]
+    if find_spec("bitsandbytes"):
+        changes.append(("--set optimizer=adamw8bit", {"optimizer": "adamw8bit"}))
+    if settings.is_lora and not trains_full & {"attention", "feed_forward"}:
+        changes.append(("--set base_dtype=float8", {"base_dtype": "float8"}))
+    if not begun and settings.is_lora:
+        changes.append((f"--rank {max(settings.rank // 4, 1)}", {"rank": max(settings.rank // 4, 1)}))
+        if "audio" in trains_full:
+            changes.append(("--set audio=lora", {"audio": "lora"}))
+    found: list[tuple[str, int]] = []
+    now = estimate(dims, width, height, window, settings, narrow, True).peak
+    for flags, update in changes:
+        saved = now - estimate(dims, width, height, window, settings.model_copy(update=update), narrow, True).peak
+        if saved > 0:
+            found.append((flags, saved))
+    if not narrow:
+        saved = now - estimate(dims, width, height, window, settings, True, True).peak
+        found.append(("--dtype bfloat16", saved))
+    return sorted(found, key=lambda way: -way[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avatarctl.errors import ChangedError, WeightsError
+from avatarctl.errors import WeightsError
 from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import attach
 from avatarctl.networks.dims import TransformerDims
@@ -33,16 +33,27 @@ def base_file(settings: TrainSettings) -> Path | None:
     return path
 
 
-def make_model(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> StableAvatarTransformer3DModel:
-    """Load or make the transformer, in float32 on the CPU, and set which of its weights train."""
+def make_model(
+    settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]] | None, stored: bool = False
+) -> StableAvatarTransformer3DModel:
+    """Load or make the transformer, in float32 on the CPU, and set which of its weights train.
+
+    ``shapes``: those of the samples that it has to fit; None: the settings' dims are complete. ``stored``: frozen weights
+    stay as they are stored, in the mapped file.
+    """
     file = base_file(settings)
     if file is None:
-        model = new_transformer(settings, new_dims(settings, shapes))
+        dims = new_dims(settings, shapes) if shapes is not None else TransformerDims.parse(settings.dims or {})
+        model = new_transformer(settings, dims)
     else:
-        model = checkpoints.load_transformer(file)
-    check_fits(model.dims, shapes, str(file or "dims"))
+        model = checkpoints.load_transformer(file, dtype=None if stored else torch.float32)
+    if shapes is not None:
+        check_fits(model.dims, shapes, str(file or "dims"))
     torch.manual_seed(seed_of(settings.seed, "lora"))  # the LoRA's down-weights
     attach(model, settings.modes, settings.rank, settings.alpha, settings.dropout)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     if settings.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()
@@ -111,12 +122,3 @@ def full_weights(model: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
     """Return copies of the weights that train in full beside a LoRA."""
     trains = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: parameter.detach().clone() for name, parameter in trains.items() if ".lora_" not in name}
-
-
-def check_world(before: int, now: int) -> None:
-    """Raise ``ChangedError`` when a resumed run takes another number of samples per step."""
-    if before != now:
-        raise ChangedError(
-            f"batch: the run began with {before} samples per step (processes x accumulate x batch_size), got {now}",
-            "start as many processes as before, or change accumulate to match",
-        )

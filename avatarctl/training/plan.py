@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from avatarctl.data.shards import read_null_text
+from avatarctl.errors import DeviceError
 from avatarctl.networks.checkpoints import transformer_dims
 from avatarctl.networks.memory import transformer_parameters
 from avatarctl.settings.train import TrainJob
-from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters
+from avatarctl.training.conditions import videos_of
+from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters, ways_to_save
 from avatarctl.training.model import base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
 
@@ -24,6 +27,7 @@ class TrainingPlan:
 
     samples: int
     held_out: int
+    left_out: int
     buckets: Mapping[str, int]
     steps: int
     samples_per_step: int
@@ -45,14 +49,16 @@ def plan(job: TrainJob) -> TrainingPlan:
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
     check_fits(dims, shapes, str(file or "dims"))
-    sizes = Counter(tuple(entry.shapes["latents"][1:]) for entry in samples.train)
-    frames, rows, columns = max(sizes, key=lambda size: size[0] * size[1] * size[2])
+    videos_of(settings)
+    sizes = _sizes(samples)
+    frames, rows, columns = _largest(sizes)
     gpu = settings.device != "cpu" and torch.cuda.is_available()
     narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and gpu)
     per_step = settings.batch_size * settings.accumulate
     return TrainingPlan(
         samples=len(samples.train),
         held_out=len(samples.held_out),
+        left_out=len(samples.left_out),
         buckets={f"{8 * w}x{8 * h}x{4 * t - 3}": count for (t, h, w), count in sorted(sizes.items())},
         steps=settings.steps,
         samples_per_step=per_step,
@@ -61,3 +67,45 @@ def plan(job: TrainJob) -> TrainingPlan:
         trained=trained_parameters(dims, settings)[0],
         memory=estimate(dims, 8 * columns, 8 * rows, frames, settings, narrow, gpu),
     )
+
+
+def text_len_of(job: TrainJob, samples: Samples) -> int:
+    """Return how many tokens of text the transformer of a job reads."""
+    file = base_file(job.train)
+    return (new_dims(job.train, samples.shapes()) if file is None else transformer_dims(file)).text_len
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
+
+
+def _sizes(samples: Samples) -> Counter[tuple[int, ...]]:
+    """Return (latent frames, rows, columns) -> number of samples to train on."""
+    return Counter(tuple(entry.shapes["latents"][1:]) for entry in samples.train)
+
+
+def _largest(sizes: Counter[tuple[int, ...]]) -> tuple[int, ...]:
+    return max(sizes, key=lambda size: size[0] * size[1] * size[2])
+
+
+@contextmanager
+def explained(job: TrainJob, samples: Samples, begun: bool) -> Iterator[None]:
+    """Turn a full device into an error that names what helps most first; ``begun``: the run has a checkpoint."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        settings, file = job.train, base_file(job.train)
+        dims = new_dims(settings, samples.shapes()) if file is None else transformer_dims(file)
+        frames, rows, columns = _largest(_sizes(samples))
+        narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and torch.cuda.is_available())
+        ways = ways_to_save(dims, 8 * columns, 8 * rows, frames, settings, narrow, begun)
+        listed = "; then ".join(f"{flags} (about {_size(saved)} less)" for flags, saved in ways[:3])
+        if listed:
+            words = f"add to the same command, what helps most first: {listed}"
+            words += "; the run is resumed from its last checkpoint" if begun else ""
+        else:
+            words = "encode smaller or shorter windows (`avatarctl data encode --size`), or use a card with more memory"
+        raise DeviceError(
+            f"device: out of memory ({str(error).splitlines()[0]})",
+            words,
+        ) from error

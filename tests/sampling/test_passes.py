@@ -22,7 +22,7 @@ TABLE = (
 )
 
 
-@pytest.mark.parametrize("kind", ["released", "textbook"])
+@pytest.mark.parametrize("kind", ["released", "textbook", "uniform"])
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.5])
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 50])
 def test_noise_levels_are_those_of_the_schedule(steps: int, shift: float, kind: str) -> None:
@@ -44,6 +44,7 @@ def test_noise_levels_are_those_of_the_schedule(steps: int, shift: float, kind: 
         {"audio_scale": 3.0},  # as large as text_scale: two passes
         {"audio_scale": 1.0, "text_scale": 1.0},
         {"schedule": "textbook", "guidance_interval": (0.5, 1.0)},
+        {"schedule": "uniform", "guidance_interval": (0, 0.9)},
     ],
     ids=str,
 )
