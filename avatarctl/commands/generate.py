@@ -326,6 +326,7 @@ def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
         *([("picture", framing)] if framing else []),
         ("passes", f"{planned.window_steps} over {planned.windows} windows, {planned.passes} of the network"),
         ("first part", f"can be watched after {planned.steps_to_first_window} passes"),
+        ("in flight", f"{planned.in_flight} windows at most, {console.size(planned.in_flight_bytes)} of main memory"),
         ("disk", disks),
         ("memory", _memory_text(planned)),
         ("time", f"{time_text} ({planned.time_basis})"),

@@ -94,7 +94,7 @@ class BlockStream:
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
         self._device = device
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._blocks = [_Packed(block) for block in blocks]
+        self._blocks = [_Packed(block, device) for block in blocks]
         self._coming: dict[
             int, tuple[Tensor, Any]
         ] = {}  # place of a block -> its buffer on the device, and when it is there
@@ -135,7 +135,7 @@ class BlockStream:
 class _Packed:
     """A block's weights in one buffer of bytes in main memory, where the module's tensors are views of it."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, device: torch.device) -> None:
         places = held(block)
         sizes = [-(-place.stored.nbytes // ALIGNMENT) * ALIGNMENT for place in places]
         self._starts = [0, *itertools.accumulate(sizes)]
@@ -146,7 +146,13 @@ class _Packed:
             view.copy_(place.stored.detach())
             put(place, view)
             self._places.append(Held(place.table, place.name, place.path, place.table[place.name]))
-        _lock(self.buffer)
+        # Under another device CUDA would begin a context there, half a gigabyte on a GPU that nobody asked for.
+        with (
+            torch.cuda.device(device)
+            if device.type == "cuda" and torch.cuda.is_available()
+            else contextlib.nullcontext()
+        ):
+            _lock(self.buffer)
 
     def unpack(self, buffer: Tensor) -> None:
         """Let the module's weights be views of a buffer on the device."""

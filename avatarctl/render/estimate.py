@@ -38,7 +38,8 @@ PATIENCE_S = 5.0  # with another process that notes its own
 class Estimate:
     """The plan in numbers. ``time_s`` None: nobody knows yet; ``basis`` says what a figure rests on.
 
-    ``memory``, ``tiles``: the memory mode and the VAE's tiles that fit ``free_bytes`` (None: they were not asked for a device).
+    ``in_flight``: windows that are begun and needed at a time, in main memory. ``memory``, ``tiles``: the memory mode and
+    the VAE's tiles that fit ``free_bytes`` (None: they were not asked for a device).
     ``times``: seconds of the parts of a calculated time.
     """
 
@@ -51,6 +52,8 @@ class Estimate:
     cache_bytes: int
     least_bytes: int
     video_bytes: int
+    in_flight: int
+    in_flight_bytes: int
     memory_bytes: int
     memory_basis: str
     time_s: float | None
@@ -81,7 +84,6 @@ def estimate(checked: Checked, samples: int | None = None, where: Card | Literal
     timing = None if machine is None else time_of(plan, work, passes, machine, _vae(checked), settings.enlarge)
     known = None if isinstance(where, Card) else _read_speeds().get(speed_key(settings, job.placement, checked.weights))
     time_s, time_basis = _time(known, window_steps, timing, machine)
-    reach = plan.reach
     width, height = settings.size
     track_bytes = _track_bytes(checked.audio, plan.samples)
     fit = None if machine is None else machine.fit
@@ -93,8 +95,10 @@ def estimate(checked: Checked, samples: int | None = None, where: Card | Literal
         passes=plan.count * passes.total,
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
-        cache_bytes=_cache_bytes(plan, settings, reach) + track_bytes,
+        cache_bytes=_cache_bytes(plan, settings) + track_bytes,
         least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
+        in_flight=_windows_in_flight(plan, settings),
+        in_flight_bytes=_windows_in_flight(plan, settings) * plan.window * _frame_bytes(settings),
         memory_bytes=peak,
         memory_basis=f"calculated {basis}",
         time_s=time_s,
@@ -175,10 +179,15 @@ def _samples(checked: Checked) -> int:
     return max(round(used_s * SAMPLE_RATE_HZ), 1)
 
 
-def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
+def _windows_in_flight(plan: Plan, settings: RenderSettings) -> int:
+    """Count the windows that are begun and still needed at a time, at most."""
+    return min(plan.reach * (settings.steps - 1) + 1 + plan.reach, plan.count)
+
+
+def _cache_bytes(plan: Plan, settings: RenderSettings) -> int:
     """Waveform, final latents, and three generations of the windows in flight (a third while it is written); no video."""
     frame = _frame_bytes(settings)
-    in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
+    in_flight = _windows_in_flight(plan, settings)
     return plan.samples * 4 + plan.latent_frames * frame + 3 * in_flight * plan.window * frame
 
 

@@ -1,8 +1,8 @@
 """Decode and encode what has become final, segment by segment, beside sampling, and keep a playable preview of it.
 
 Pictures are encoded, hashed and listed by a thread, and the preview is joined there, while the next ones are decoded or the
-next window steps run. Decoding has a thread too where the VAE is beside the transformer and the processor has a core to spare;
-elsewhere it takes turns with window steps. The order is the same and every bit is, whatever runs where.
+next window steps run. Decoding has a thread too where the VAE is beside the transformer and there is room for both: memory on a
+GPU, a core to spare on a CPU; elsewhere it takes turns with window steps. Neither the order nor a bit depends on what runs where.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from avatarctl import threads
 from avatarctl.interrupts import Stop
 from avatarctl.networks.full import during
+from avatarctl.networks.placement import Placement
 from avatarctl.progress import Progress
 from avatarctl.render.beside import Abandoned, Beside
 from avatarctl.render.encoding import Encoding
@@ -43,16 +44,18 @@ class Segments:
         self._job, self._folder, self._plan, self._networks = job, folder, plan, networks
         self._show, self._stop = show, stop
         self._encoding = Encoding(folder, job.render, job.video, job.frames)
-        tiling, together = networks.placement.tiling, networks.residency.together
-        length = job.render.segment_latent_frames
-        self._frames = Frames(folder, plan, length, networks.vae, tiling, rests=not together)
+        length, placement = job.render.segment_latent_frames, networks.placement
+        aside = networks.residency.together and beside(placement)
+        self._frames = Frames(folder, plan, length, networks.vae, placement.tiling, rests=not aside)
         count = range(self._frames.count)
         self._undecoded = [s for s in count if not self._encoding.is_there(s, self._frames.pictures_of(s))]
         self._unwritten = list(self._undecoded)
         self._preview = Preview(job, folder)
         self._encoder = Beside("encoder", min(length, AT_ONCE))
         # Which segments are to be decoded is a list of numbers: their latents lie in the folder.
-        self._decoder = Beside("decoder", self._frames.count) if together and spare_core(networks) else None
+        self._decoder = Beside("decoder", self._frames.count) if aside else None
+        # One for all segments: the memory of a stream is its own.
+        self._stream = torch.cuda.Stream(placement.device) if aside and placement.device.type == "cuda" else None
         self._leaving = False
         self._decoded = 0
         self._told_at = 0.0
@@ -129,7 +132,7 @@ class Segments:
         pictures = self._frames.pictures_of(segment)
         self._decoded = pictures.start
         self._encoder.hand(partial(self._encoding.begin, segment, pictures))
-        with during("decoding"), _between_layers(self._networks.vae, self._leave):
+        with during("decoding"), _on(self._stream), _between_layers(self._networks.vae, self._leave):
             for decoded in self._frames.decode(segment):
                 self._encoder.hand(partial(self._encoding.add, decoded))
                 self._decoded += len(decoded)
@@ -157,9 +160,22 @@ class Segments:
         self._show(0, 0, stage="decoding", fraction=round(fraction, 4), video_s=video_s, of_s=of_s)
 
 
-def spare_core(networks: Networks) -> bool:
-    """Return whether the processor has a core that no window step computes on."""
-    return networks.placement.device.type == "cpu" and threads.usable_cores() > torch.get_num_threads()
+def beside(placement: Placement) -> bool:
+    """Return whether pictures are decoded while window steps run: with room for both on a GPU, with a core to spare on a CPU."""
+    if placement.device.type == "cuda":
+        return placement.beside
+    return threads.usable_cores() > torch.get_num_threads()
+
+
+@contextmanager
+def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Compute on a stream of one's own, after what this thread's has to do: both keep the GPU busy."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        yield
 
 
 @contextmanager

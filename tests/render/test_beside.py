@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from avatarctl import threads
 from avatarctl.errors import DeviceError, Interrupted
+from avatarctl.networks.placement import Placement
 from avatarctl.networks.vae import DecodeStream
-from avatarctl.render import render
+from avatarctl.render import render, segments
 from avatarctl.render.beside import Abandoned, Beside
 from avatarctl.render.encoding import Encoding
 from avatarctl.render.folder import RenderFolder
@@ -107,9 +109,9 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: dict[str, list[str]] = {"decode": [], "encode": []}
         self.at_push: Callable[[], None] = lambda: None
-        push, add = DecodeStream.push, Encoding.add
+        push, add = DecodeStream._push, Encoding.add
 
-        def seen_push(stream: DecodeStream, latents: torch.Tensor) -> torch.Tensor:
+        def seen_push(stream: DecodeStream, latents: list[torch.Tensor]) -> list[torch.Tensor]:
             self.names["decode"].append(threading.current_thread().name)
             self.at_push()
             return push(stream, latents)
@@ -118,7 +120,7 @@ class Seen:
             self.names["encode"].append(threading.current_thread().name)
             add(encoding, pictures)
 
-        monkeypatch.setattr(DecodeStream, "push", seen_push)
+        monkeypatch.setattr(DecodeStream, "_push", seen_push)
         monkeypatch.setattr(Encoding, "add", seen_add)
 
 
@@ -160,6 +162,11 @@ def test_a_spare_core_decodes_beside_sampling_with_the_same_bytes(
         assert len(seen.names["decode"]) == len(seen.names["encode"]) == 12, "each latent frame once"
     assert made[0] == made[1]
     assert not [thread.name for thread in threading.enumerate() if "coder" in thread.name]
+
+
+def test_a_gpu_decodes_beside_sampling_where_its_memory_holds_both() -> None:
+    gpu = Placement(torch.device("cuda"), torch.bfloat16, "full", float8=False, attention=None, compile=False)
+    assert segments.beside(gpu) and not segments.beside(replace(gpu, beside=False))
 
 
 @pytest.mark.parametrize("spare", [0, 1])
