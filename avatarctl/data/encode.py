@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatarctl import durable
-from avatarctl.audio.decode import write_waveform
+from avatarctl.audio.track import Through
 from avatarctl.data import cache as caches
-from avatarctl.data.clips import Film, Picture, Window, clip_film, in_step, nearest_size, stream, windows
-from avatarctl.data.discover import Clip, discover, made_of, passed_over
+from avatarctl.data.clips import (
+    WHOLE,
+    Film,
+    Picture,
+    Window,
+    clip_film,
+    in_step,
+    nearest_size,
+    shots_of,
+    stream,
+    windows,
+)
+from avatarctl.data.discover import Clip, discover, is_prepared, made_of, passed_over
 from avatarctl.data.encoders import Encoders
+from avatarctl.data.guards import full_device, interruptible, reading
 from avatarctl.data.masks import at_latent_size, mask_films
 from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
-from avatarctl.errors import DeviceError, InputFileError, Interrupted
-from avatarctl.interrupts import handling
+from avatarctl.data.sound import decoded_sound, separation
+from avatarctl.errors import InputFileError
 from avatarctl.networks.placement import DTYPES
 from avatarctl.progress import Progress
-from avatarctl.sampling.windows import sample_of, video_frames_of
+from avatarctl.sampling.windows import video_frames_of
 from avatarctl.settings.encode import EncodeJob
 
 THUMB_PX = 160
@@ -51,6 +60,8 @@ class Encoded:
     new_samples: int = 0
     samples: int = 0
     wall_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of clips that were encoded now."""
     passed_over: list[str] = field(default_factory=list)
     """Files of the SOURCE that belong to no clip."""
 
@@ -118,6 +129,11 @@ class Work:
         """The frozen networks."""
         return Encoders(self.weights, self.job.device, self.settings.text_len)
 
+    @cached_property
+    def through(self) -> Through | None:
+        """What takes the voice out of the music, where it is asked for."""
+        return separation(self.weights["separator"]) if self.settings.separate_vocals else None
+
     def null_text(self) -> bytes:
         """Return the file with the states of the empty and the negative prompt."""
         prompts = {"empty": "", "negative": self.settings.negative_prompt}
@@ -156,7 +172,7 @@ class Work:
         facts = {"name": clip.name, "source": str(clip.path.absolute()), "stamp": stamp, "status": "encoded"}
         generation = old.generation + 1 if old is not None else 0
         try:
-            with reading(clip):
+            with reading(clip.path):
                 if not clip.path.exists():
                     raise InputFileError(f"{clip.path}: got no such file, expected a video or a clip folder")
                 prompt = clip.prompt(self.settings)
@@ -175,6 +191,7 @@ class Work:
                     if first is not None:
                         entry = self.writer.add(clip.key, made, chain([first], samples), generation, facts)
                         done.new_samples += len(entry.samples)
+                        done.notes += facts.get("notes", [])
                         return "encoded", ""
                 reason = f"shorter than a window of {self.settings.frames} pictures"
             facts |= {"status": "skipped", "reason": reason}
@@ -198,7 +215,7 @@ class Work:
         if not entry.made_of:
             return None
         try:
-            with reading(clip):
+            with reading(clip.path):
                 same = made_of(clip, clip.prompt(self.settings), self.recipe) == entry.made_of
         except InputFileError:
             return None  # it can't be read any more: taking it will say why
@@ -209,15 +226,16 @@ class Work:
     def samples(self, clip: Clip, film: Film, prompt: str, facts: dict[str, Any]) -> Generator[Sample, None, None]:
         """Encode a clip window by window; what the user should know of it goes into ``facts``."""
         settings = self.settings
-        with reading(clip), ExitStack() as stack:
+        with reading(clip.path), ExitStack() as stack:
             masks, notes = mask_films(clip, film)
             notes = [film.colours.note, *notes] if film.colours.note else notes
-            if notes:
-                facts["notes"] = notes
             assert film.fps is not None and clip.sound is not None
-            fps = settings.fps or film.fps
+            fps = settings.rate_of(film.fps)
             size = nearest_size(film, settings.sizes)
-            sound, samples_16k = stack.enter_context(decoded_sound(clip.sound))
+            shots = shots_of(film, fps) if settings.split_at_cuts and not is_prepared(clip.path) else [WHOLE]
+            if notes := [*notes, *resampled(film, fps, settings.fps), *split(clip, len(shots) - 1)]:
+                facts["notes"] = notes
+            sound = stack.enter_context(decoded_sound(clip.sound, self.through))
             pictures = stack.enter_context(closing(stream(film, size, fps)))
             mask_streams = [
                 stack.enter_context(closing(stream(mask, size, fps, like=film))) if mask is not None else None
@@ -225,11 +243,9 @@ class Work:
             ]
             rows = in_step(pictures, mask_streams, slack=fps != film.fps)
             length, stride = settings.frames, settings.stride or settings.frames
-            pictures_heard = video_frames_of(samples_16k, fps)
-            for window in windows(rows, length, stride, pictures_heard, settings.short):
-                yield self.sample(
-                    clip, prompt, window, waveform(sound, samples_16k, window.start, length, fps), size, fps
-                )
+            for window in windows(rows, length, stride, video_frames_of(sound.count, fps), settings.short, shots):
+                heard = window.frames if len(shots) > 1 else None
+                yield self.sample(clip, prompt, window, sound.of_pictures(window.start, length, fps, heard), size, fps)
 
     def sample(
         self,
@@ -263,6 +279,20 @@ class Work:
         return Sample(f"{clip.key}-{window.start:06d}", tensors, meta, thumb(window.rows[0]))
 
 
+def resampled(film: Film, fps: Fraction, asked: Fraction | None) -> list[str]:
+    """Return what the user should know of a clip whose rate isn't kept."""
+    if asked is not None or fps == film.fps or film.fps is None:
+        return []
+    return [
+        f"{film.path}: got {float(film.fps):g} pictures a second, resampled to {float(fps):g}; --fps keeps another rate"
+    ]
+
+
+def split(clip: Clip, cuts: int) -> list[str]:
+    """Return what the user should know of a clip of several shots."""
+    return [f"{clip.path}: got {cuts} cut{'s' * (cuts > 1)}, no sample shows two shots"] if cuts else []
+
+
 def thumb(row: tuple[Picture | None, ...]) -> bytes:
     """Return a small JPEG of a picture with its masks as tints: green is the face, red are the lips."""
     picture, *masks = row
@@ -281,69 +311,3 @@ def thumb(row: tuple[Picture | None, ...]) -> bytes:
 def is_another(clip: Clip, source: Path) -> bool:
     """Return whether the clip that was encoded from ``source`` is still there and another one; else it was moved."""
     return source.exists() and not source.samefile(clip.path)
-
-
-# -- Sound -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def decoded_sound(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Decode a recording of any length into a temporary file; give it, and its number of samples at 16 kHz."""
-    place = Path(tempfile.gettempdir())
-    guard = durable.guarded(
-        place, full="free some space there, or name another place: TMPDIR=…", elsewhere="set TMPDIR"
-    )
-    with guard, tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "sound.f32"
-        count = write_waveform(path, target)
-        file = target.open("rb")
-    with file:  # its name is gone already: a kill leaves nothing behind
-        yield file, count
-
-
-def waveform(file: IO[bytes], count: int, start: int, frames: int, fps: Fraction) -> NDArray[np.float32]:
-    """Return the samples of exactly these pictures, with silence past the end."""
-    first, last = sample_of(start, fps), sample_of(start + frames, fps)
-    samples = np.zeros(last - first, np.float32)
-    file.seek(4 * first)
-    known = np.frombuffer(file.read(4 * max(min(last, count) - first, 0)), "<f4")
-    samples[: len(known)] = known
-    return samples
-
-
-# -- What may happen meanwhile -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def reading(clip: Clip) -> Iterator[None]:
-    """Turn what the system says of a clip's files into an error of that clip."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or clip.path
-        raise InputFileError(f"{where}: can't be read ({error.strerror or error})") from error
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Stop at once at Ctrl-C or SIGTERM: the clip at hand is not listed, all others are kept."""
-
-    def stop(number: int) -> None:
-        raise Interrupted(
-            "stopped; every clip that was finished is kept", "run the same command again to continue", number
-        )
-
-    with handling(stop):
-        yield
-
-
-@contextmanager
-def full_device() -> Iterator[None]:
-    """Turn a device out of memory into an error that says what to do."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        what = str(error).splitlines()[0]
-        raise DeviceError(f"device: out of memory ({what})", "use --device cpu, or a GPU with more memory") from error
-    except MemoryError as error:
-        raise DeviceError("out of memory", "close other programs; run the same command again to continue") from error

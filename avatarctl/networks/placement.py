@@ -62,7 +62,7 @@ def decide(
     contradict each other.
     """
     begun = begun or {}
-    device = device_of(settings.device)
+    device = device_named(settings.device)
     dtype = _dtype(settings.dtype, device)
     float8 = settings.weights_dtype == "float8"
     if float8 and dtype == torch.float16:
@@ -98,8 +98,8 @@ def decide(
     return replace(decided, memory=memory, tiling=tiling, beside=beside, fit=fit, compile=compiled)
 
 
-def device_of(name: str) -> torch.device:
-    """Return the device that a name means; raises ``DeviceError`` where it isn't there."""
+def device_named(name: str) -> torch.device:
+    """Return the device that is meant: auto is the first GPU, or the CPU; raises ``DeviceError`` for one that isn't there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
