@@ -74,18 +74,20 @@ def main() -> None:
     parser.add_argument("--before", default="af68f55", help="revision to compare with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="1", help="of torch, in both trees")
+    parser.add_argument("--cold", action="store_true", help="no render of each tree before, which makes text states")
     parser.add_argument("--json", type=Path)
     parser.add_argument("more", nargs="*", help="further options of the command, after --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, checked_out(arguments.before) as old, checked_out(None) as new:
         trees = {"before": old, "now": new}
         found = {label: Renders() for label in trees}
-        for number in range(arguments.rounds + 1):
+        warm_up = 0 if arguments.cold else 1
+        for number in range(arguments.rounds + warm_up):
             for label, tree in trees.items():
                 home = Path(name) / label
                 home.mkdir(exist_ok=True)
                 # The first one makes text states and checksums, which stay.
-                render(tree, home, arguments.threads, arguments.more, found[label] if number else Renders())
+                render(tree, home, arguments.threads, arguments.more, found[label] if number >= warm_up else Renders())
     rows = {
         what: {label: statistics.median(getattr(renders, what)) for label, renders in found.items()}
         for what in ("step_s", "sampling_s", "after_s", "wall_s", "cpu_s")
