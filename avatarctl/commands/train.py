@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +15,14 @@ from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
-from avatarctl.errors import UsageError
+from avatarctl.errors import AvatarError, Interrupted, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.training.plan import TrainingPlan
 
+# A launcher ends all processes when one has failed: by then the first has told what all of them met.
+PATIENCE_S = 4.0
 
 Data = Annotated[
     Path,
@@ -163,7 +169,8 @@ def train(
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
     flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
-    _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+    with _one_speaks(progress) as progress:
+        _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
 def lora_train(
@@ -195,7 +202,28 @@ def lora_train(
     Example: avatarctl lora train --data cache --output run --rank 32
     """
     flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
-    _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+    with _one_speaks(progress) as progress:
+        _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+
+
+@contextmanager
+def _one_speaks(progress: Any) -> Iterator[Any]:
+    """Let the first process of a launcher speak alone; what fails in another one is told where the first has not failed."""
+    rank = int(os.environ.get("RANK", "0"))
+    if not rank:
+        yield progress
+        return
+    console.json_lines(False)
+    console.quiet(True)
+    try:
+        yield "none"
+    except Interrupted as stopped:
+        raise typer.Exit(stopped.exit_code) from stopped
+    except AvatarError as error:
+        time.sleep(PATIENCE_S)
+        console.json_lines(progress == "json")
+        error.message = f"process {rank}: {error.message}"
+        raise
 
 
 def _flags(
@@ -266,7 +294,7 @@ def _run(
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
-    console.quiet(quiet)
+    console.quiet(quiet or int(os.environ.get("RANK", "0")) > 0)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
     places |= {name: f"--set {name}" for name in _parsed(set_)}

@@ -25,6 +25,7 @@ from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import EXPORTS, export_of, exported_steps
 from avatarctl.training import checkpoints
 from avatarctl.training.model import full_weights, make_model
+from avatarctl.training.sharded import SHARES, load_shares
 from avatarctl.weights import checksum
 
 TRANSFORMER, LORA, MANIFEST = "transformer.safetensors", "lora.safetensors", "run.json"
@@ -145,7 +146,8 @@ def _model_at(
         settings = settings.model_copy(update={"dims": dims})
     model = make_model(settings, None, stored=True)
     base = full_weights(model) if settings.is_lora else {}
-    load_trained(model, checkpoint.weights())
+    shares = checkpoint.path / SHARES
+    load_trained(model, load_shares(shares, "trained") if shares.exists() else checkpoint.weights())
     return model.eval(), base
 
 

@@ -45,10 +45,13 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return rate * (0.55 + 0.45 * math.cos(math.pi * min(share, 1.0)))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Sequence[str], whole: bool = True
+) -> tuple[dict[str, Tensor], str]:
     """Return the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON.
 
-    bitsandbytes nests its states one deeper: ``GROUP/STATE:PARAMETER``.
+    ``whole``: on the CPU; else they stay spread over the processes as their parameters are. bitsandbytes nests its
+    states one deeper: ``GROUP/STATE:PARAMETER``.
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -60,7 +63,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) ->
         for key, value in flat.items():
             if isinstance(value, Tensor):
                 # Its small tables are one tensor for all parameters, which a file can't hold.
-                own = value.detach().cpu()
+                own = value.detach().cpu() if whole else value.detach()
                 tensors[f"{key}:{names[index]}"] = own.clone() if own.numel() <= 256 else own
             else:
                 plain[f"{key}:{names[index]}"] = value

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -19,8 +21,9 @@ from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
 from avatarctl.training.model import full_weights, make_model, place_model
 from avatarctl.training.optimizer import make_optimizer
-from avatarctl.training.processes import SHARDED
+from avatarctl.training.processes import is_narrow, narrowed
 from avatarctl.training.samples import Samples
+from avatarctl.training.sharded import SHARES, load_shares
 
 
 @dataclass
@@ -58,8 +61,22 @@ class RunState:
 
     @property
     def sharded(self) -> bool:
-        """Whether weights are spread over the processes."""
-        return self.accelerator.distributed_type in SHARDED
+        """Whether weights are spread over the processes (FSDP2)."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
+
+    @property
+    def zero(self) -> bool:
+        """Whether the optimizer's states alone are spread over the processes (DeepSpeed ZeRO-2)."""
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+    @property
+    def spread(self) -> bool:
+        """Whether a checkpoint needs all processes."""
+        return self.sharded or self.zero
+
+    def narrowed(self) -> AbstractContextManager[Any]:
+        """Return the context of a pass: the number format that the settings ask for."""
+        return narrowed(self.settings, self.accelerator.device)
 
     @property
     def passes(self) -> int:
@@ -77,25 +94,37 @@ def find_samples(job: TrainJob) -> Samples:
 
 
 def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, checkpoint: Checkpoint | None) -> RunState:
-    """Build model and optimizer; what trains is loaded from the checkpoint, if there is one and weights aren't sharded."""
+    """Build model and optimizer; what trains is loaded from the checkpoint, if there is one."""
     settings = job.train
-    sharded = accelerator.distributed_type in SHARDED
-    if sharded and (settings.ema or settings.base_dtype == "float8"):
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if sharded and settings.ema:
         raise UsageError(
-            "sharded training: got ema or base_dtype float8, which need whole weights in every process",
-            "set ema=0 and base_dtype=same, or launch it without FSDP and DeepSpeed",
+            "sharded training: got ema, which needs whole weights in every process",
+            "set ema=0, or launch it with DeepSpeed ZeRO-2 or without sharding",
+        )
+    if (sharded or zero) and settings.base_dtype == "float8":
+        raise UsageError(
+            "sharded training: got base_dtype float8, expected weights of one number format",
+            "set base_dtype=same, or launch it without FSDP and DeepSpeed",
         )
     model = make_model(settings, samples.shapes())
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    bare = place_model(model, settings, dtype, sharded)
+    dtype = torch.bfloat16 if is_narrow(settings, accelerator.device) else torch.float32
+    bare = place_model(model, settings, dtype, sharded or zero)
     if settings.compile:
         bare.compile_repeated_blocks()
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # What a LoRA run trains in full is exported as its difference.
     base = full_weights(model) if settings.is_lora else {}
-    if checkpoint is not None and not sharded:
-        load_trained(bare, checkpoint.tensors("trained"))
-    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(trained, settings))
+    shares = checkpoint.path / SHARES if checkpoint is not None and (checkpoint.path / SHARES).exists() else None
+    if checkpoint is not None and not (shares and sharded):
+        load_trained(bare, load_shares(shares, "trained") if shares else checkpoint.tensors("trained"))
+    parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(parameters, settings))
+    trains = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
+    if shares and sharded:
+        with torch.no_grad():
+            for name, tensor in load_shares(shares, "trained", trains).items():
+                trains[name].copy_(tensor)
+    trained = list(trains.values())
     ema = EMAModel(trained, decay=settings.ema) if settings.ema else None
-    return RunState(job, accelerator, samples, bare, wrapped, optimizer, ema, names, trained, base)
+    return RunState(job, accelerator, samples, bare, wrapped, optimizer, ema, list(trains), trained, base)

@@ -91,7 +91,7 @@ def _sample(state: RunState, video: Video, ready: Ready, stopped: Callable[[], b
         state.bare, conditions, ready.plan, video.render, precompute=not state.sharded, batch=1
     )
     parts = []
-    with state.accelerator.autocast():
+    with state.narrowed():
         for finals in sampler.run(video.render.order):
             if stopped() and not state.sharded:
                 raise AvatarError("stopped before it was finished")
