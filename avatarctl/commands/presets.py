@@ -174,14 +174,19 @@ def copy(
 ) -> None:
     """Copy a preset, comments and all, into the folder of your own presets, to change it there.
 
+    Also the files for `accelerate launch --config_file` (one-gpu, several-gpus, fsdp2, deepspeed-zero2), into this folder.
+
     Example: avatarctl presets copy portrait phone
     """
     from avatarctl import durable, ownership, paths
     from avatarctl.settings import presets
 
-    kind = kind or _kind_of(name)
-    source = presets.load(name, kind).path
+    launcher = presets.launchers().get(name) if kind is None else None
+    kind = kind or ("launcher" if launcher else _kind_of(name))
+    source = launcher or presets.load(name, kind).path
     wanted = source.stem if target is None else target
+    if launcher and not wanted.endswith(presets.SUFFIXES):
+        wanted += presets.SUFFIXES[0]
     by_path = wanted.endswith(presets.SUFFIXES)
     if not by_path and (not wanted or Path(wanted).name != wanted or wanted.startswith(".")):
         raise UsageError(
@@ -197,7 +202,7 @@ def copy(
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
     if copied.parent.exists() and not copied.parent.is_dir():
         raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder", f"such as ./{copied.name}")
-    content = presets.moved(source, copied.parent)
+    content = source.read_text(encoding="utf-8") if launcher else presets.moved(source, copied.parent)
     with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
         durable.replace(durable.through(copied), content.encode())
     data = {"name": wanted, "kind": kind, "path": str(copied)}

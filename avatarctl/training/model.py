@@ -53,7 +53,7 @@ def make_model(
     attach(model, settings.modes, settings.rank, settings.alpha, settings.dropout)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32, copy=stored)  # never the mapped file itself
     if settings.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()

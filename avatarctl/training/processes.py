@@ -46,7 +46,7 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         if config.get("zero_optimization", {}).get("stage", 0) > 2:
             raise UsageError(
                 "DeepSpeed: got stage 3, expected stage 2",
-                "use FSDP2 to shard weights: presets/train/accelerate/fsdp2.yaml",
+                "use FSDP2 to shard weights: avatarctl presets copy fsdp2",
             )
     if accelerator.distributed_type == DistributedType.FSDP:
         from torch.distributed.fsdp import MixedPrecisionPolicy
