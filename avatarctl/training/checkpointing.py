@@ -10,12 +10,12 @@ from torch import Tensor
 
 from avatarctl.console import note
 from avatarctl.errors import ChangedError
-from avatarctl.networks.adapters import trained_state
+from avatarctl.networks.attach import trained_state
 from avatarctl.training import checkpoints
 from avatarctl.training.export import export
 from avatarctl.training.folder import guarded
 from avatarctl.training.model import check_world, make_model
-from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
+from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
 from avatarctl.training.state import RunState
 
 
@@ -45,7 +45,7 @@ def save(state: RunState) -> None:
             "data": state.samples.fingerprint(),
         }
         if not state.sharded:
-            tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.names)
+            tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.by_parameter)
             checkpoints.write(
                 folder, {"trained": trained_state(state.bare), "optimizer": tensors, **_ema_tensors(state)}
             )
@@ -65,7 +65,9 @@ def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
     if state.sharded:
         state.accelerator.load_state(str(checkpoint.path / "sharded"))
     else:
-        restore_optimizer(state.optimizer.optimizer, state.names, checkpoint.tensors("optimizer"), facts["optimizer"])
+        restore_optimizer(
+            state.optimizer.optimizer, state.by_parameter, checkpoint.tensors("optimizer"), facts["optimizer"]
+        )
     if state.ema is not None:
         tensors = checkpoint.tensors("ema")
         state.ema.optimization_step = int(tensors.pop("optimization_step"))
@@ -81,7 +83,7 @@ def export_result(state: RunState, folder: Path) -> Path | None:
         return None
     model = state.bare
     if gathered is not None:
-        model = make_model(state.settings, state.samples.shapes())
+        model, _ = make_model(state.settings, state.samples.shapes())
         model.load_state_dict(gathered)
     if state.ema is not None:
         state.ema.store(state.trained)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avatarctl import __version__
 from avatarctl.networks import checkpoints
-from avatarctl.networks.adapters import changes_of
+from avatarctl.networks.attach import changes_of
 from avatarctl.networks.lora_formats import write_lora
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings.train import TrainSettings

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from avatarctl.data.shards import read_null_text
-from avatarctl.networks.checkpoints import transformer_dims
 from avatarctl.networks.memory import transformer_parameters
 from avatarctl.settings.train import TrainJob
 from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters
-from avatarctl.training.model import base_file, check_fits, new_dims
+from avatarctl.training.model import base_dims, base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
 
 
@@ -43,7 +42,7 @@ def plan(job: TrainJob) -> TrainingPlan:
     samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text])
     shapes = samples.shapes()
     file = base_file(settings)
-    dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
+    dims = new_dims(settings, shapes) if file is None else base_dims(file, shapes)
     check_fits(dims, shapes, str(file or "dims"))
     sizes = Counter(tuple(entry.shapes["latents"][1:]) for entry in samples.train)
     frames, rows, columns = max(sizes, key=lambda size: size[0] * size[1] * size[2])

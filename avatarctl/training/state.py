@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from avatarctl.console import note
 from avatarctl.data.shards import read_null_text
 from avatarctl.errors import UsageError
-from avatarctl.networks.adapters import load_trained
+from avatarctl.networks.attach import load_trained
+from avatarctl.networks.block_swap import BlockSwap
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
-from avatarctl.training.model import full_weights, make_model, place_model
+from avatarctl.training.model import beginning, make_model, place_model
 from avatarctl.training.optimizer import make_optimizer
 from avatarctl.training.processes import SHARDED
 from avatarctl.training.samples import Samples
@@ -62,6 +64,11 @@ class RunState:
         return self.settings.accumulate * self.accelerator.num_processes
 
     @property
+    def by_parameter(self) -> dict[torch.nn.Parameter, str]:
+        """The name of each weight that trains."""
+        return dict(zip(self.trained, self.names, strict=True))
+
+    @property
     def samples_per_step(self) -> int:
         """Samples of an optimizer step, over all processes."""
         return self.passes * self.settings.batch_size
@@ -72,22 +79,25 @@ def build_state(job: TrainJob, accelerator: Accelerator, checkpoint: Checkpoint 
     settings = job.train
     samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text].float())
     sharded = accelerator.distributed_type in SHARDED
-    if sharded and (settings.ema or settings.base_dtype == "float8"):
+    if sharded and (settings.ema or settings.base_dtype == "float8" or settings.block_swap):
         raise UsageError(
-            "sharded training: got ema or base_dtype float8, which need whole weights in every process",
-            "set ema=0 and base_dtype=same, or launch it without FSDP and DeepSpeed",
+            "sharded training: got ema, base_dtype float8 or block_swap, which need whole weights in every process",
+            "set ema=0, base_dtype=same and block_swap=0, or launch it without FSDP and DeepSpeed",
         )
-    model = make_model(settings, samples.shapes())
+    if accelerator.is_main_process and checkpoint is None:
+        for text in beginning(settings):
+            note(text)
+    model, base = make_model(settings, samples.shapes(), accelerator.device)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     bare = place_model(model, settings, dtype, sharded)
+    if settings.block_swap:
+        BlockSwap(bare.blocks, settings.block_swap, accelerator.device)
     if settings.compile:
         bare.compile_repeated_blocks()
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # What a LoRA run trains in full is exported as its difference.
-    base = full_weights(model) if settings.is_lora else {}
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names, trained = [name for name, _ in named], [parameter for _, parameter in named]
     if checkpoint is not None and not sharded:
         load_trained(bare, checkpoint.tensors("trained"))
-    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(trained, settings))
+    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(named, settings))
     ema = EMAModel(trained, decay=settings.ema) if settings.ema else None
     return RunState(job, accelerator, samples, bare, wrapped, optimizer, ema, names, trained, base)
