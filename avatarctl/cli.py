@@ -19,6 +19,7 @@ from avatarctl.commands import (
     data,
     demo,
     doctor,
+    export,
     fetch,
     generate,
     lora,
@@ -69,7 +70,9 @@ app.command(rich_help_panel=CARE)(generate.resume)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(export.export)
 lora.app.command("train")(train.lora_train)
+lora.app.command("export")(export.lora_export)
 app.add_typer(lora.app, name="lora", rich_help_panel=TRAIN)
 app.command(rich_help_panel=SET_UP)(fetch.fetch)
 app.command(rich_help_panel=SET_UP)(doctor.doctor)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,12 +50,28 @@ def beside(path: Path) -> Iterator[Path]:
         rights = part.stat().st_mode
         yield part
         part.chmod(rights)
-        with part.open("rb") as file:
+        with part.open("rb+") as file:  # some systems flush only what is open for writing
             os.fsync(file.fileno())
         part.replace(path)
         flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def same_file(source: Path, target: Path) -> None:
+    """Let a path be another name of a file, in one step; a copy where the file system has no links."""
+    part = part_of(target)
+    try:
+        os.link(source, part)
+    except OSError:
+        with beside(target) as copied:
+            shutil.copyfile(source, copied)
+        return
+    try:
+        os.replace(part, target)
+        flush_folder(target.parent)
+    finally:
+        part.unlink(missing_ok=True)  # renaming to another name of the same file leaves both
 
 
 def through(path: Path) -> Path:

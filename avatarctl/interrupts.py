@@ -1,7 +1,7 @@
-"""Ctrl-C before a command has anything to save: end at once and leave nothing, in the middle of imports too.
+"""Ctrl-C and SIGTERM: what has nothing to save ends at once and leaves nothing, long work stops where nothing is lost.
 
 An exception raised by a signal can be lost in the middle of an import (some libraries swallow it), and then the program goes
-on. So until a command watches for signals itself, the handler undoes what was begun and ends the process.
+on. So until a command watches for signals itself (:func:`stopping`), the handler undoes what was begun and ends the process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,57 @@ def raise_again() -> None:
     """Let Ctrl-C raise ``KeyboardInterrupt`` again, for commands that clean up as exceptions pass through them."""
     if _is_main() and signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Stop:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @property
+    def asked(self) -> bool:
+        """Return whether to stop at the next place where nothing is lost."""
+        return self.signal != 0
+
+
+@contextmanager
+def handling(heard: Callable[[int], None]) -> Iterator[None]:
+    """Call ``heard`` with the number of each Ctrl-C or SIGTERM inside; afterwards signals do what they did before.
+
+    Nothing is called in a thread other than the main one, which alone may watch for signals.
+    """
+    if not _is_main():
+        yield
+        return
+
+    def handler(number: int, _: FrameType | None) -> None:
+        heard(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+@contextmanager
+def stopping(tell: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+    """Note the first Ctrl-C or SIGTERM, for the work inside to stop by itself; the second one raises ``KeyboardInterrupt``.
+
+    ``tell`` is called at the first one.
+    """
+    stop = Stop()
+
+    def heard(number: int) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.signal = number
+        tell()
+
+    with handling(heard):
+        yield stop
 
 
 @contextmanager

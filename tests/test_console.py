@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from avatarctl import console
+from avatarctl import console, progress
 from avatarctl.errors import InputFileError
+from avatarctl.progress import showing
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "avatarctl/puppet/samples"
@@ -131,11 +132,11 @@ def test_no_line_moves_before_the_checks_are_done(tmp_path: Path) -> None:
 
 def test_numbers_give_way_where_the_line_is_short() -> None:
     facts = {"left_s": 3725.0, "video_s": 61.0}
-    assert console._words(45, 192, facts, "window steps", 60) == "pass 45/192, 1:02:05 left, 1:01 of video"
-    assert console._words(45, 192, facts, "window steps", 25) == "pass 45/192, 1:02:05 left"
-    assert console._words(45, 192, facts, "window steps", 5) == "pass 45/192"
+    assert progress._words(45, 192, facts, "window steps", 60) == "pass 45/192, 1:02:05 left, 1:01 of video"
+    assert progress._words(45, 192, facts, "window steps", 25) == "pass 45/192, 1:02:05 left"
+    assert progress._words(45, 192, facts, "window steps", 5) == "pass 45/192"
     speed = {"bytes": 10**9, "of_bytes": 25 * 10**9, "bytes_per_s": 45e6, "left_s": 60.0, "name": "a.pt"}
-    assert console._words(1000, 25000, speed, "MB") == "1.0 GB of 25.0 GB, 45.0 MB/s, 1:00 left, a.pt"
+    assert progress._words(1000, 25000, speed, "MB") == "1.0 GB of 25.0 GB, 45.0 MB/s, 1:00 left, a.pt"
 
 
 def test_messages_wrap_at_words_and_long_paths_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ def test_messages_wrap_at_words_and_long_paths_stay_whole(monkeypatch: pytest.Mo
 
 
 def test_lines_of_logs_come_seldom(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress("auto") as show:
+    with showing("auto") as show:
         show(0, 0, stage="loading")
         for step in range(1, 5):
             show(step, 4, stage="sampling", left_s=4.0 - step)

@@ -78,8 +78,8 @@ def faults(module: str, source: str) -> list[str]:
             found.append(f"imports go down: {name}")
         if root == "typer" and where not in ("cli", "commands"):
             found.append("typer belongs to the command line")
-        if root == "rich" and module != "avatarctl.console":
-            found.append("rich belongs to the console")
+        if root == "rich" and module != "avatarctl.progress":
+            found.append("rich belongs to the progress display")
         if root == "click":
             found.append("typer carries its own click")
         if root == "safetensors" and module not in OPENERS:

@@ -1,13 +1,8 @@
-"""Decide on the next attempt at a failed item, and handle Ctrl-C for every driver of workers."""
+"""Decide on the next attempt at an item of a batch that failed."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import FrameType
 
 from avatarctl import console
 from avatarctl.batch.items import Item
@@ -58,30 +53,6 @@ def next_attempt(attempt: Attempt, outcome: Outcome, rules: Rules, place: int | 
     return replace(attempt, failures=attempt.failures + 1, not_here=place)
 
 
-class Stop:
-    """Whether somebody asked to stop, and by which signal."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-
-@contextmanager
-def watching() -> Iterator[Stop]:
-    """Let the first Ctrl-C or SIGTERM stop all workers with everything saved; the second one ends at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may watch for signals
-        return
-
-    def heard(number: int, _: FrameType | None) -> None:
-        if stop.signal:
-            raise KeyboardInterrupt
-        stop.signal = number
-        console.note("stopping: the workers save what they have (once more: stop at once)")
-
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def say_stopping() -> None:
+    """Tell what the first Ctrl-C does to a batch."""
+    console.note("stopping: the workers save what they have (once more: stop at once)")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl import console, durable
-from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, watching
+from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, say_stopping
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import Item
 from avatarctl.batch.payload import pack, unpack_video, unpacked
@@ -28,6 +28,7 @@ from avatarctl.batch.tally import Tally
 from avatarctl.batch.work import Outcome
 from avatarctl.batch.worker import REPORT_EVERY_S, from_line, to_line
 from avatarctl.errors import DeviceError, UsageError
+from avatarctl.interrupts import stopping
 
 LOSSES = 3  # so many times all workers are lost in a row, and no new ones are asked for
 HERE = "here"  # the file by which a worker sees that it has the driver's storage
@@ -63,7 +64,7 @@ def make_in_cluster(
     pool = WorkerPool(ray, planned, jobs, str((output / STATE / HERE).resolve()), mark)
     waiting = deque(Attempt(_whole(each.item)) for each in planned)
     told = False
-    with watching() as stop:
+    with stopping(say_stopping) as stop:
         try:
             while True:
                 closing = bool(stop.signal or (rules.fail_fast and tally.failed()))

@@ -16,13 +16,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from avatarctl import threads
-from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, watching
+from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, say_stopping
 from avatarctl.batch.items import Item
 from avatarctl.batch.plan import Planned
 from avatarctl.batch.tally import Tally
 from avatarctl.batch.work import Outcome
 from avatarctl.batch.worker import to_line
 from avatarctl.errors import DeviceError
+from avatarctl.interrupts import stopping
 
 DEATHS = 3  # so many in a row, and a place for workers is given up
 More = Callable[[], "Sequence[Item] | None"]
@@ -51,7 +52,7 @@ def make_locally(
     """
     answers: SimpleQueue[tuple[Place, dict[str, Any] | None]] = SimpleQueue()
     waiting = deque(Attempt(each.item) for each in planned)
-    with watching() as stop:
+    with stopping(say_stopping) as stop:
         try:
             while True:
                 closing = bool(stop.signal or (rules.fail_fast and tally.failed()))

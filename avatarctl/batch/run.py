@@ -24,7 +24,6 @@ from avatarctl.batch.plan import BatchPlan, Planned, checked_of, plan_batch, pla
 from avatarctl.batch.rows import Row, rows_of
 from avatarctl.batch.tally import Tally, named, write_summary
 from avatarctl.batch.work import tidy
-from avatarctl.console import Progress
 from avatarctl.errors import (
     AvatarError,
     BusyError,
@@ -35,6 +34,7 @@ from avatarctl.errors import (
     UsageError,
     WeightsError,
 )
+from avatarctl.progress import Progress
 from avatarctl.render.guard import guarded
 from avatarctl.render.rehearse import rehearse_checked
 

@@ -12,7 +12,7 @@ from avatarctl import console, durable
 from avatarctl.batch.items import Bad, Item
 from avatarctl.batch.plan import Planned
 from avatarctl.batch.work import Outcome
-from avatarctl.console import Progress
+from avatarctl.progress import Progress
 from avatarctl.render.guard import guarded
 
 SUMMARY = "summary.json"

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 from avatarctl.batch.history import item_state, lock_path, write_record
 from avatarctl.batch.items import Item
 from avatarctl.batch.plan import checked_of
-from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, BusyError, ChangedError, Interrupted, UsageError
+from avatarctl.progress import Progress
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.guard import guarded
 from avatarctl.render.journey import journey

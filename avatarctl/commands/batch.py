@@ -16,6 +16,7 @@ from avatarctl.commands.generate import generate
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, RARE
 from avatarctl.commands.shared import with_flags_of
 from avatarctl.errors import Interrupted, PartialFailure, UsageError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.batch.run import Batch
@@ -116,7 +117,7 @@ def batch(
     from avatarctl.batch.tally import table_of
 
     told = not quiet and not console.events()  # each video as it was finished
-    with console.progress("none" if quiet and progress == "auto" else progress) as show:
+    with showing("none" if quiet and progress == "auto" else progress) as show:
         try:
             summary = run_batch(asked, show)
         except (PartialFailure, Interrupted) as problem:

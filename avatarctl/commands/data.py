@@ -15,6 +15,7 @@ from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
 from avatarctl.errors import InputFileError, PartialFailure, UsageError
 from avatarctl.networks import lean
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.data.check import Group, Report
@@ -170,7 +171,7 @@ def encode(
         _dry_run(job, as_json)
         return
     kind: Any = "none" if quiet and progress == "auto" else progress
-    with console.warnings_as_notes(), console.progress(kind, "clips") as show:
+    with console.warnings_as_notes(), showing(kind, "clips") as show:
         show(0, 0, stage="loading")
         lean.import_networks()
         from avatarctl.data.encode import encode as encode_clips
@@ -297,7 +298,7 @@ def check(
     from avatarctl.data import check as checks
 
     kind: Any = "none" if quiet and progress == "auto" else progress
-    with console.progress(kind, "samples") as show:
+    with showing(kind, "samples") as show:
         report = checks.check(cache, show)
     if contact_sheet is not None:
         shown = checks.contact_sheet(cache, durable.through(contact_sheet))

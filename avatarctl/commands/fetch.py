@@ -12,6 +12,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands import options as o
 from avatarctl.errors import InputFileError, Interrupted, UsageError, WeightsError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.fetching.record import Record
@@ -139,7 +140,7 @@ def _bring(
     todo = plan(weight_set, folder, known, revision, force)
     told = todo.to_json()
     console.note(f"{weight_set.name}: {console.size(told['bytes'])} to download into {folder}")
-    with console.progress(show, "MB") as shown:
+    with showing(show, "MB") as shown:
         carry_out(todo, folder, records, shown)
     return told
 
@@ -174,7 +175,7 @@ def _convert(weight_set: WeightSet, folder: Path, drop: bool, show: Any) -> list
     console.note(f"{weight_set.name}: converting {', '.join(pickles)}")
     from avatarctl.fetching.convert import convert  # torch
 
-    with console.progress(show, "files") as shown:
+    with showing(show, "files") as shown:
         convert(weight_set, folder, records, pickles, drop, shown)
     return pickles
 
@@ -228,7 +229,7 @@ def _verify(folder: Path, asked: list[WeightSet], as_json: bool, show: Any) -> N
         records = record.read(folder)
         damaged: dict[str, dict[str, str]] = {}
         for name in names:
-            with console.progress(show, "files") as shown:
+            with showing(show, "files") as shown:
                 if problems := maintain.verify(folder, records, name, shown):
                     damaged[name] = problems
     count = sum(len(records[name].files) for name in names)

@@ -12,6 +12,7 @@ import typer
 from avatarctl import console, ownership
 from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.render.estimate import Estimate
@@ -294,7 +295,7 @@ def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: boo
     from avatarctl.render.crop import framing_json
 
     began = time.monotonic()  # what is imported and loaded is part of the time
-    with console.warnings_as_notes(), console.progress("none" if quiet and kind == "auto" else kind) as show:
+    with console.warnings_as_notes(), showing("none" if quiet and kind == "auto" else kind) as show:
         done: Rendered | None = render(job, force, show)
     if done is None:
         return  # process 0 of the launcher tells

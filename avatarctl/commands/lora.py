@@ -13,6 +13,7 @@ from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.networks import lean
 from avatarctl.networks.header import damage
 from avatarctl.ownership import Inputs
+from avatarctl.settings.values import other_steps
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -137,7 +138,8 @@ def _check_there(file: Path) -> None:
         )
     if not file.is_file():
         raise InputFileError(
-            f"{file}: got no such file, expected a LoRA", "check the path; its strength follows a colon: FILE:0.8"
+            f"{file}: got no such file, expected a LoRA",
+            other_steps(file) or "check the path; its strength follows a colon: FILE:0.8",
         )
     if fault := damage(file):
         raise WeightsError(f"{file}: damaged: {fault}", "get the file again from where it comes")

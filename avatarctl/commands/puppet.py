@@ -11,6 +11,7 @@ from avatarctl import console, durable, ownership
 from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
+from avatarctl.progress import showing
 
 app = typer.Typer(
     help="Rebuild the embedded avatar: draw its clips, train and measure its networks.",
@@ -317,4 +318,4 @@ def _check_report(output: Path, force: bool) -> None:
 
 
 def _progress(quiet: bool, kind: Any, unit: str) -> Any:
-    return console.progress("none" if quiet and kind == "auto" else kind, unit)
+    return showing("none" if quiet and kind == "auto" else kind, unit)

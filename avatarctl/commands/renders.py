@@ -12,7 +12,7 @@ import typer
 from avatarctl import console
 from avatarctl.commands.generate import render_folder
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.console import size_in_words
+from avatarctl.console import size
 from avatarctl.errors import BusyError, InputFileError, UsageError
 
 app = typer.Typer(help="List, show, verify and remove renders.", no_args_is_help=True)
@@ -33,9 +33,7 @@ def list_(as_json: AsJson = False) -> None:
         facts = {"path": str(known.path), "state": known.state, "output": known.output, "changed": changed}
         rows.append({**facts, **now.to_json()})
         done = "?" if now.percent is None else f"{now.percent} %"
-        cells.append(
-            (known.state, done, _of(now.video_s), size_in_words(now.bytes["total"]), changed[5:16], _near(known.path))
-        )
+        cells.append((known.state, done, _of(now.video_s), size(now.bytes["total"]), changed[5:16], _near(known.path)))
     text = console.table(("STATE", "DONE", "VIDEO", "ON DISK", "CHANGED", "RENDER"), cells) if rows else "no renders"
     console.result("renders list", {"renders": rows}, text, as_json)
 
@@ -73,12 +71,12 @@ def show(render: Render, as_json: AsJson = False) -> None:
         "events": counts,
         "manifest": manifest,
     }
-    parts = ", ".join(f"{name} {size_in_words(size)}" for name, size in now.bytes.items() if size and name != "total")
+    parts = ", ".join(f"{name} {size(count)}" for name, count in now.bytes.items() if count and name != "total")
     rows = [
         ("state", known.state),
         ("done", now.words()),
         ("video", f"{console.clock(now.video_done_s)} of {_of(now.video_s)} finished"),
-        ("on disk", f"{size_in_words(now.bytes['total'])} ({parts})"),
+        ("on disk", f"{size(now.bytes['total'])} ({parts})"),
         ("output", known.output),
         ("image", manifest["inputs"]["image"]["path"]),
         ("audio", manifest["inputs"]["audio"]["path"]),

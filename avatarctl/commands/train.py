@@ -12,6 +12,7 @@ from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
 from avatarctl.errors import UsageError
+from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.training.plan import TrainingPlan
@@ -198,8 +199,9 @@ def lora_train(
 ) -> None:
     """Train a LoRA for a person or a look, on one workstation card.
 
-    The same command again continues from the last checkpoint. The LoRA is RUN/lora.safetensors: use it with
-    `avatarctl generate --lora RUN`. `avatarctl presets show person-1.3b` explains every setting.
+    The same command again continues from the last checkpoint. The newest LoRA is RUN/lora.safetensors: use it with
+    `avatarctl generate --lora RUN`, that of a step with --lora RUN@500.
+    `avatarctl presets show person-1.3b` explains every setting.
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
@@ -293,7 +295,7 @@ def _run(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
         )
     command = "lora train" if kind == "lora" else "train"
-    job = TrainJob(data=data, output=output, train=settings)
+    job = TrainJob(data=data, output=output, train=settings, preset=Path(preset).name if preset else "")
     read_about(data)
     if not dry_run:
         devices.refuse_missing(settings.device)
@@ -313,7 +315,7 @@ def _run(
         )
     with (
         console.warnings_as_notes(),
-        console.progress("none" if quiet and progress == "auto" else progress, "steps") as show,
+        showing("none" if quiet and progress == "auto" else progress, "steps") as show,
     ):
         show(0, 0, stage="loading")
         done = run(job, show, force)
@@ -337,8 +339,9 @@ def _run(
 
 def _plan_text(planned: TrainingPlan) -> str:
     buckets = ", ".join(f"{count} of {size}" for size, count in planned.buckets.items())
+    left = f", {planned.left_out} left out that share pictures with those" if planned.left_out else ""
     rows = [
-        ("samples", f"{planned.samples} to train on ({buckets}), {planned.held_out} held out"),
+        ("samples", f"{planned.samples} to train on ({buckets}), {planned.held_out} held out{left}"),
         ("steps", f"{planned.steps}, {planned.samples_per_step} samples each: {planned.epochs:.1f} epochs"),
         ("trained", f"{planned.trained / 1e6:.1f} of {planned.parameters / 1e6:.1f} million weights"),
         ("memory", f"{planned.memory.peak / 2**30:.1f} GiB on the device, calculated: {planned.memory.in_words()}"),

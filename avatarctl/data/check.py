@@ -14,9 +14,18 @@ from pathlib import Path
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from avatarctl import durable
-from avatarctl.console import Progress
-from avatarctl.data.shards import NULL, SHARDS, Index, SampleEntry, ShardWriter, read_about, read_bytes
+from avatarctl.data.shards import (
+    NULL,
+    SHARDS,
+    Index,
+    SampleEntry,
+    ShardWriter,
+    all_finite,
+    read_about,
+    read_bytes,
+)
 from avatarctl.errors import InputFileError
+from avatarctl.progress import Progress
 
 MOST_ON_SHEET = 400
 TILE_PX, LABEL_PX = 160, 14
@@ -62,7 +71,10 @@ class Report:
 
 
 def check(cache: Path, show: Progress) -> Report:
-    """Read every sample of a cache and compare it with its checksum; raises ``InputFileError`` when it is no cache."""
+    """Read every sample of a cache: it is damaged unless its bytes are those that were written and its numbers finite.
+
+    Raises ``InputFileError`` when it is no cache.
+    """
     about, index = read_about(cache), Index(cache)
     report = Report(cache)
     report.null_text_whole = durable.digest(cache / NULL) == about["null_sha256"]
@@ -79,7 +91,7 @@ def check(cache: Path, show: Progress) -> Report:
     for place, entry in enumerate(samples, start=1):
         _count(report, entry)
         data = read_bytes(cache, entry.shard, entry.offset, entry.size)
-        if data is None or hashlib.sha256(data).hexdigest() != entry.sha256:
+        if data is None or hashlib.sha256(data).hexdigest() != entry.sha256 or not all_finite(data):
             report.damaged.append(entry.key)
         show(place, len(samples))
     report.disk_bytes = sum(path.stat().st_size for path in (cache / SHARDS).glob("*.tar"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -15,7 +13,6 @@ from fractions import Fraction
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import numpy as np
@@ -27,7 +24,6 @@ from torch import Tensor
 from avatarctl import durable
 from avatarctl.audio.decode import write_waveform
 from avatarctl.audio.speech import samples_of
-from avatarctl.console import Progress
 from avatarctl.data import cache as caches
 from avatarctl.data.ahead import ahead, batched
 from avatarctl.data.clips import Film, Picture, Window, clip_film, in_step, nearest_size, stream, windows
@@ -37,8 +33,10 @@ from avatarctl.data.encoders import Encoders
 from avatarctl.data.masks import at_latent_size, mask_films
 from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.interrupts import handling
 from avatarctl.networks.images import read_image
 from avatarctl.networks.placement import DTYPES
+from avatarctl.progress import Progress
 from avatarctl.sampling.windows import video_frames_of
 from avatarctl.settings.encode import EncodeJob
 
@@ -401,21 +399,14 @@ def reading(clip: Clip) -> Iterator[None]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Stop at once at Ctrl-C or SIGTERM: the clip at hand is not listed, all others are kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may watch for signals
-        return
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(number: int) -> None:
         raise Interrupted(
             "stopped; every clip that was finished is kept", "run the same command again to continue", number
         )
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -184,6 +184,13 @@ def read_tensors(cache: Path, entry: SampleEntry, check: bool = True) -> dict[st
     return load(data)
 
 
+def all_finite(data: bytes) -> bool:
+    """Return whether all numbers of a sample's safetensors bytes are finite."""
+    from safetensors.torch import load
+
+    return all(bool(tensor.isfinite().all()) for tensor in load(data).values())
+
+
 def read_bytes(cache: Path, shard: str, offset: int, size: int) -> bytes | None:
     """Return a stretch of a shard, or None when the shard is missing or too short."""
     try:

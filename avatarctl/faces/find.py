@@ -58,13 +58,16 @@ class Face:
         return yaw_degrees(self.points_N3)
 
 
-def find_faces(picture_HWC: NDArray[np.uint8], device: str = "cpu") -> list[Face]:
-    """Return the faces of an RGB picture (H, W, 3), the largest first; small ones are looked for where no large one is."""
+def find_faces(picture_HWC: NDArray[np.uint8], device: str = "cpu", small: bool = True) -> list[Face]:
+    """Return the faces of an RGB picture (H, W, 3), the largest first.
+
+    ``small``: where none is found, small ones are looked for in parts of the picture, which takes ten times as long.
+    """
     faces: list[Face] = []
     for face in _faces_of(picture_HWC, detect(picture_HWC, device), device):
         if not _known(face, faces):
             faces.append(face)
-    if not faces:
+    if not faces and small:
         for corner, tile in _tiles(picture_HWC):
             moved = [
                 Detection(each.score, each.box + np.tile(corner, 2), each.points_62 + corner)

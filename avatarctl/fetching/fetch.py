@@ -21,6 +21,7 @@ from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Fetched, Record
 from avatarctl.fetching.sets import WeightSet, choose, converted
 from avatarctl.fetching.transfer import matches, receive
 from avatarctl.networks.header import damage
+from avatarctl.progress import Progress
 from avatarctl.weights import checksum, remember_checksum
 
 PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
@@ -119,7 +120,7 @@ def _is_current(known: Record, folder: Path, remote: hub.Remote) -> bool:
     return matches(folder / serves, remote) is not None
 
 
-def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: console.Progress) -> None:
+def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: Progress) -> None:
     """Bring every file to its place, one after the other, and note each in the record as soon as it is there.
 
     Raises ``WeightsError`` for what the hub answers and for bytes that aren't those it tells of, ``DeviceError`` when
@@ -212,9 +213,7 @@ def _received(parts: Path, remote: hub.Remote) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _meter(
-    todo: Plan, parts: Path, show: console.Progress
-) -> tuple[Callable[[int], None], Callable[[hub.Remote], None]]:
+def _meter(todo: Plan, parts: Path, show: Progress) -> tuple[Callable[[int], None], Callable[[hub.Remote], None]]:
     """Return what counts bytes and shows how many there are, how fast they come and how long it takes; and what names a file."""
     downloads = [step.remote for step in todo.steps if step.how == "download"]
     total = sum(remote.size for remote in downloads)

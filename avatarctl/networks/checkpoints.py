@@ -385,8 +385,16 @@ def _network_of(dims: Dims) -> Network:
     return next(network for network in NETWORKS if network.dims is type(dims))
 
 
-def save_weights(model: nn.Module, path: str | Path, names: Literal["released", "ours"] = "released") -> Path:
+def save_weights(
+    model: nn.Module,
+    path: str | Path,
+    names: Literal["released", "ours"] = "released",
+    dtype: torch.dtype | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Path:
     """Write a network as one safetensors file with its dimensions in the metadata; the file appears whole or not at all.
+
+    ``dtype`` None: weights as the model has them. ``about``: goes into the metadata too.
 
     Released CLIP's ``visual.head`` and text half are not part of the network and so not written.
     """
@@ -396,7 +404,12 @@ def save_weights(model: nn.Module, path: str | Path, names: Literal["released", 
     dims = dims_of(model)
     tied = _tied_names(model)
     state = released_state(model) if names == "released" else model.state_dict()
-    state = {name: tensor.detach().contiguous() for name, tensor in state.items() if name not in tied}
-    metadata = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
+    state = {
+        name: tensor.detach().to(dtype or tensor.dtype).contiguous()
+        for name, tensor in state.items()
+        if name not in tied
+    }
+    own = {"format": "pt", "network": _network_of(dims).kind, "names": names, "dims": json.dumps(dims.to_json())}
+    metadata = {**(about or {}), **own}
     write_weights(path, state, metadata, "choose another folder")
     return path

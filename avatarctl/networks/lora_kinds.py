@@ -6,7 +6,7 @@ DoRA, Liu et al. 2024, section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -144,6 +144,19 @@ class Decomposed:
     def by_columns(self) -> bool:
         """Return whether the lengths are those of columns: they are stored as (1, inputs)."""
         return self.lengths.shape[0] == 1 and self.shape()[0] != 1
+
+
+def converted(change: Change, dtype: torch.dtype) -> Change:
+    """Return a change whose numbers are stored in another format."""
+    if isinstance(change, Decomposed):
+        inner = converted(change.inner, dtype)
+        assert isinstance(inner, LowRank | Hadamard | Kronecker)
+        return Decomposed(inner, change.lengths.to(dtype))
+    if isinstance(change, LowRank):
+        return LowRank(change.down.to(dtype), change.up.to(dtype), change.alpha)
+    assert isinstance(change, Hadamard | Kronecker), "there are no others"
+    first, second = (tuple(matrix.to(dtype) for matrix in pair) for pair in (change.first, change.second))
+    return replace(change, first=first, second=second)
 
 
 def stored_parts(change: Change, down: str, up: str, lengths: str) -> dict[str, Tensor]:

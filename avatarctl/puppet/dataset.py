@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatarctl import durable
-from avatarctl.console import Progress
+from avatarctl.progress import Progress
 from avatarctl.puppet.draw import MOUTH_X, MOUTH_Y, SIZE, Identity, Pose, draw, mouth_half_axes
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.voice import Kind, make_pause, make_voice

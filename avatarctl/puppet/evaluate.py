@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from avatarctl import __version__, durable
-from avatarctl.console import Progress
 from avatarctl.evaluation.identity import Drift, drift
 from avatarctl.evaluation.report import Goal, Panel, markdown_table, write_curves
 from avatarctl.evaluation.sync import shuffled
+from avatarctl.progress import Progress
 from avatarctl.puppet.dataset import EVALUATION_SEED, FPS
 from avatarctl.puppet.measure import Bench, Pair, for_tuning, held_out, mean_of, measured
 from avatarctl.puppet.world2 import report as second

@@ -15,10 +15,10 @@ from PIL import Image
 
 from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ
-from avatarctl.console import progress
 from avatarctl.evaluation.identity import colour_distance, nearest
 from avatarctl.evaluation.sync import correlation, sync
 from avatarctl.evaluation.windows import border_jumps, border_pictures
+from avatarctl.progress import showing
 from avatarctl.puppet.dataset import EVALUATION_SEED
 from avatarctl.puppet.draw import Identity, Pose, draw, mouth_box
 from avatarctl.puppet.face import MEASURES, face_from_frames, still_mask
@@ -121,7 +121,7 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
         render=settings,
         placement=bench.placement,
     )
-    with progress("none") as silent:
+    with showing("none") as silent:
         done = render(job, force=(job.output.exists() and not job.folder.exists()), show=silent)
     assert done is not None, "no launcher"
     frames = read_pictures(work / "frames")

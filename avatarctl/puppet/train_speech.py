@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2Model
 
 from avatarctl.audio.speech import normalise
-from avatarctl.console import Progress
 from avatarctl.errors import InputFileError
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.dims import SpeechDims
 from avatarctl.networks.kinds import build_speech_encoder
+from avatarctl.progress import Progress
 from avatarctl.puppet.dataset import TRUTH
 from avatarctl.puppet.mouth import VOICE_HZ
 from avatarctl.training.draws import seed_of

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.console import Progress
 from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.networks.checkpoints import load_vae, save_weights
 from avatarctl.networks.dims import VaeDims
 from avatarctl.networks.kinds import build_vae, dims_of
+from avatarctl.progress import Progress
 from avatarctl.puppet.optimise import Optimiser
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import decode_at_once, encode_at_once, new_vae

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avatarctl.console import Progress, progress
+from avatarctl.progress import Progress, showing
 from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
@@ -22,5 +22,5 @@ def render(job: RenderJob, force: bool = False, show: Progress | None = None) ->
 
     if show is not None:
         return journey(job, force, show)
-    with progress("none") as silent:
+    with showing("none") as silent:
         return journey(job, force, silent)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from avatarctl.render import marks
 from avatarctl.render.contact_sheet import contact_sheet
+from avatarctl.render.delivered import hand_over
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import segment_file
 from avatarctl.render.join import join
@@ -25,11 +26,11 @@ def deliver(
     manifest = folder.manifest()
     join([folder.path / name for name in names], part, sound, job.video, marks.tags_of(manifest, job.video), tracks)
     marks.append_xmp(manifest, job.video, part)
-    folder.hand_over(part, job.output)
+    hand_over(folder, part, job.output)
     if job.render.contact_sheet_every_s is None:
         return None
     sheet = job.output.with_suffix(".jpg")
     part = folder.new_part("sheet.jpg")
     contact_sheet(job.output, part, job.render.contact_sheet_every_s, plan)
-    folder.hand_over(part, sheet)
+    hand_over(folder, part, sheet)
     return sheet

@@ -6,8 +6,9 @@ import time
 
 import torch
 
-from avatarctl.console import Progress
+from avatarctl.interrupts import stopping
 from avatarctl.networks.placement import decide
+from avatarctl.progress import Progress
 from avatarctl.render.conditions import make_conditions
 from avatarctl.render.deliver import deliver
 from avatarctl.render.estimate import remember_speed
@@ -19,7 +20,7 @@ from avatarctl.render.prepare import own_device
 from avatarctl.render.sampling_loop import SamplingLoop, begin
 from avatarctl.render.segments import Segments
 from avatarctl.render.sound import decode_audio, start_of
-from avatarctl.render.stop import no_grad_on, stopping
+from avatarctl.render.stop import check, no_grad_on
 from avatarctl.render.subtitles import lay_out
 from avatarctl.sampling.team import GO, STOP, join_team
 
@@ -36,13 +37,13 @@ def run(checked: Checked, folder: RenderFolder, show: Progress, loaded: LoadedNe
         settle(job, folder, placement)
         team = join_team(placement.device)
         show(0, 0, stage="sound")
-        sound, plan = decode_audio(checked, folder, lambda: stop.check(folder))
+        sound, plan = decode_audio(checked, folder, lambda: check(stop, folder))
         tracks = lay_out(job, folder, start_of(checked, folder), plan.video_frames / plan.fps)
         show(0, 0, stage="loading")
         networks = (loaded or LoadedNetworks()).of(checked, placement)
         show(0, 0, stage="conditions")
         conditions = make_conditions(checked, networks, folder, plan)
-        stop.check(folder)
+        check(stop, folder)
         team.share(None)  # the others read what is in the folder now
         segments = Segments(job, folder, plan, networks, show)
         loop = SamplingLoop(job, folder, plan, networks, conditions, segments, team, show, stop)

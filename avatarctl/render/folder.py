@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,11 +24,10 @@ from avatarctl import __version__, durable, jsontext, ownership
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import derived
 from avatarctl.render import ours, tensorfile
 from avatarctl.render.guard import guarded
 from avatarctl.render.index import Entry, Index, read_index
-from avatarctl.render.ours import DELIVERED, DELIVERING, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OLD_INDEX
+from avatarctl.render.ours import DELIVERED, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OLD_INDEX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,52 +156,7 @@ class RenderFolder:
             self.path, lambda name: name not in keep and ours.is_own(name), [name for name in LAST if name not in keep]
         )
 
-    # -- What leaves the folder --------------------------------------------------------------------------------------
-
-    def hand_over(self, part: Path, target: Path) -> None:
-        """Put a finished file in its place in one step, also on another disk; before, note that it is ours.
-
-        Of a symbolic link the file that it leads to is written.
-        """
-        place = durable.through(target)
-        with guarded(place.parent):
-            durable.make_folder(place.parent)
-            self.note(DELIVERING, {"files": {**self._handed_over(), str(place.resolve()): digest(part)}})
-            near = derived(place, ".", f".avatarctl{durable.PART}")
-            try:
-                shutil.move(part, near)
-                with near.open("rb+") as file:
-                    os.fsync(file.fileno())
-                near.replace(place)
-                durable.flush_folder(place.parent)
-            finally:
-                near.unlink(missing_ok=True)
-
-    def wrote(self, target: Path) -> bool:
-        """Return whether a file outside of the folder is there as this render put it there."""
-        made = self._handed_over().get(str(target.resolve()))
-        return made is not None and made == digest(target)
-
-    def _handed_over(self) -> dict[str, str]:
-        """Return the checksums of the files that left the folder, by their place; while there is a manifest, they are noted."""
-        notes = (self.note_of(DELIVERED) or {}, self.note_of(DELIVERING) or {})
-        return {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
-
-    def mark_delivered(self, output: Path, facts: Mapping[str, Any]) -> None:
-        """Note that the video is in its place, whole: from here on there is nothing left to compute."""
-        files = self._handed_over()
-        self.note(DELIVERED, {"output": str(output.resolve()), "sha256": digest(output), "files": files, **facts})
-
-    def delivered(self, output: Path) -> dict[str, Any] | None:
-        """Return the facts noted on delivery, if the video is still in its place as it was made."""
-        content = unsealed(self.path / DELIVERED)
-        if content is None or content.pop("output") != str(output.resolve()) or content.pop("sha256") != digest(output):
-            return None
-        return content
-
-    def finished(self) -> bool:
-        """Return whether the video was delivered once."""
-        return unsealed(self.path / DELIVERED) is not None
+    # -- What it renders, and notes ----------------------------------------------------------------------------------
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write render.json; from then on the render exists. What another render left behind is removed before."""
@@ -279,7 +232,7 @@ class RenderFolder:
     def adopt(self, part: Path, name: str) -> None:
         """Take a file that another program wrote in this folder under a temporary name (``new_part``) into the render."""
         with self._guarded():
-            with part.open("rb") as file:
+            with part.open("rb+") as file:  # some systems flush only what is open for writing
                 os.fsync(file.fileno())
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
             size = part.stat().st_size

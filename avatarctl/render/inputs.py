@@ -22,6 +22,7 @@ from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, ref
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
+from avatarctl.render.delivered import wrote
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.numbers import changed_placement, versions
 from avatarctl.render.ours import MANIFEST
@@ -31,6 +32,7 @@ from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.values import other_steps
 from avatarctl.weights import Variant, WeightFiles, find_separator, find_weights, fingerprint
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
@@ -92,9 +94,10 @@ def check(job: RenderJob, force: bool = False) -> Checked:
 def check_lora(path: Path) -> None:
     """Raise an error for a LoRA that isn't there, isn't one, or holds numbers that aren't finite."""
     if not path.is_file():
+        hint = "name a .safetensors file, or the run folder of `avatarctl lora train`: RUN or RUN@STEP"
         raise InputFileError(
             f"--lora: got {'a folder' if path.is_dir() else 'no such file'}: {path}, expected a LoRA",
-            "name a .safetensors file, or the run folder of `avatarctl lora train`",
+            other_steps(path) or hint,
         )
     refuse_damaged_lora(path)
 
@@ -177,7 +180,7 @@ def check_places(checked: Checked, force: bool) -> None:
     may_replace = (folder.note_of(MANIFEST) or {}).get("replaces", {})
     for target in outputs_of(job):
         now = ownership.identity(target)
-        ours = now is not None and (may_replace.get(str(target.resolve())) == now or folder.wrote(target))
+        ours = now is not None and (may_replace.get(str(target.resolve())) == now or wrote(folder, target))
         ownership.check_target(target, "--output", inputs, force, named=job.output, ours=ours)
         ownership.check_can_make(durable.through(target).parent, "--output")
         ownership.check_apart(job.folder, "--work-dir", target, "--output")

@@ -9,12 +9,13 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from avatarctl import console
-from avatarctl.console import Progress
 from avatarctl.errors import AvatarError, DeviceError, Interrupted
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
 from avatarctl.ownership import listed
+from avatarctl.progress import Progress
 from avatarctl.render.crop import frame, framing_in, framing_json
+from avatarctl.render.delivered import facts_of_delivery, mark_delivered
 from avatarctl.render.estimate import estimate
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Rendered, as_begun, check, check_unchanged, manifest_of, replaced_by
@@ -96,7 +97,7 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
             if job.keep:
                 folder.forget_damaged("windows")  # of a stretch whose pictures are encoded: of no use, and no damage
             facts = {"frames": str(job.frames), "video_s": rendered.video_s, "pictures": rendered.pictures}
-            folder.mark_delivered(job.output, facts)
+            mark_delivered(folder, job.output, facts)
         framing = framing_in(folder.manifest())
         notes = (*checked.notes, *(framing.warnings if framing else ()))
         rendered = replace(rendered, framing=framing, notes=notes)
@@ -122,7 +123,7 @@ def already(job: RenderJob, folder: RenderFolder) -> Rendered | None:
 
     A kept file that is damaged or missing is something to do: what `renders verify` names is computed again.
     """
-    facts = folder.delivered(job.output)
+    facts = facts_of_delivery(folder, job.output)
     if facts is None or facts["frames"] != str(job.frames):
         return None
     sheet = job.output.with_suffix(".jpg") if job.render.contact_sheet_every_s else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from avatarctl import durable
 from avatarctl.audio.source import AudioInfo
-from avatarctl.console import size_in_words
+from avatarctl.console import size
 from avatarctl.errors import DeviceError
 from avatarctl.render.estimate import Estimate
 from avatarctl.settings.render import RenderJob
@@ -91,8 +91,8 @@ def check_room(disks: Iterable[Disk]) -> None:
         if disk.least_bytes > disk.free_bytes:
             what = " and ".join(dict.fromkeys(need.what for need in disk.needs if need.least_bytes))
             raise DeviceError(
-                f"{disk.folder}: the disk is full or too small: got {size_in_words(disk.free_bytes)} free, expected at "
-                f"least {size_in_words(disk.least_bytes)} for {what} (about {size_in_words(disk.bytes)} in all)",
+                f"{disk.folder}: the disk is full or too small: got {size(disk.free_bytes)} free, expected at "
+                f"least {size(disk.least_bytes)} for {what} (about {size(disk.bytes)} in all)",
                 "free some space and run the same command again (what is begun is resumed), or choose another disk with "
                 "--work-dir and --output",
             )
@@ -103,9 +103,7 @@ def in_words(disks: Iterable[Disk]) -> str:
     lines = []
     for disk in disks:
         tight = ": this may not be enough" if disk.bytes > disk.free_bytes else ""
-        lines.append(
-            f"about {size_in_words(disk.bytes)} of {size_in_words(disk.free_bytes)} free in {_above(disk.folder)}{tight}"
-        )
+        lines.append(f"about {size(disk.bytes)} of {size(disk.free_bytes)} free in {_above(disk.folder)}{tight}")
     return "; ".join(lines)
 
 

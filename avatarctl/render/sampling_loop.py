@@ -6,7 +6,8 @@ import time
 
 from torch import Tensor
 
-from avatarctl.console import Progress
+from avatarctl.interrupts import Stop
+from avatarctl.progress import Progress
 from avatarctl.render import frontier
 from avatarctl.render.checkpoints import Checkpoints
 from avatarctl.render.finite import require_finite_latents
@@ -15,7 +16,7 @@ from avatarctl.render.frames import save_final
 from avatarctl.render.networks import Networks
 from avatarctl.render.segments import Segments
 from avatarctl.render.starting_point import find_starting_point
-from avatarctl.render.stop import Stop
+from avatarctl.render.stop import check
 from avatarctl.sampling.denoise import Final, Sampler
 from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
 from avatarctl.sampling.team import GO, SAVE, STOP, Team
@@ -139,4 +140,4 @@ class SamplingLoop:
 
     def _interrupt(self) -> None:
         done = self._sampler.progress.steps_done()
-        self._stop.check(self._folder, f"{done} of {self._total} passes are saved")
+        check(self._stop, self._folder, f"{done} of {self._total} passes are saved")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from avatarctl.console import Progress
 from avatarctl.networks.vae import Tiling
+from avatarctl.progress import Progress
 from avatarctl.render import marks
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import Frames, segment_file

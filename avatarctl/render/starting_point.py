@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from avatarctl.render import frontier
+from avatarctl.render.delivered import was_delivered
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import window_file
 from avatarctl.sampling.windows import Plan
@@ -29,7 +30,7 @@ def find_starting_point(folder: RenderFolder, plan: Plan, steps: int, needed: li
     can't reach the first lost one: ``plan.reach`` windows per step.
     """
     saved = frontier.load(folder)
-    if folder.finished():  # and kept: made whole again, also where the video needs it no more
+    if was_delivered(folder):  # and kept: made whole again, also where the video needs it no more
         needed = list(range(plan.count))
         folder.forget_damaged(frontier.FOLDER)
     lost = [window for window in needed if not folder.valid(window_file(window))]

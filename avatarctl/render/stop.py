@@ -1,60 +1,26 @@
-"""Turn signals into a stop that loses nothing, and device errors into errors with a hint."""
+"""Stop a render where it was asked to, and turn device errors into errors with a hint."""
 
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import torch
 
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
+from avatarctl.interrupts import Stop
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.guard import gone
 from avatarctl.settings.render import RenderJob
 
 
-class Stop:
-    """Whether somebody asked to stop, and by which signal."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    @property
-    def asked(self) -> bool:
-        """Return whether to stop after this window step."""
-        return self.signal != 0
-
-    def check(self, folder: RenderFolder, saved: str = "nothing is lost") -> None:
-        """Stop here, if asked: raises ``Interrupted`` with the command that goes on."""
-        if self.asked:
-            folder.event("interrupted", signal=self.signal)
-            hint = f"resume with: avatarctl resume {shlex.quote(str(folder.path))}"
-            raise Interrupted(f"stopped; {saved}", hint, self.signal)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Let the first Ctrl-C or SIGTERM finish the window step and checkpoint; the second one stops at once."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may watch for signals
-        return
-
-    def heard(number: int, _: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def check(stop: Stop, folder: RenderFolder, saved: str = "nothing is lost") -> None:
+    """Stop here, if asked: raises ``Interrupted`` with the command that resumes."""
+    if stop.asked:
+        folder.event("interrupted", signal=stop.signal)
+        hint = f"resume with: avatarctl resume {shlex.quote(str(folder.path))}"
+        raise Interrupted(f"stopped; {saved}", hint, stop.signal)
 
 
 @contextmanager

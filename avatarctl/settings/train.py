@@ -13,8 +13,11 @@ from avatarctl.settings.values import Seconds, check_device
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
 GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
-# What may be another when a run goes on: everything else changes what an uninterrupted run would have given.
+# A run that is resumed refuses another shape: what is saved would not fit. The weights to start from belong to it.
+SHAPE = ("variant", "init_lora", "dims", *GROUPS, "rank", "alpha", "lora_kind", "rslora")
+# What changes no step of a run. Every other setting is its course: it may change from a step on, and run.json notes it.
 FREE = (
+    "weights",
     "steps",
     "device",
     "workers",
@@ -24,9 +27,14 @@ FREE = (
     "checkpoint_every",
     "checkpoint_every_s",
     "keep_checkpoints",
+    "max_bad_steps",
+    "exports_kept",
+    "export_dtype",
     "validate_every",
     "validation_images",
     "validation_audio",
+    "validation_prompts",
+    "validation_seeds",
     "validation_preset",
     "holdout_every",
     "gradient_checkpointing",
@@ -38,7 +46,13 @@ def _as_paths(value: Any) -> Any:
     return (value,) if isinstance(value, str | Path) else value
 
 
+def _as_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int) else value
+
+
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_several)]
 
 
 class TrainSettings(Settings):
@@ -182,6 +196,8 @@ class TrainSettings(Settings):
     """Steps over which it falls; from then on clip_outliers counts."""
     clip_outliers: Annotated[float, Field(ge=1)] = 1.0
     """Gradients over five times the limit are cut up to so many times shorter (1: no)."""
+    max_bad_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps in a row that may be skipped, for a loss or gradient that isn't finite."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Export the running average of the weights: calmer pictures (0: none).
 
@@ -231,16 +247,27 @@ class TrainSettings(Settings):
     """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """How many checkpoints are kept on disk."""
+    exports_kept: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    """How many checkpoints are also exported, the newest ones, as files to use.
+
+    null: all of a LoRA, none of a full transformer, which is large.
+    """
+    export_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of what is exported; auto: bfloat16 for a LoRA, else float32."""
     holdout: Annotated[int, Field(ge=0)] = 0
     """Samples never trained on, whose loss is the curve to watch."""
     holdout_every: Annotated[int, Field(ge=1)] = 500
     """Steps between two measurements of it."""
     validate_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two validation videos (0: none)."""
+    """Steps between two validation videos, the first before any step (0: none)."""
     validation_images: Paths = ()
     """Pictures of the validation videos."""
     validation_audio: Paths = ()
     """Recordings of the validation videos, one for each picture."""
+    validation_prompts: Texts = ()
+    """Prompts of the validation videos: none (the preset's), one, or one for each."""
+    validation_seeds: Seeds = ()
+    """Seeds of the validation videos: none (the preset's), one, or one for each."""
     validation_preset: str = "square"
     """Render preset of the validation videos."""
 
@@ -258,6 +285,10 @@ class TrainSettings(Settings):
                 f"validation_audio: got {len(self.validation_audio)} recordings for {len(self.validation_images)} pictures, "
                 "expected one each"
             )
+        for name in ("validation_prompts", "validation_seeds"):
+            count, videos = len(getattr(self, name)), len(self.validation_images)
+            if count not in (0, 1, videos):
+                raise ValueError(f"{name}: got {count} for {videos} pictures, expected none, one, or one for each")
         if self.validate_every and not self.validation_images:
             raise ValueError("validate_every: got no validation_images, expected pictures and recordings")
         if self.dims is not None and (self.weights or self.init_lora) and not self.validate_every:
@@ -297,6 +328,12 @@ class TrainSettings(Settings):
         return {name: getattr(self, name) for name in GROUPS}
 
     @property
+    def exports(self) -> int | None:
+        """How many exports of checkpoints are kept; None: all."""
+        kept = ("all" if self.is_lora else 0) if self.exports_kept is None else self.exports_kept
+        return None if kept == "all" else kept
+
+    @property
     def is_lora(self) -> bool:
         """Return whether the run makes a LoRA file rather than a transformer."""
         return "lora" in self.modes.values()
@@ -311,3 +348,5 @@ class TrainJob(Settings):
     """Run folder."""
     train: TrainSettings = TrainSettings()
     """How it is trained."""
+    preset: str = ""
+    """Name of the preset that it was begun with, for the metadata of what is exported."""

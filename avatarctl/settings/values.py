@@ -16,6 +16,7 @@ NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "5
 LARGEST_VIDEO_PX = 8192  # a side that common decoders take
 KNOWN_SIZES = "512x512, 480x832 and 832x480"
 SIZE_STEP = 16  # eight pixels per latent, two latents per token
+EXPORTS = "exports"  # folder of a run with what was trained up to each of its checkpoints
 
 
 def parse_fps(value: Any) -> Fraction:
@@ -98,9 +99,41 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 
 def lora_file(path: Path) -> Path:
-    """Return the LoRA that a path means: of the run folder of `avatarctl lora train` the one in it, else itself."""
+    """Return the LoRA that a path means: of a run folder the newest, of RUN@500 that of a step, else itself."""
+    run, step = split_run(path)
+    if step is not None:
+        return export_of(run, step)
     trained = path / "lora.safetensors"
     return trained if trained.is_file() else path
+
+
+def split_run(path: Path) -> tuple[Path, int | None]:
+    """Return (run folder, step) of RUN@STEP; (path, None) for whatever is there by its own name, or names no step."""
+    name, at, step = path.name.rpartition("@")
+    if not at or not name or not (step.isascii() and step.isdecimal()) or path.exists():
+        return path, None
+    return path.with_name(name), int(step)
+
+
+def export_of(run: Path, step: int) -> Path:
+    """Return where a run exports what it trained up to a step."""
+    return run / EXPORTS / f"step-{step:08d}.safetensors"
+
+
+def other_steps(path: Path) -> str:
+    """Return a hint with the steps that a run has, where a path is that of one that it lacks; else ""."""
+    run = path.parent.parent
+    if path.parent.name != EXPORTS or not (steps := exported_steps(run)):
+        return ""
+    return f"{run} has step {', '.join(map(str, steps[-12:]))}: use {run}@{steps[-1]}"
+
+
+def exported_steps(run: Path) -> list[int]:
+    """Return the steps of a run that were exported, in order."""
+    found = [
+        re.fullmatch(r"step-(\d{8})\.safetensors", path.name) for path in (run / EXPORTS).glob("step-*.safetensors")
+    ]
+    return sorted(int(match[1]) for match in found if match)
 
 
 def check_device(name: str) -> str:

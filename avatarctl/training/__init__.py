@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avatarctl.console import Progress, progress
+from avatarctl.progress import Progress, showing
 from avatarctl.settings.train import TrainJob
 
 if TYPE_CHECKING:
@@ -21,5 +21,5 @@ def train(job: TrainJob, show: Progress | None = None, force: bool = False) -> T
 
     if show is not None:
         return run(job, show, force)
-    with progress("none") as silent:
+    with showing("none") as silent:
         return run(job, silent, force)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avatarctl.console import note
-from avatarctl.errors import ChangedError
+from avatarctl import durable
 from avatarctl.networks.attach import trained_state
+from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
-from avatarctl.training.export import export
+from avatarctl.training.changes import settings_of
+from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
 from avatarctl.training.folder import guarded
-from avatarctl.training.model import check_world, make_model
+from avatarctl.training.held_out import as_exported
+from avatarctl.training.model import make_model
 from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
 from avatarctl.training.state import RunState
-
-
-def newest(run: Path, leads: bool) -> checkpoints.Checkpoint | None:
-    """Return the newest whole checkpoint of a run; those that aren't whole are told."""
-    checkpoint, passed_over = checkpoints.newest(run)
-    if passed_over and leads:
-        note(f"checkpoints that are not whole were passed over: {', '.join(passed_over)}")
-    return checkpoint
 
 
 def save(state: RunState) -> None:
@@ -41,8 +36,15 @@ def save(state: RunState) -> None:
         facts: dict[str, Any] = {
             "step": state.step,
             "average": state.average,
-            "samples_per_step": state.samples_per_step,
+            "train": settings_of(state.settings),
+            "processes": accelerator.num_processes,
+            "bad_steps": state.bad_steps,
+            "batch": state.batch_number(0),
+            "per_epoch": state.samples.per_epoch,
+            "samples": len(state.samples.train),
             "data": state.samples.fingerprint(),
+            "caption_words": _words(state),
+            "dims": state.bare.dims.to_json(),
         }
         if not state.sharded:
             tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.by_parameter)
@@ -54,29 +56,49 @@ def save(state: RunState) -> None:
 
 
 def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
-    """Restore optimizer, average of the weights and place; raises ``ChangedError`` for other samples or batches."""
+    """Restore optimizer, average of the weights and place in the samples' order, as far as settings are what they were."""
     facts = checkpoint.state
-    check_world(facts["samples_per_step"], state.samples_per_step)
-    if facts["data"] != state.samples.fingerprint():
-        raise ChangedError(
-            f"{state.job.data}: its samples are not those that the run in {state.job.output} began with",
-            "train into another --output from the weights so far, or start over with --force",
-        )
+    same_optimizer = facts.get("train", {}).get("optimizer", state.settings.optimizer) == state.settings.optimizer
     if state.sharded:
         state.accelerator.load_state(str(checkpoint.path / "sharded"))
-    else:
+    elif same_optimizer:
         restore_optimizer(
             state.optimizer.optimizer, state.by_parameter, checkpoint.tensors("optimizer"), facts["optimizer"]
         )
-    if state.ema is not None:
+    if state.ema is not None and (checkpoint.path / "ema.safetensors").exists():
         tensors = checkpoint.tensors("ema")
         state.ema.optimization_step = int(tensors.pop("optimization_step"))
         for name, shadow in zip(state.names, state.ema.shadow_params, strict=True):
             shadow.copy_(tensors[name])
     state.step, state.average = checkpoint.step, float(facts["average"])
+    state.bad_steps = int(facts.get("bad_steps", 0))
+    state.first_step, state.first_batch = checkpoint.step, _next_batch(state, facts)
 
 
-def export_result(state: RunState, folder: Path) -> Path | None:
+def _next_batch(state: RunState, facts: Mapping[str, Any]) -> int:
+    """Return the number of the batch to resume with: where the order of samples is another one, the next epoch's first."""
+    samples, settings = state.samples, state.settings
+    batch_size = facts.get("train", {}).get("batch_size", settings.batch_size)
+    if "batch" not in facts:  # of an older version
+        return int(facts["step"]) * int(facts["samples_per_step"]) // settings.batch_size
+    number, per_epoch = int(facts["batch"]), int(facts["per_epoch"])
+    same = facts["data"] == samples.fingerprint() and batch_size == settings.batch_size
+    return number if same and per_epoch == samples.per_epoch else -(-number // per_epoch) * samples.per_epoch
+
+
+def export_step(state: RunState) -> None:
+    """Export what is trained up to this step, beside the others and as the run's newest; every process takes part."""
+    run, kept = state.job.output, state.settings.exports
+    if kept == 0:
+        return
+    path = export_result(state, export_of(run, state.step))
+    if path is not None:
+        with guarded(run):
+            durable.same_file(path, run / result_name(state.settings))
+            prune(run, kept)
+
+
+def export_result(state: RunState, path: Path) -> Path | None:
     """Write the file that `generate` loads, of the average of the weights if there is one; None beside the first process."""
     gathered = state.accelerator.get_state_dict(state.model) if state.sharded else None
     if not state.leads:
@@ -85,15 +107,16 @@ def export_result(state: RunState, folder: Path) -> Path | None:
     if gathered is not None:
         model, _ = make_model(state.settings, state.samples.shapes())
         model.load_state_dict(gathered)
-    if state.ema is not None:
-        state.ema.store(state.trained)
-        state.ema.copy_to(state.trained)
-    try:
-        with guarded(folder):
-            return export(model, state.settings, folder, state.step, state.base)
-    finally:
-        if state.ema is not None:
-            state.ema.restore(state.trained)
+    manifest = durable.unsealed(state.job.output / MANIFEST) or {}
+    about = metadata(
+        state.step, len(state.samples.train), _words(state), base_sum(manifest), manifest.get("preset", "")
+    )
+    with as_exported(state), guarded(state.job.output):
+        return export(model, state.settings, path, about, state.base)
+
+
+def _words(state: RunState) -> dict[str, int]:
+    return words_of(entry.meta.get("prompt", "") for entry in state.samples.train)
 
 
 def _ema_tensors(state: RunState) -> dict[str, dict[str, Tensor]]:

@@ -37,6 +37,12 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.state["step"])
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return what trains as it is exported: its average, where there is one."""
+        if not (self.path / "ema.safetensors").exists():
+            return self.tensors("trained")
+        return {name: tensor for name, tensor in self.tensors("ema").items() if name != "optimization_step"}
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of one of its files."""
         return load_file(self.path / f"{name}.safetensors")
@@ -45,6 +51,17 @@ class Checkpoint:
 def part_of(run: Path, step: int) -> Path:
     """Return where a checkpoint is written before it counts."""
     return run / FOLDER / f".step-{step:08d}{durable.PART}"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of tensors that is whole or absent."""
+    with durable.beside(path) as part:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that :func:`save_tensors` wrote."""
+    return load_file(path)
 
 
 def begin(run: Path, step: int) -> Path:
@@ -89,12 +106,26 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, and what was passed over."""
     passed_over: list[str] = []
     for step in reversed(steps(run)):
-        path = run / FOLDER / f"step-{step:08d}"
-        state = durable.unsealed(path / STATE)
-        if state is not None and all(durable.digest(path / name) == sum_ for name, sum_ in state["files"].items()):
-            return Checkpoint(path, state), passed_over
-        passed_over.append(path.name)
+        if checkpoint := whole(run, step):
+            return checkpoint, passed_over
+        passed_over.append(f"step-{step:08d}")
     return None, passed_over
+
+
+def whole(run: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of a step, every file of it compared with its checksum; None where it isn't whole."""
+    checkpoint = at(run, step)
+    if checkpoint is None:
+        return None
+    files = checkpoint.state["files"].items()
+    return checkpoint if all(durable.digest(checkpoint.path / name) == sum_ for name, sum_ in files) else None
+
+
+def at(run: Path, step: int) -> Checkpoint | None:
+    """Return the checkpoint of a step by what it says of itself, its files unread; None where there is none."""
+    path = run / FOLDER / f"step-{step:08d}"
+    state = durable.unsealed(path / STATE)
+    return None if state is None else Checkpoint(path, state)
 
 
 def sweep(run: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import shlex
 import shutil
@@ -13,32 +12,37 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from avatarctl import __version__, durable, ownership, threads
-from avatarctl.errors import BusyError, ChangedError, DeviceError, InputFileError, UsageError
-from avatarctl.settings.train import FREE, TrainJob
-from avatarctl.training import checkpoints, export, log, validate
+from avatarctl.errors import BusyError, InputFileError, UsageError
+from avatarctl.settings.train import TrainJob
+from avatarctl.settings.values import EXPORTS
+from avatarctl.training import checkpoints, conditions, export, log
+from avatarctl.training.changes import changed, check_shape, in_words, settings_of
+from avatarctl.training.export import MANIFEST
 from avatarctl.training.model import base_file
 from avatarctl.weights import fingerprint
 
-MANIFEST, LOCK = "run.json", "lock"
+LOCK = "lock"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 # What lies in the folders of a run; anything else there is the user's.
 OWN_BELOW = re.compile(
-    r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|"
-    r"validation/(weights|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
+    r"checkpoints/\.?step-\d{8}(\.part)?|tensorboard/events\..*|exports/\.?step-\d{8}\.safetensors(\.\d+\.part)?|"
+    r"validation/(weights|conditions|\.?step-\d{8}-\d{2}\..*|(transformer|lora)\.safetensors)"
 )
 OWN = (
     MANIFEST,
+    export.LORA,
+    export.TRANSFORMER,
+    EXPORTS,
     LOCK,
     checkpoints.FOLDER,
     log.METRICS,
     log.CURVE,
     log.TABLE,
     log.EVENTS,
-    validate.FOLDER,
+    conditions.FOLDER,
     "save",
     "stop",
 )
@@ -67,19 +71,11 @@ def held(run: Path) -> Iterator[None]:
         lock.release()
 
 
-def begin_run(job: TrainJob, force: bool) -> None:
-    """Write the run's manifest, or check that it goes on with what it began with. Removes what a kill left half-written."""
+def prepare_run(job: TrainJob, force: bool) -> None:
+    """Check a run's folder, and remove what a kill left half-written; with ``force`` everything of an earlier run."""
     run = job.output
-    manifest = {
-        "avatarctl": __version__,
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "data": str(job.data.resolve()),
-        "train": json.loads(job.train.model_dump_json()),
-        "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),
-    }
     with guarded(run):
-        begun = durable.unsealed(run / MANIFEST)
-        if (run / MANIFEST).exists() and begun is None and not force:
+        if (run / MANIFEST).exists() and durable.unsealed(run / MANIFEST) is None and not force:
             raise InputFileError(f"{run}: {MANIFEST} is damaged", "start over: the same command with --force")
         for name in (export.TRANSFORMER, export.LORA):
             inputs = [("the weights to start from", file)] if (file := base_file(job.train)) else []
@@ -88,16 +84,58 @@ def begin_run(job: TrainJob, force: bool) -> None:
             for name in OWN:
                 if name != LOCK:
                     _remove(run / name)
-            begun = None
-        if begun is not None:
-            _check_unchanged(begun, manifest, run)
         checkpoints.sweep(run)
+        for folder in (run, run / EXPORTS):
+            for part in folder.glob(f".*{durable.PART}"):
+                if ownership.own_part(part.name, lambda whole: whole in OWN or whole.startswith("step-")):
+                    part.unlink()
         for name in ("save", "stop"):  # words to a run that is over
             (run / name).unlink(missing_ok=True)
-        # Rewritten when a run goes on: what is free to change is then as it is now.
-        began = {"began": time.strftime("%Y-%m-%d %H:%M:%S"), "threads": threads.count(), **(begun or {})}
+
+
+def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes: int, data: Mapping[str, Any]) -> str:
+    """Write the run's manifest, and return a note of what changed since its checkpoint: "" where nothing did.
+
+    ``data``: hash and number of the samples to train on. Raises ``ChangedError`` for another shape than the checkpoint's.
+    Where no step is saved, nothing is lost: the run begins with whatever it is given.
+    """
+    run = job.output
+    manifest: dict[str, Any] = {
+        "avatarctl": __version__,
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "data": str(job.data.resolve()),
+        "preset": job.preset,
+        "train": settings_of(job.train),
+        "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),
+    }
+    with guarded(run):
+        begun = durable.unsealed(run / MANIFEST) or {}
+        notes: list[dict[str, Any]] = []
+        text = ""
+        if checkpoint is None:
+            for video in (run / conditions.FOLDER).glob("step-*"):  # of weights that may have been others
+                video.unlink()
+        else:
+            state = checkpoint.state
+            was = state.get("train", begun.get("train", {}))
+            sums = [each.get("base", {}).get("transformer", {}).get("sha256", "none") for each in (begun, manifest)]
+            check_shape(was, manifest["train"], sums[0] if begun else sums[1], sums[1], run)
+            found = changed(was, manifest["train"])
+            if state["data"] != data["fingerprint"]:
+                count = state.get("samples", "some")
+                same = count == data["samples"]
+                found["samples"] = (count, f"{data['samples']} others" if same else data["samples"])
+            if state.get("processes", processes) != processes:
+                found["processes"] = (state["processes"], processes)
+            notes = [note for note in begun.get("changes", []) if note["from_step"] <= checkpoint.step]
+            if found:
+                text = in_words(checkpoint.step + 1, found)
+                values = {name: {"was": before, "is": now} for name, (before, now) in found.items()}
+                notes.append({"from_step": checkpoint.step + 1, "note": text, "changes": values})
+        began = {"began": time.strftime("%Y-%m-%d %H:%M:%S"), "threads": threads.count(), **begun}
         began = {name: began[name] for name in ("began", "threads")}
-        durable.replace(run / MANIFEST, durable.sealed({**manifest, **began}))
+        durable.replace(run / MANIFEST, durable.sealed({**manifest, **began, "changes": notes}))
+    return text
 
 
 def check_ours(run: Path) -> None:
@@ -144,22 +182,6 @@ def _remove(path: Path) -> None:
         path.rmdir()
 
 
-def _check_unchanged(begun: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
-    changes = []
-    for name in sorted({*begun["train"], *now["train"]} - set(FREE) - {"weights"}):
-        was, is_ = begun["train"].get(name), now["train"].get(name)
-        if was != is_:
-            changes.append(f"{name}: was {was}, is {is_}")
-    sums = [each["base"].get("transformer", {}).get("sha256", "none") for each in (begun, now)]
-    if sums[0] != sums[1]:
-        changes.append(f"weights to start from: sha256 was {sums[0][:12]}, is {sums[1][:12]}")
-    if changes:
-        raise ChangedError(
-            f"{run}: this run began with other settings:\n  " + "\n  ".join(changes),
-            "give the old ones, train into another --output, or start over with --force",
-        )
-
-
 def guarded(run: Path) -> AbstractContextManager[None]:
     """Turn a full disk, a read-only folder and the like into errors that say what to do about a run."""
     return durable.guarded(
@@ -167,24 +189,6 @@ def guarded(run: Path) -> AbstractContextManager[None]:
         full="free some space and run the same command again: it resumes from the last checkpoint",
         elsewhere="choose another --output",
     )
-
-
-@contextmanager
-def explained(job: TrainJob) -> Iterator[None]:
-    """Turn a full device into an error that says what to change."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        ways = [
-            "" if job.train.gradient_checkpointing else "gradient_checkpointing=true",
-            "" if job.train.batch_size == 1 else "batch_size=1 with more accumulate",
-            "" if job.train.base_dtype == "float8" or not job.train.is_lora else "base_dtype=float8",
-            "optimizer=adamw8bit" if not job.train.is_lora else "a smaller rank, or audio=lora",
-        ]
-        raise DeviceError(
-            f"device: out of memory ({str(error).splitlines()[0]})",
-            f"set {' or '.join(way for way in ways if way)}; the run is resumed from its last checkpoint",
-        ) from error
 
 
 def threads_of(run: Path) -> int | None:

@@ -55,7 +55,7 @@ class Log:
 
     def __init__(self, run: Path, first: int, tracker: str = "auto") -> None:
         self.run, self._missing = run, missing()
-        lines = [line for line in read(run) if line["step"] <= first]
+        lines = [line for line in read(run) if first and line["step"] <= first]
         durable.replace(run / METRICS, b"".join(_line(line) for line in lines))
         self._file = (run / METRICS).open("ab")
         self._tracker = open_tracker(tracker, run, first)

@@ -13,23 +13,29 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from avatarctl.console import Progress, note
+from avatarctl.console import note
 from avatarctl.data.shards import read_about
 from avatarctl.errors import Interrupted, QualityError
-from avatarctl.render import render
-from avatarctl.render.stop import Stop, stopping
+from avatarctl.interrupts import Stop, stopping
+from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
+from avatarctl.settings.values import export_of
 from avatarctl.threads import computing_with
-from avatarctl.training import checkpointing, checkpoints, validate
+from avatarctl.training import checkpointing, checkpoints, validation
+from avatarctl.training.agreement import agree_on_work, agreed_checkpoint
+from avatarctl.training.conditions import Video, prepare_conditions, videos_of
 from avatarctl.training.draws import Draws, draw, seed_of
-from avatarctl.training.folder import begin_run, explained, held, threads_of
+from avatarctl.training.export import result_name
+from avatarctl.training.folder import held, note_run, prepare_run, threads_of
 from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
 from avatarctl.training.optimizer import clip_limit, learning_rate, set_learning_rates, shorten_outlier
-from avatarctl.training.processes import accelerated, alone
-from avatarctl.training.state import RunState, build_state
+from avatarctl.training.plan import explained, text_len_of
+from avatarctl.training.processes import accelerated
+from avatarctl.training.samples import Samples
+from avatarctl.training.state import RunState, build_state, find_samples
 
 GO, SAVE, STOP = 0, 1, 2
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
@@ -52,17 +58,28 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
     read_about(job.data)
-    validate.check(job.train)
+    videos = videos_of(job.train)
     with stopping() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(job.train))
         if accelerator.is_main_process:
             stack.enter_context(held(job.output))
-            begin_run(job, force)
+            prepare_run(job, force)
+        accelerator.wait_for_everyone()
+        checkpoint = agreed_checkpoint(job, accelerator)
+        samples = find_samples(job)
+        agree_on_work(job, accelerator, samples.fingerprint())
+        if accelerator.is_main_process:
+            data = {"fingerprint": samples.fingerprint(), "samples": len(samples.train)}
+            if changes := note_run(job, checkpoint, accelerator.num_processes, data):
+                note(changes)
         accelerator.wait_for_everyone()
         stack.enter_context(computing_with(threads_of(job.output)))
-        with explained(job):
-            checkpoint = checkpointing.newest(job.output, accelerator.is_main_process)
-            state = build_state(job, accelerator, checkpoint)
+        if accelerator.is_main_process:
+            tell_of_samples(samples)
+        with explained(job, samples, checkpoint is not None):
+            if videos and accelerator.is_main_process:
+                prepare_conditions(videos, job.output, text_len_of(job, samples), accelerator.device)
+            state = build_state(job, accelerator, samples, checkpoint)
             if checkpoint is not None:
                 checkpointing.restore(state, checkpoint)
             steps_before = state.step
@@ -71,22 +88,35 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
                 if accelerator.is_main_process
                 else None
             )
-            Trainer(state, stop, show, log).train()
+            Trainer(state, stop, show, log, videos).train()
     if not accelerator.is_main_process:
         return None
     return Trained(job.output, state.exported, state.step, state.average, time.monotonic() - began, steps_before)
 
 
+def tell_of_samples(samples: Samples) -> None:
+    """Say which samples are neither trained on nor measured."""
+    if samples.left_out:
+        note(f"holdout: {len(samples.left_out)} windows share pictures with held-out ones, and are left out")
+    if lost := sorted({entry.key for entry in samples.held_out} - {entry.key for entry in samples.whole_held_out}):
+        note(f"holdout: damaged samples are not measured: {', '.join(lost)}")
+
+
 class Trainer:
     """The steps of a run, and what is seen of them."""
 
-    def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None) -> None:
-        self.state, self.stop, self.show, self.log = state, stop, show, log
+    def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None, videos: list[Video]) -> None:
+        self.state, self.stop, self.show, self.log, self.videos = state, stop, show, log, videos
         self.saved_at, self.saved_step = time.monotonic(), state.step
+        self.told: set[str] = set()
 
     def train(self) -> None:
         """Run the steps that are left: take, draw, loss, backward; agree; step; note; save."""
         state, settings, accelerator = self.state, self.state.settings, self.state.accelerator
+        self._export_missing()
+        if state.step == 0:
+            self._measure()
+        self._validate()
         batches = state.samples.stream(self._numbers())
         while state.step < settings.steps:
             began = time.monotonic()
@@ -99,26 +129,33 @@ class Trainer:
                     with self._activations():
                         loss, errors = flow_loss(state.model, batch, draws, settings)
                     metrics.add(batch, draws, errors)
+                    broken = 0.0
                     if micro + 1 == settings.accumulate:
-                        word = self._agree(metrics)
+                        word, broken = self._agree(metrics)
                     accelerator.backward(loss)
-                    if accelerator.sync_gradients:
-                        norm = self._clip(metrics)
-                    state.optimizer.step()
+                    norm = self._clip() if accelerator.sync_gradients else 0.0
+                    good = not broken and math.isfinite(norm)
+                    if good:
+                        state.optimizer.step()
                     state.optimizer.zero_grad()
             state.step += 1
-            if state.ema is not None:
+            state.bad_steps = 0 if good else state.bad_steps + 1
+            if state.ema is not None and good:
                 state.ema.step(state.trained)
-            self._note(metrics, norm, time.monotonic() - began)
+            if good:
+                self._note(metrics, norm, time.monotonic() - began)
+            else:
+                self._note_skipped(metrics, bool(broken))
             self._measure()
             if word != GO or state.step % settings.checkpoint_every == 0:
                 self.save()
             if word == STOP:
                 self._leave()
-            if settings.validate_every and state.step % settings.validate_every == 0:
-                self._validate()
+            self._validate()
         self.save()
-        state.exported = checkpointing.export_result(state, state.job.output)
+        state.exported = state.job.output / result_name(settings)
+        if settings.exports == 0:
+            checkpointing.export_result(state, state.exported)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -126,10 +163,18 @@ class Trainer:
         if self.saved_step == self.state.step and checkpoints.steps(run)[-1:] == [self.state.step]:
             return
         checkpointing.save(self.state)
+        checkpointing.export_step(self.state)
         if self.log is not None:
             self.log.draw()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
         self.state.accelerator.wait_for_everyone()
+
+    def _export_missing(self) -> None:
+        """Export the checkpoint that the run begins with, where a kill came before its export."""
+        state, run = self.state, self.state.job.output
+        there = export_of(run, state.step).exists() and (run / result_name(state.settings)).exists()
+        if self._anybody(state.leads and state.step > 0 and not there):
+            checkpointing.export_step(state)
 
     # -- Parts of a step -----------------------------------------------------------------------------------------------
 
@@ -141,9 +186,10 @@ class Trainer:
 
     def _numbers(self) -> Iterator[int]:
         """Return the numbers of this process's batches, from the current step on."""
-        for step in range(self.state.step, self.state.settings.steps):
+        first = self.state.batch_number(0)
+        for step in range(self.state.settings.steps - self.state.step):
             for micro in range(self.state.settings.accumulate):
-                yield step * self.state.passes + self._pass(micro)
+                yield first + step * self.state.passes + self._pass(micro)
 
     def _pass(self, micro: int) -> int:
         """Return this pass's number within the step, over all processes."""
@@ -160,8 +206,8 @@ class Trainer:
         bands = [((place + self.state.step) % count, count) for place in places]
         return draw(settings, batch.latents.shape, names, bands).to(self.state.accelerator.device)
 
-    def _agree(self, metrics: StepMetrics) -> int:
-        """Tell all processes of a loss that isn't finite, and what to do after this step; before anything is stepped."""
+    def _agree(self, metrics: StepMetrics) -> tuple[int, float]:
+        """Return what all processes do after this step, and how many have a loss that isn't finite; before the step."""
         state, accelerator = self.state, self.state.accelerator
         files = {name: state.leads and (state.job.output / name).exists() for name in ("save", "stop")}
         late = state.leads and time.monotonic() - self.saved_at >= state.settings.checkpoint_every_s
@@ -170,30 +216,28 @@ class Trainer:
             float(bool(metrics.broken)),
             float(files["save"] or late),
             float(files["stop"] or self.stop.asked),
+            float(len(metrics.damaged)),
         ]
         summed = accelerator.reduce(torch.tensor(row, dtype=torch.float64, device=accelerator.device), "sum")
-        loss, broken, save, stop = (float(value) for value in summed)
-        if broken:
-            keys = gather_object(metrics.broken) if accelerator.num_processes > 1 else metrics.broken
-            raise QualityError(
-                f"step {state.step + 1}: the loss is not finite with sample {', '.join(keys)}; nothing of this step is kept",
-                f"look at it with `avatarctl data check {state.job.data}`, lower learning_rate, or use dtype float32",
-            )
+        loss, broken, save, stop, damaged = (float(value) for value in summed)
+        if damaged:
+            metrics.damaged = self._of_all(metrics.damaged)
+            for key in sorted(set(metrics.damaged) - self.told):
+                note(f"sample {key} is damaged: others stand for it; `avatarctl data check {state.job.data}` lists all")
+            self.told |= set(metrics.damaged)
         metrics.loss = loss / accelerator.num_processes
-        return STOP if stop else SAVE if save else GO
+        return STOP if stop else SAVE if save else GO, broken
 
-    def _clip(self, metrics: StepMetrics) -> float:
+    def _of_all(self, keys: list[str]) -> list[str]:
+        """Return the keys of all processes."""
+        return list(gather_object(keys)) if self.state.accelerator.num_processes > 1 else keys
+
+    def _clip(self) -> float:
         state = self.state
         limit = clip_limit(state.settings, state.step)
         norm = state.accelerator.clip_grad_norm_(state.model.parameters(), limit)
         norm = float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
         shorten_outlier(state.model.parameters(), state.settings, state.step, norm)
-        if not math.isfinite(norm):
-            raise QualityError(
-                f"step {state.step + 1}: the gradient is not finite with sample {', '.join(metrics.keys)}; "
-                "nothing of this step is kept",
-                "lower learning_rate, or use dtype float32",
-            )
         return norm
 
     # -- What is seen of it --------------------------------------------------------------------------------------------
@@ -205,10 +249,29 @@ class Trainer:
         if self.log is not None:
             rate = learning_rate(settings, state.step - 1)
             values = {"loss": metrics.loss, **metrics.by_branch(), "grad_norm": norm, "learning_rate": rate}
-            self.log.add(state.step, {**values, "step_s": round(step_s, 4), **self._memory()})
+            damaged = {"damaged": len(metrics.damaged)} if metrics.damaged else {}
+            self.log.add(state.step, {**values, "step_s": round(step_s, 4), **damaged, **self._memory()})
         if state.step % settings.log_every == 0 or state.step == settings.steps:
             left_s = step_s * (settings.steps - state.step)
             self.show(state.step, settings.steps, loss=state.average, step_s=step_s, left_s=left_s)
+
+    def _note_skipped(self, metrics: StepMetrics, loss: bool) -> None:
+        """Log a step that was skipped, with its samples; raise ``QualityError`` after too many in a row."""
+        state, most = self.state, self.state.settings.max_bad_steps
+        keys = self._of_all(metrics.broken if loss else metrics.keys)
+        what = "loss" if loss else "gradient"
+        if self.log is not None:
+            self.log.add(state.step, {"skipped": what, "samples": keys})
+        words = f"step {state.step}: the {what} is not finite with sample {', '.join(keys)}"
+        note(f"{words}; the step was skipped")
+        if state.bad_steps >= most:
+            rate = f"--learning-rate {state.settings.learning_rate / 10:g}"
+            narrow = state.accelerator.mixed_precision == "bf16"
+            raise QualityError(
+                f"{words}, and so it was with the {most} steps up to it: the run ends here",
+                f"resume from its last checkpoint with {rate}{', or with --dtype float32' if narrow else ''}; if that helps "
+                f"no more: remove the newest of {state.job.output / checkpoints.FOLDER}, and the one before is resumed",
+            )
 
     def _memory(self) -> dict[str, float]:
         if self.state.accelerator.device.type != "cuda":
@@ -218,31 +281,40 @@ class Trainer:
     def _measure(self) -> None:
         """Measure the held-out samples when it is time for it."""
         state, settings = self.state, self.state.settings
-        if not state.samples.held_out or (state.step % settings.holdout_every and state.step != settings.steps):
+        if not state.samples.whole_held_out or (state.step % settings.holdout_every and state.step != settings.steps):
             return
-        loss = held_out_loss(state)
+        losses = held_out_loss(state)
         if self.log is not None:
-            self.log.add(state.step, {"held_out_loss": loss})
+            self.log.add(state.step, losses)
 
     def _validate(self) -> None:
-        """Make the validation videos; a checkpoint before, so that a stop in the middle loses nothing."""
+        """Render the validation videos of this step, where it has some; a stop in the middle loses nothing but them."""
         state = self.state
-        if self.saved_step != state.step:
+        if not self._anybody(state.leads and validation.lacking(state, self.videos)):
+            return
+        if state.step and self.saved_step != state.step:
             self.save()
-        exported = checkpointing.export_result(state, state.job.output / validate.FOLDER)
-        if state.leads and exported is not None:
-            state.bare.eval()
-            for render_job in validate.jobs(state.settings, state.job.output, state.step, exported):
-                note(f"validation video: {render_job.output}")
-                with alone():
-                    render(render_job, force=True)
-            state.bare.train()
-        state.accelerator.wait_for_everyone()
+        rows = validation.validate(state, self.videos, lambda: self.stop.asked)
+        rows = list(gather_object(rows)) if state.accelerator.num_processes > 1 and not state.sharded else rows
+        if self.log is not None:
+            for row in rows:
+                self.log.add(state.step, row)
+
+    def _anybody(self, says: bool) -> bool:
+        """Return whether one of the processes says so."""
+        row = torch.tensor([float(says)], device=self.state.accelerator.device)
+        return bool(self.state.accelerator.reduce(row, "sum").item())
 
     def _leave(self) -> None:
         state = self.state
         if state.leads:
             (state.job.output / "stop").unlink(missing_ok=True)
         state.accelerator.wait_for_everyone()
-        hint = "resume with the same command"
+        newest = state.job.output / result_name(state.settings)
+        use = (
+            f"avatarctl export {state.job.output} --output {newest.name}"
+            if state.settings.exports == 0
+            else str(newest)
+        )
+        hint = f"resume with the same command; what is trained so far: {use}"
         raise Interrupted(f"stopped; step {state.step} of {state.settings.steps} is saved", hint, self.stop.signal or 2)

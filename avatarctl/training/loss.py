@@ -21,6 +21,7 @@ class Batch:
     """B samples of one size: C latent channels, T latent frames, H W latent rows and columns, L text tokens, D widths.
 
     ``valid`` (B, T) is 0 for latent frames that only fill up a short clip.
+    ``skipped``: keys of damaged samples that others stand for.
     """
 
     keys: tuple[str, ...]
@@ -33,13 +34,14 @@ class Batch:
     face: Tensor  # (B, T, H, W)
     lips: Tensor  # (B, T, H, W)
     valid: Tensor  # (B, T)
+    skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return the same samples on another device."""
         moved = {
             field.name: getattr(self, field.name).to(device, non_blocking=True)
             for field in fields(self)
-            if field.name != "keys"
+            if field.name not in ("keys", "skipped")
         }
         return replace(self, **moved)
 

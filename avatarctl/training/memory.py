@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, latent_tokens, transformer_parameters
@@ -12,6 +14,20 @@ from avatarctl.settings.train import TrainSettings
 # (2): per unit of width, of the feed-forward's hidden width, and of LoRA rank. Measured as peaks of the allocator over
 # passes of small models on the CPU (tests/training/test_training_memory.py compares other sizes with them).
 BLOCK_BYTES = {4: (77.0, 16.0, 26.0), 2: (79.0, 10.0, 11.0)}
+# Bytes of the optimizer's states per trained weight.
+STATE_BYTES = {
+    "adamw": 8,
+    "adamw8bit": 2,
+    "lion8bit": 1,
+    "adamw8bit-torchao": 2,
+    "adamw4bit-torchao": 1,
+    "prodigy": 16,
+    "adafactor": 2,
+    "came": 4,
+    "lion": 4,
+    "muon": 4,
+}
+SWAP_RESIDENT = 2  # swapped blocks whose weights are on the device: the one that computes, and the next
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,14 @@ def activation_bytes(dims: TransformerDims, tokens: int, settings: TrainSettings
     return tokens * (inputs + block)
 
 
+def frozen_block_bytes(dims: TransformerDims, settings: TrainSettings, value_bytes: int) -> int:
+    """Bytes of one block's frozen weights as they are stored: what block swap keeps in the CPU's memory."""
+    d, f = dims.dim, dims.ffn
+    layers = {"attention": 10 * d * d, "feed_forward": 2 * d * f, "audio": 2 * d * d}
+    frozen = sum(size for group, size in layers.items() if settings.modes[group] != "full")
+    return frozen * (1 if settings.base_dtype == "float8" else value_bytes)
+
+
 def estimate(
     dims: TransformerDims, width: int, height: int, window: int, settings: TrainSettings, narrow: bool, on_gpu: bool
 ) -> TrainingMemory:
@@ -107,11 +131,53 @@ def estimate(
             for i, o in layers
         )
         stored -= linear * (value_bytes - 1)
+    swapped = min(settings.block_swap, dims.layers)
+    if swapped > SWAP_RESIDENT:
+        stored -= (swapped - SWAP_RESIDENT) * frozen_block_bytes(dims, settings, value_bytes)
     # Autocast keeps a narrow copy of each trained weight while the passes run.
     weights = stored + trained * (4 + (2 if narrow else 0) + (4 if settings.ema else 0))
     gradients = trained * 4
-    states = trained * (2 if settings.optimizer == "adamw8bit" else 8)
+    states = trained * STATE_BYTES[settings.optimizer]
     tokens = latent_tokens(dims, width, height, window)
     activations = settings.batch_size * activation_bytes(dims, tokens, settings, value_bytes)
     context = CUDA_CONTEXT_BYTES if on_gpu else 0
     return TrainingMemory(weights, gradients, states, activations, weights + gradients + states + activations + context)
+
+
+def ways_to_save(
+    dims: TransformerDims, width: int, height: int, window: int, settings: TrainSettings, narrow: bool, begun: bool
+) -> list[tuple[str, int]]:
+    """Return (flags, bytes saved) of every setting that lets a run need less of the device, what saves most first.
+
+    ``begun``: a checkpoint is there, so the shape of what trains has to stay.
+    """
+    trains_full = {name for name, mode in settings.modes.items() if mode == "full"}
+    batch, accumulate = settings.batch_size, settings.accumulate
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("--set gradient_checkpointing=true", {"gradient_checkpointing": True}),
+        ("--set offload_activations=true", {"offload_activations": True}),
+        (f"--batch-size 1 --accumulate {batch * accumulate}", {"batch_size": 1, "accumulate": batch * accumulate}),
+        ("--set ema=0", {"ema": 0.0}),
+    ]
+    if find_spec("bitsandbytes"):
+        changes.append(("--set optimizer=adamw8bit", {"optimizer": "adamw8bit"}))
+    if settings.is_lora and not trains_full & {"attention", "feed_forward"}:
+        changes.append(("--set base_dtype=float8", {"base_dtype": "float8"}))
+    if settings.is_lora and not settings.compile and settings.block_swap < dims.layers:
+        swap = {"block_swap": dims.layers, "gradient_checkpointing": True}
+        checkpointed = "" if settings.gradient_checkpointing else " --set gradient_checkpointing=true"
+        changes.append((f"--set block_swap={dims.layers}{checkpointed}", swap))
+    if not begun and settings.is_lora:
+        changes.append((f"--rank {max(settings.rank // 4, 1)}", {"rank": max(settings.rank // 4, 1)}))
+        if "audio" in trains_full:
+            changes.append(("--set audio=lora", {"audio": "lora"}))
+    found: list[tuple[str, int]] = []
+    now = estimate(dims, width, height, window, settings, narrow, True).peak
+    for flags, update in changes:
+        saved = now - estimate(dims, width, height, window, settings.model_copy(update=update), narrow, True).peak
+        if saved > 0:
+            found.append((flags, saved))
+    if not narrow:
+        saved = now - estimate(dims, width, height, window, settings, True, True).peak
+        found.append(("--dtype bfloat16", saved))
+    return sorted(found, key=lambda way: -way[1])

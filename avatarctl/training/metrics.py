@@ -1,4 +1,4 @@
-"""What the passes of one optimizer step measured: losses, the samples, and those whose loss isn't finite."""
+"""What the passes of one optimizer step measured: losses, the samples, those that are damaged or whose loss isn't finite."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class StepMetrics:
         self.loss, self._passes = 0.0, passes
         self.keys: list[str] = []
         self.broken: list[str] = []
+        self.damaged: list[str] = []
         self._branches: dict[str, list[float]] = {}
 
     def add(self, batch: Batch, draws: Draws, errors: Tensor) -> None:
@@ -24,6 +25,7 @@ class StepMetrics:
         values = errors.tolist()
         self.loss += sum(values) / len(values) / self._passes
         self.keys += batch.keys
+        self.damaged += batch.skipped
         for key, branch, value in zip(batch.keys, draws.branch.tolist(), values, strict=True):
             self._branches.setdefault(BRANCHES[branch], []).append(value)
             if not math.isfinite(value):

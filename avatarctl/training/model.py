@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avatarctl.errors import ChangedError, UsageError, WeightsError
+from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import checkpoints
 from avatarctl.networks.attach import adapter_parameters, attach
 from avatarctl.networks.audio_adapter import AudioAdapter
@@ -41,20 +42,27 @@ def base_file(settings: TrainSettings) -> Path | None:
 
 
 def make_model(
-    settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]], device: torch.device = CPU
+    settings: TrainSettings,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    device: torch.device = CPU,
+    dims: Mapping[str, Any] | None = None,
 ) -> tuple[StableAvatarTransformer3DModel, dict[str, Tensor]]:
-    """Load or make the transformer, on the CPU, and set which of its weights train; those are float32.
+    """Load or make the transformer, on the CPU, and set which of its weights train; those are float32, the rest as stored.
 
-    ``device``: where it will compute.
+    ``shapes``: those of the samples that it has to fit. ``device``: where it will compute. ``dims``: all its sizes, where
+    they are known from a checkpoint and ``shapes`` is None.
 
     Also return, for a LoRA run, what the base holds of the weights that train in full: zeros where it has none.
     """
     file = base_file(settings)
-    if file is None:
-        model = new_transformer(settings, new_dims(settings, shapes))
+    if file is not None:
+        speech_width = shapes["speech"][-1] if shapes is not None else int((dims or {}).get("w2v", 0))
+        model = load_base(file, settings, speech_width)
     else:
-        model = load_base(file, settings, shapes)
-    check_fits(model.dims, shapes, str(file or "dims"))
+        sizes = new_dims(settings, shapes) if shapes is not None else TransformerDims.parse(dims or settings.dims or {})
+        model = new_transformer(settings, sizes)
+    if shapes is not None:
+        check_fits(model.dims, shapes, str(file or "dims"))
     if settings.matmul == "float8":
         to_float8_matmul(model, device)
     torch.manual_seed(seed_of(settings.seed, "lora"))  # the LoRA's down-weights
@@ -72,9 +80,7 @@ def make_model(
     return model.train(), base
 
 
-def load_base(
-    file: Path, settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]
-) -> StableAvatarTransformer3DModel:
+def load_base(file: Path, settings: TrainSettings, speech_width: int) -> StableAvatarTransformer3DModel:
     """Load the transformer to start from, as it is stored; the audio layers of one that has none are new.
 
     Audio keys and values begin at zero, so that the first pictures are those of the base; the adapter is drawn from the seed.
@@ -86,7 +92,7 @@ def load_base(
             f"audio: got {settings.audio}, and {file} has no audio layers: expected full, which trains new ones",
             "--set audio=full; or start from weights that have them: avatarctl fetch stableavatar-1.3b",
         )
-    dims = base_dims(file, shapes)
+    dims = base_dims(file, speech_width)
     torch.manual_seed(seed_of(settings.seed, "adapter"))
     adapter = AudioAdapter(dims.w2v, dims.dim, dims.vocal_heads, dims.vocal_hidden, ADAPTER_EPS)
     drawn = {f"vocal_projector.{name}": tensor for name, tensor in adapter.state_dict().items()}
@@ -97,10 +103,10 @@ def load_base(
     return checkpoints.load_transformer(file, dims, dtype=None, absent=absent)
 
 
-def base_dims(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> TransformerDims:
-    """Return the sizes of a transformer to start from; audio layers that it lacks fit the samples' speech states."""
+def base_dims(file: Path, speech_width: int) -> TransformerDims:
+    """Return the sizes of a transformer to start from; audio layers that it lacks fit speech states of this width."""
     dims = checkpoints.transformer_dims(file)
-    return dims if checkpoints.has_audio(file) else dims.with_(w2v=shapes["speech"][-1])
+    return dims if checkpoints.has_audio(file) else dims.with_(w2v=speech_width)
 
 
 def beginning(settings: TrainSettings) -> list[str]:
@@ -193,12 +199,3 @@ def full_weights(model: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
     trains = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     factors = {name for name, _ in adapter_parameters(model)}
     return {name: parameter.detach().clone() for name, parameter in trains.items() if name not in factors}
-
-
-def check_world(before: int, now: int) -> None:
-    """Raise ``ChangedError`` when a resumed run takes another number of samples per step."""
-    if before != now:
-        raise ChangedError(
-            f"batch: the run began with {before} samples per step (processes x accumulate x batch_size), got {now}",
-            "start as many processes as before, or change accumulate to match",
-        )

@@ -1,4 +1,4 @@
-"""The processes of a run: what the launcher's environment and the settings ask of accelerate, and a render beside them."""
+"""The processes of a run: what the launcher's environment and the settings ask of accelerate."""
 
 from __future__ import annotations
 
@@ -43,14 +43,3 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
     finally:
         if accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)  # the next run may want another precision
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Hide the launcher, so that the first process renders a validation video by itself while the others wait."""
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +15,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from avatarctl.data.shards import Index, SampleEntry, read_tensors
-from avatarctl.errors import InputFileError, UsageError
+from avatarctl.errors import InputFileError
 from avatarctl.settings.train import TrainSettings
 from avatarctl.training.draws import seed_of
+from avatarctl.training.holdout import split
 from avatarctl.training.loss import Batch
 
 TEMPORAL = 4  # video frames per latent frame after the first
 
 
 class Samples:
-    """The samples of a cache. ``train`` and ``held_out`` are what is trained on and what never is."""
+    """The samples of a cache. ``train`` and ``held_out`` are what is trained on and what never is; ``left_out`` is neither."""
 
     def __init__(self, cache: Path, settings: TrainSettings, null_text_LD: Tensor) -> None:
         entries = Index(cache).samples()
         if not entries:
             raise InputFileError(f"{cache}: got no samples, expected encoded clips", f"avatarctl data check {cache}")
         self.cache, self.settings, self.null_text = cache, settings, null_text_LD
-        # By a hash of the clip, so that windows of one clip stay on one side and new clips don't move the others.
-        ranked = sorted(entries, key=lambda entry: (seed_of("holdout", _clip_of(entry)), entry.key))
-        held = {entry.key for entry in ranked[: settings.holdout]}
-        held_clips = {_clip_of(entry) for entry in ranked[: settings.holdout]}
-        self.held_out = [entry for entry in entries if entry.key in held]
-        self.train = [entry for entry in entries if _clip_of(entry) not in held_clips]
-        if not self.train:
-            raise UsageError(
-                f"holdout: got {settings.holdout} of {len(entries)} samples, expected some left to train on",
-                "lower holdout, or encode more clips",
-            )
+        parts = split(entries, settings.holdout)
+        self.train, self.held_out, self.left_out = list(parts.train), list(parts.held_out), list(parts.left_out)
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
+        self._damaged: set[str] = set()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a sample's tensors; of text, the longest that the transformer will meet."""
@@ -73,14 +68,60 @@ class Samples:
             self._order = (number, [batches[i] for i in order])
         return self._order[1]
 
+    @cached_property
+    def whole_held_out(self) -> list[SampleEntry]:
+        """The held-out samples but those that are damaged."""
+        return [entry for entry in self.held_out if self._tensors(entry) is not None]
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch: as many in every one."""
+        return len(self.epoch(max(self._order[0], 0)))
+
     def entries(self, number: int) -> list[SampleEntry]:
         """Return the samples of batch ``number``, counted over all epochs."""
-        per_epoch = len(self.epoch(max(self._order[0], 0)))  # the same in every epoch
+        per_epoch = self.per_epoch
         return self.epoch(number // per_epoch)[number % per_epoch]
+
+    def whole(self, entries: Sequence[SampleEntry]) -> Batch:
+        """Read samples of one bucket; each one that is damaged is skipped: the next of its bucket stands for it."""
+        chosen, skipped, read = [], [], {}
+        for entry in entries:
+            standing = entry
+            while (tensors := self._tensors(standing)) is None:
+                standing = self._next(standing, entry)
+            if standing is not entry:
+                skipped.append(entry.key)
+            chosen.append(standing)
+            read[standing.key] = tensors
+        return replace(self._batch(chosen, [read[entry.key] for entry in chosen]), skipped=tuple(skipped))
+
+    def _tensors(self, entry: SampleEntry) -> dict[str, Tensor] | None:
+        """Return a sample's tensors, or None when it is damaged or holds numbers that aren't finite."""
+        if entry.key in self._damaged:
+            return None
+        try:
+            return _read(self.cache, entry)
+        except InputFileError:
+            self._damaged.add(entry.key)
+            return None
+
+    def _next(self, entry: SampleEntry, first: SampleEntry) -> SampleEntry:
+        """Return the sample that follows in the bucket; raises ``InputFileError`` when it is the one that was begun with."""
+        bucket = [each for each in self.train if each.bucket == entry.bucket]
+        following = bucket[(bucket.index(entry) + 1) % len(bucket)]
+        if following is first:
+            raise InputFileError(
+                f"{self.cache}: {len(bucket)} of {len(bucket)} samples of a size are damaged, expected some that are whole",
+                f"avatarctl data check {self.cache} --repair, then encode again",
+            )
+        return following
 
     def load(self, entries: Sequence[SampleEntry]) -> Batch:
         """Read samples of one bucket; raises ``InputFileError`` when one is damaged."""
-        tensors = [read_tensors(self.cache, entry) for entry in entries]
+        return self._batch(entries, [_read(self.cache, entry) for entry in entries])
+
+    def _batch(self, entries: Sequence[SampleEntry], tensors: Sequence[Mapping[str, Tensor]]) -> Batch:
         length = max(each["text"].shape[0] for each in tensors)
         frames = tensors[0]["latents"].shape[1]
 
@@ -91,10 +132,12 @@ class Samples:
             [functional.pad(each["text"].float(), (0, 0, 0, length - each["text"].shape[0])) for each in tensors]
         )
         valid = torch.stack([_valid(entry, frames) for entry in entries])
-        names = ("latents", "condition", "image_tokens", "speech")
         return Batch(
             keys=tuple(entry.key for entry in entries),
-            **{name: together(name) for name in names},
+            latents=together("latents"),
+            condition=together("condition"),
+            image_tokens=together("image_tokens"),
+            speech=together("speech"),
             text=text,
             null_text=self.null_text,
             face=together("face_mask"),
@@ -107,13 +150,13 @@ class Samples:
         ahead = self.settings.workers
         if not ahead:
             for number in numbers:
-                yield self.load(self.entries(number))
+                yield self.whole(self.entries(number))
             return
         with ThreadPoolExecutor(ahead, thread_name_prefix="samples") as pool:
             waiting: list[Future[Batch]] = []
             try:
                 for number in numbers:
-                    waiting.append(pool.submit(self.load, self.entries(number)))
+                    waiting.append(pool.submit(self.whole, self.entries(number)))
                     if len(waiting) > ahead:
                         yield waiting.pop(0).result()
                 while waiting:
@@ -123,8 +166,15 @@ class Samples:
                     each.cancel()
 
 
-def _clip_of(entry: SampleEntry) -> str:
-    return entry.key.rpartition("-")[0]
+def _read(cache: Path, entry: SampleEntry) -> dict[str, Tensor]:
+    """Return a sample's tensors; raises ``InputFileError`` when it is damaged or holds numbers that aren't finite."""
+    tensors = read_tensors(cache, entry)
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise InputFileError(
+            f"{cache}: sample {entry.key} holds numbers that aren't finite ({', '.join(broken)})",
+            f"avatarctl data check {cache} --repair, then encode again",
+        )
+    return tensors
 
 
 def _valid(entry: SampleEntry, latent_frames: int) -> Tensor:

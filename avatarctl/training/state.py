@@ -40,6 +40,11 @@ class RunState:
     trained: list[torch.nn.Parameter]
     base: dict[str, Tensor]
     step: int = 0
+    bad_steps: int = 0
+    """Steps skipped since the last one that was taken."""
+    first_step: int = 0
+    """Step that this process began with, and the number of its first batch."""
+    first_batch: int = 0
     average: float = math.nan
     exported: Path | None = field(default=None)
 
@@ -73,11 +78,19 @@ class RunState:
         """Samples of an optimizer step, over all processes."""
         return self.passes * self.settings.batch_size
 
+    def batch_number(self, place: int) -> int:
+        """Return the number of a batch, counted from the run's beginning: of the step at hand, at this place in it."""
+        return self.first_batch + (self.step - self.first_step) * self.passes + place
 
-def build_state(job: TrainJob, accelerator: Accelerator, checkpoint: Checkpoint | None) -> RunState:
+
+def find_samples(job: TrainJob) -> Samples:
+    """Return the samples of a job's cache."""
+    return Samples(job.data, job.train, read_null_text(job.data)[job.train.null_text].float())
+
+
+def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, checkpoint: Checkpoint | None) -> RunState:
     """Build model and optimizer; what trains is loaded from the checkpoint, if there is one and weights aren't sharded."""
     settings = job.train
-    samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text].float())
     sharded = accelerator.distributed_type in SHARDED
     if sharded and (settings.ema or settings.base_dtype == "float8" or settings.block_swap):
         raise UsageError(

@@ -18,7 +18,7 @@ from avatarctl.batch.items import Item
 from avatarctl.batch.run import look
 from avatarctl.batch.work import make_video
 from avatarctl.commands.batch import batch_of
-from avatarctl.console import progress
+from avatarctl.progress import showing
 from avatarctl.render import texts
 from avatarctl.render.networks import LoadedNetworks
 
@@ -61,7 +61,7 @@ def items(bench: Bench, **flags: Any) -> list[Item]:
 def test_weights_are_loaded_once_and_texts_never_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVATARCTL_HOME", str(bench.folder / "home"))
     once = {"load_transformer": 1, "load_vae": 1, "load_speech_encoder": 1}
-    with progress("none") as show:
+    with showing("none") as show:
         with counted() as calls:
             kept = LoadedNetworks()
             for item in items(bench, negative_prompt="A ."):

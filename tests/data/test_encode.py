@@ -103,8 +103,8 @@ def test_encoding_again_does_nothing(tmp_path: Path, weights: Path, encode: Enco
 def test_nothing_to_do_loads_no_network(
     tmp_path: Path, weights: Path, encode: Encode, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from avatarctl.console import progress
     from avatarctl.data.encode import encode as encode_here
+    from avatarctl.progress import showing
     from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
     encode(source, tmp_path / "cache")
@@ -113,7 +113,7 @@ def test_nothing_to_do_loads_no_network(
     monkeypatch.setattr(checkpoints, "load_network", lambda *args: loads.append("one") or original(*args))
     settings = EncodeSettings(sizes=((64, 64), (96, 64)), window=3)
     job = EncodeJob(source=source, cache=tmp_path / "cache", settings=settings, weights=weights, device="cpu")
-    with progress("none") as silent:
+    with showing("none") as silent:
         assert encode_here(job, silent).known == 3
         assert loads == []
         footage.video(source / "new.mkv", seed=9)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avatarctl.console import Progress
 from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.networks import vae
 from avatarctl.networks.checkpoints import (
@@ -22,6 +21,7 @@ from avatarctl.networks.checkpoints import (
     load_vae,
 )
 from avatarctl.networks.conditions import image_tokens, prompt_states
+from avatarctl.progress import Progress
 from avatarctl.puppet import train_vae as puppet_vae
 from avatarctl.puppet.dataset import FPS, FRAMES, write_clip
 from avatarctl.puppet.draw import Identity

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from avatarctl import durable
+from avatarctl.render.delivered import hand_over, mark_delivered
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 
 
@@ -30,8 +31,8 @@ def test_the_folders_of_the_output_are_flushed_before_the_render_goes(
         part = folder.new_part("video.mp4")
         part.write_bytes(b"a video")
         done.clear()
-        folder.hand_over(part, output)
-        folder.mark_delivered(output, {})
+        hand_over(folder, part, output)
+        mark_delivered(folder, output, {})
         delivered = done.index(("write", str(folder.path / "delivered.json")))
         for place in (output.parent, output.parent.parent, tmp_path):
             assert ("flush", str(place)) in done[:delivered], place
@@ -62,7 +63,7 @@ def test_an_output_on_another_disk_is_flushed_there(tmp_path: Path, monkeypatch:
         part = folder.new_part("video.mp4")
         part.write_bytes(b"a video")
         flushed.clear()
-        folder.hand_over(part, tmp_path / "talk.mp4")
+        hand_over(folder, part, tmp_path / "talk.mp4")
     near = [place for place in flushed if place.endswith(".part") and Path(place).parent == tmp_path]
     assert near and str(tmp_path) in flushed[flushed.index(near[0]) :]
     assert (tmp_path / "talk.mp4").read_bytes() == b"a video" and not part.exists()

@@ -153,7 +153,9 @@ def test_two_processes_resume_to_the_bit_and_share_the_steps_samples(
     # One process that passes four times per step sees the same samples with the same draws; only sums are rounded otherwise.
     assert server.run(tmp_path, argv(cache, preset, alone, "--accumulate", "4", "--steps", "5")).status == 0
     assert losses(alone) == pytest.approx(losses(straight), rel=1e-3)
-    # With another number of samples per step it would be another run.
-    ended = server.run(tmp_path, argv(cache, preset, straight, "--accumulate", "2", "--steps", "6"))
-    assert ended.status == 7
-    assert "4 samples per step" in ended.log
+    # One process resumes what two began, as the note says, where they stood in the order of samples.
+    ended = server.run(tmp_path, argv(cache, preset, straight, "--accumulate", "4", "--steps", "7"))
+    assert ended.status == 0, ended.log
+    assert "from step 6: accumulate 2 \u2192 4, processes 2 \u2192 1" in ended.log.encode().decode("unicode_escape")
+    assert server.run(tmp_path, argv(cache, preset, alone, "--accumulate", "4", "--steps", "7")).status == 0
+    assert losses(alone) == pytest.approx(losses(straight), rel=1e-3)

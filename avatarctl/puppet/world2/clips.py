@@ -15,7 +15,7 @@ from PIL import Image
 
 from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ, Phoneme
-from avatarctl.console import Progress
+from avatarctl.progress import Progress
 from avatarctl.puppet.voice import Kind
 from avatarctl.puppet.world2.drive import FPS, closures, drive
 from avatarctl.puppet.world2.face import EYE_Y

@@ -10,9 +10,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from numpy.typing import NDArray
 
-from avatarctl.console import Progress
 from avatarctl.evaluation.report import markdown_table
 from avatarctl.evaluation.sync import correlation
+from avatarctl.progress import Progress
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import at_once, decode_at_once, encode_at_once
 from avatarctl.puppet.world2.clips import EYE_REGIONS, MOUTH_REGION, region_mask
