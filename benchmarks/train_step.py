@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from avatarctl.networks.adapters import attach
+from avatarctl.networks.attach import attach
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
 from avatarctl.settings.presets import load
 from avatarctl.settings.train import TrainSettings

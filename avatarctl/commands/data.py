@@ -186,7 +186,7 @@ def _look(job: EncodeJob) -> None:
     from avatarctl.networks import devices
     from avatarctl.weights import find_weights
 
-    discover(job.source)
+    discover(job.source, job.settings.pictures)
     # The transformer is the one network that samples don't depend on: any path will do for it.
     embedded = "--preset puppet --weights puppet"
     find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path(), embedded=embedded)

@@ -61,7 +61,7 @@ def fetch(
     Example: avatarctl fetch --convert
     """
     from avatarctl import paths
-    from avatarctl.fetching.sets import DEFAULT, SETS, find_set
+    from avatarctl.fetching.sets import DEFAULT, SETS, find_set, with_needs
 
     console.quiet(quiet)
     # Else the hub's library tells which programs are installed here. It reads this when it is imported.
@@ -77,7 +77,7 @@ def fetch(
         return _verify(folder, asked, as_json, _kind(quiet, progress))
     if remove:
         return _remove(folder, asked, dry_run, as_json)
-    asked = asked or [find_set(DEFAULT)]
+    asked = with_needs(names or [DEFAULT])
     show = _kind(quiet, progress)
     if dry_run:
         return _dry_run(folder, asked, source, revision, force, as_json)

@@ -72,6 +72,15 @@ Base = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+InitLora = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-lora",
+        metavar="PATH",
+        help="LoRA file or run folder of one to start from.",
+        rich_help_panel=INPUT,
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option("--steps", help="Training steps.", show_default="the preset's", rich_help_panel=TRAINING),
@@ -146,6 +155,7 @@ def train(
     output: Run,
     preset: TrainPreset = None,
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -168,7 +178,7 @@ def train(
 
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
+    flags = _flags(weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
     with _one_speaks(progress) as progress:
         _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
@@ -178,6 +188,7 @@ def lora_train(
     output: Run,
     preset: LoraPreset = "person-1.3b",
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -201,7 +212,9 @@ def lora_train(
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
+    flags = _flags(
+        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank
+    )
     with _one_speaks(progress) as progress:
         _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
@@ -228,6 +241,7 @@ def _one_speaks(progress: Any) -> Iterator[Any]:
 
 def _flags(
     weights: Path | None,
+    init_lora: Path | None,
     steps: int | None,
     learning_rate: float | None,
     batch_size: int | None,
@@ -240,6 +254,7 @@ def _flags(
 ) -> dict[str, Any]:
     named = {
         "weights": weights,
+        "init_lora": init_lora,
         "steps": steps,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
@@ -291,6 +306,7 @@ def _run(
     from avatarctl.data.shards import read_about
     from avatarctl.networks import devices
     from avatarctl.settings.check import make
+    from avatarctl.settings.effects import refuse_without_effect
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
@@ -298,7 +314,10 @@ def _run(
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
     places |= {name: f"--set {name}" for name in _parsed(set_)}
+    if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
+        del values["weights"]  # where weights lie in general says nothing of this run
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
+    refuse_without_effect(settings, {name: places[name] for name in flags})
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"

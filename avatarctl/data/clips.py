@@ -254,25 +254,29 @@ def windows(
     stride: int,
     heard: int,
     short: Literal["pad", "skip"],
+    to_end: bool = False,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Cut rows into windows of ``length`` that begin every ``stride`` pictures; ``heard``: pictures that have sound.
 
-    What is left at the end doesn't make a window. A clip shorter than one makes one that is filled up (``pad``), or none.
+    What is left at the end doesn't make a window, or with ``to_end`` a last one ends with the clip, over pictures of the one
+    before. A clip shorter than one makes one that is filled up (``pad``), or none. ``first``: where the first one begins, if
+    the clip is long enough for that.
     """
-    held: deque[tuple[Picture | None, ...]] = deque()
-    start = 0
+    held: deque[tuple[Picture | None, ...]] = deque(maxlen=length)
+    start, ended, place = first, 0, -1
     for place, row in enumerate(rows):
         if place >= heard:
+            place -= 1
             break
-        if place < start:
-            continue
         held.append(row)
-        if len(held) == length:
+        if place + 1 == start + length:
             yield Window(start, length, tuple(held))
-            start += stride
-            for _ in range(min(stride, length)):
-                held.popleft()
-    if start == 0 and held and short == "pad":
+            start, ended = start + stride, place + 1
+    count = place + 1
+    if len(held) == length and ((to_end and ended < count) or not ended):
+        yield Window(count - length, length, tuple(held))
+    elif not ended and held and short == "pad":
         yield Window(0, len(held), (*held, *[held[-1]] * (length - len(held))))
 
 

@@ -62,7 +62,7 @@ def plan(weight_set: WeightSet, folder: Path, known: Record | None, revision: st
     for what the hub answers, ``UsageError`` where a file that isn't ours is in the way (``force`` replaces it).
     """
     asked = revision or (known.revision if known else "") or weight_set.revision
-    commit, remotes = hub.list_files(weight_set.repo, asked)
+    commit, remotes = hub.list_files(weight_set.repo, asked, weight_set.below)
     by_path = {remote.path: remote for remote in remotes}
     needed: list[hub.Remote] = []
     for part in weight_set.parts:
@@ -95,7 +95,7 @@ def _step(
                 f"{path}: got another file than {weight_set.repo} has at {commit[:12]}",
                 "--force replaces it; or name another folder with --weights",
             )
-    cached = try_to_load_from_cache(weight_set.repo, remote.path, revision=commit)
+    cached = try_to_load_from_cache(weight_set.repo, remote.name, revision=commit)
     if isinstance(cached, str) and (blob := Path(cached).resolve()).is_file() and (sha256 := matches(blob, remote)):
         return Step(remote, "cached", sha256, blob)
     return Step(remote, "download")

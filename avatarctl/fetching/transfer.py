@@ -61,7 +61,7 @@ def _receive_some(repo: str, commit: str, remote: Remote, part: Path, received: 
         part.unlink()
         received(-have)
         have = 0
-    url = hf_hub_url(repo, remote.path, revision=commit)
+    url = hf_hub_url(repo, remote.name, revision=commit)
     # Compressed answers would make bytes and ranges mean something else.
     headers = {**build_hf_headers(library_name="avatarctl", library_version=__version__), "Accept-Encoding": "identity"}
     if have:

@@ -28,6 +28,11 @@ class EncodeSettings(Settings):
     """Latent frames of a sample, as trained: 21 are 81 frames of video."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Frames from one sample's start to the next (null: a window, no overlap)."""
+    starts: Literal["even", "fixed", "random"] = "even"
+    """Where a clip's windows begin: even lets the last one end with the clip.
+
+    fixed leaves out what remains at its end; random begins each clip's first window somewhere within a stride.
+    """
     sizes: Annotated[tuple[Size, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = (
         (512, 512),
         (480, 832),
@@ -39,6 +44,10 @@ class EncodeSettings(Settings):
     """
     fps: Fps | None = None
     """Frames per second of every sample (null: each clip's own)."""
+    latents: Literal["mean", "sample"] = "mean"
+    """What the VAE says of a picture: its mean, or a draw around it, as released."""
+    pictures: bool = False
+    """Also encode picture files of the SOURCE, as samples without motion or sound."""
     short: Literal["pad", "skip"] = "pad"
     """Clips shorter than a window: pad fills them up, skip leaves them out.
 
@@ -93,6 +102,8 @@ class EncodeJob(Settings):
     """How clips become samples."""
     weights: Path | None = None
     """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    batch: Annotated[int, Field(ge=0)] = 0
+    """Windows that are encoded together (0: two on a GPU, one on the CPU)."""
     device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     force: bool = False

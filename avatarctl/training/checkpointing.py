@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.networks.adapters import load_trained, trained_state
+from avatarctl.networks.attach import load_trained, trained_state
 from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
 from avatarctl.training.folder import guarded
 from avatarctl.training.held_out import as_exported
-from avatarctl.training.model import full_weights, make_model
-from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
+from avatarctl.training.model import make_model
+from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
 from avatarctl.training.processes import wait_for_all
 from avatarctl.training.sharded import (
     SHARES,
@@ -72,7 +72,7 @@ def save(state: RunState) -> None:
 def _optimizer_state(state: RunState) -> tuple[dict[str, Tensor], str]:
     """Return the optimizer's state as tensors and JSON: with FSDP2 as it is spread, else whole; all processes take part."""
     if not state.zero:
-        return optimizer_tensors(state.optimizer.optimizer, state.names, whole=not state.sharded)
+        return optimizer_tensors(state.optimizer.optimizer, state.by_parameter, whole=not state.sharded)
     states, plain = zero_states(state.optimizer.optimizer, state.trained)
     tensors = {f"{key}:{state.names[place]}": value for place, own in states.items() for key, value in own.items()}
     return tensors, json.dumps({f"{key}:{name}": value for key, value in plain.items() for name in state.names})
@@ -89,12 +89,14 @@ def _restore_optimizer(state: RunState, checkpoint: checkpoints.Checkpoint) -> N
         if state.sharded:
             tensors = {key: as_shared(tensor, trains[key.partition(":")[2]]) for key, tensor in tensors.items()}
     if not state.zero:
-        restore_optimizer(state.optimizer.optimizer, state.names, tensors, plain)
+        restore_optimizer(state.optimizer.optimizer, state.by_parameter, tensors, plain)
         return
     states: dict[int, dict[str, Any]] = {}
     places = {name: place for place, name in enumerate(state.names)}
     for key, value in [*tensors.items(), *json.loads(plain).items()]:
         kind, _, name = key.partition(":")
+        if name not in places:  # of the groups
+            continue
         states.setdefault(places[name], {})[kind] = value
     restore_zero(state.optimizer.optimizer, state.trained, states)
 
@@ -145,8 +147,7 @@ def export_result(state: RunState, path: Path) -> Path | None:
         return None
     model, base = state.bare, state.base
     if trained is not None:
-        model = make_model(state.settings, state.samples.shapes(), stored=True)
-        base = full_weights(model) if state.settings.is_lora else {}
+        model, base = make_model(state.settings, state.samples.shapes())
         load_trained(model, trained)
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
     about = metadata(

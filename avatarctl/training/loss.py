@@ -56,7 +56,8 @@ def flow_loss(model: Callable[..., Any], batch: Batch, draws: Draws, settings: T
     noisy = (1 - sigma) * batch.latents + sigma * draws.noise
     target = draws.noise - batch.latents
     predicted = predict(model, batch, noisy, draws)
-    errors = weighted_error(predicted, target, error_weights(batch, draws, settings), settings.motion_weight)
+    weights = error_weights(batch, draws, settings)
+    errors = weighted_error(predicted, target, weights, settings.motion_weight, settings.motion_axis)
     return errors.mean(), errors.detach()
 
 
@@ -103,10 +104,20 @@ def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor
     return (weights * valid / share)[:, None]
 
 
-def weighted_error(predicted: Tensor, target: Tensor, weights: Tensor, motion_weight: float) -> Tensor:
-    """Return each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames."""
+def weighted_error(
+    predicted: Tensor, target: Tensor, weights: Tensor, motion_weight: float, motion_axis: str = "time"
+) -> Tensor:
+    """Return each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames.
+
+    ``motion_axis`` "channels": between neighbouring channels and without weights, as in the released trainer.
+    """
     error = ((predicted - target) ** 2 * weights).mean((1, 2, 3, 4))
     if not motion_weight:
+        return error
+    if motion_axis == "channels":
+        motion = ((predicted - target).diff(dim=1) ** 2).mean((1, 2, 3, 4))
+        return (1 - motion_weight) * error + motion_weight * motion
+    if predicted.shape[2] < 2:  # a picture has no motion
         return error
     change = (predicted - target).diff(dim=2)
     between = torch.minimum(weights[:, :, 1:], weights[:, :, :-1])

@@ -14,12 +14,14 @@ from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from avatarctl.console import note
 from avatarctl.data.shards import read_null_text
 from avatarctl.errors import UsageError
-from avatarctl.networks.adapters import load_trained
+from avatarctl.networks.attach import load_trained
+from avatarctl.networks.block_swap import BlockSwap
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
-from avatarctl.training.model import full_weights, make_model, place_model
+from avatarctl.training.model import beginning, make_model, place_model
 from avatarctl.training.optimizer import make_optimizer
 from avatarctl.training.processes import is_narrow, narrowed
 from avatarctl.training.samples import Samples
@@ -83,6 +85,16 @@ class RunState:
         """Passes of an optimizer step, over all processes."""
         return self.settings.accumulate * self.accelerator.num_processes
 
+    @property
+    def by_parameter(self) -> dict[torch.nn.Parameter, str]:
+        """The name of each weight that trains."""
+        return dict(zip(self.trained, self.names, strict=True))
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step, over all processes."""
+        return self.passes * self.settings.batch_size
+
     def batch_number(self, place: int) -> int:
         """Return the number of a batch, counted from the run's beginning: of the step at hand, at this place in it."""
         return self.first_batch + (self.step - self.first_step) * self.passes + place
@@ -103,23 +115,30 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
             "sharded training: got ema, which needs whole weights in every process",
             "set ema=0, or launch it with DeepSpeed ZeRO-2 or without sharding",
         )
-    if (sharded or zero) and settings.base_dtype == "float8":
+    if (sharded or zero) and (settings.base_dtype == "float8" or settings.block_swap):
         raise UsageError(
-            "sharded training: got base_dtype float8, expected weights of one number format",
-            "set base_dtype=same, or launch it without FSDP and DeepSpeed",
+            "sharded training: got base_dtype float8 or block_swap, expected whole weights of one number format",
+            "set base_dtype=same and block_swap=0, or launch it without FSDP and DeepSpeed",
         )
-    model = make_model(settings, samples.shapes())
+    if zero and settings.clip_outliers > 1:
+        raise UsageError(
+            "DeepSpeed: got clip_outliers, which it has no place for", "set clip_outliers=1, or launch it with FSDP2"
+        )
+    if accelerator.is_main_process and checkpoint is None:
+        for text in beginning(settings):
+            note(text)
+    model, base = make_model(settings, samples.shapes(), accelerator.device)
     dtype = torch.bfloat16 if is_narrow(settings, accelerator.device) else torch.float32
     bare = place_model(model, settings, dtype, sharded or zero)
+    if settings.block_swap:
+        BlockSwap(bare.blocks, settings.block_swap, accelerator.device)
     if settings.compile:
         bare.compile_repeated_blocks()
-    # What a LoRA run trains in full is exported as its difference.
-    base = full_weights(model) if settings.is_lora else {}
     shares = checkpoint.path / SHARES if checkpoint is not None and (checkpoint.path / SHARES).exists() else None
     if checkpoint is not None and not (shares and sharded):
         load_trained(bare, load_shares(shares, "trained") if shares else checkpoint.tensors("trained"))
-    parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
-    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(parameters, settings))
+    named = [(name, parameter) for name, parameter in bare.named_parameters() if parameter.requires_grad]
+    wrapped, optimizer = accelerator.prepare(bare, make_optimizer(named, settings))
     trains = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     if shares and sharded:
         with torch.no_grad():
