@@ -21,7 +21,8 @@ def optimizer_tensors(
 ) -> tuple[dict[str, Tensor], str]:
     """Return the state as tensors named ``STATE:PARAMETER``, and what isn't a tensor as JSON.
 
-    ``whole``: on the CPU; else tensors stay spread over the processes as their parameters are. bitsandbytes nests its states one deeper: ``GROUP/STATE:PARAMETER``; states of torchao are ``STATE@PART:PARAMETER``.
+    ``whole``: on the CPU; else tensors stay spread over the processes as their parameters are. bitsandbytes nests its
+    states one deeper: ``GROUP/STATE:PARAMETER``; states of torchao are ``STATE@PART:PARAMETER``.
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
