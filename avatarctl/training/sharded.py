@@ -107,7 +107,7 @@ def restore_zero(optimizer: Any, parameters: Sequence[nn.Parameter], states: Map
     for part in optimizer.single_partition_of_fp32_groups:
         counts = {n: v.clone() if isinstance(v, Tensor) else v for n, v in first.items() if n not in spread}
         inner[part] = {**counts, **{name: torch.zeros_like(part) for name in spread}}
-    optimizer._link_all_hp_params()
+    optimizer._lazy_init_hp_params_optimizer_state()
     for place, parameter in enumerate(parameters):
         for name in spread:
             safe_set_full_optimizer_state(parameter, states[place][name].to(parameter.device), name)
