@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from avatarctl.errors import DeviceError, UsageError
 from avatarctl.settings.train import TrainSettings
@@ -36,7 +36,8 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",
-        gradient_accumulation_steps=settings.accumulate,
+        # As a plugin: a number alone gives way to what a launcher's file says.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=settings.accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

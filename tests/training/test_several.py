@@ -16,8 +16,10 @@ import pytest
 from served import ROOT
 from training.conftest import SMALL, make_cache, random_sample
 
+from avatarctl.settings.train import TrainSettings
 from avatarctl.training import checkpoints
 from avatarctl.training.log import read
+from avatarctl.training.processes import accelerated
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ACCELERATE = [
@@ -67,6 +69,13 @@ def finish(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, s
 
 def argv(cache: Path, preset: Path, run: str, *more: str) -> list[str]:
     return ["train", "--data", str(cache), "--output", run, "--preset", str(preset), *more]
+
+
+def test_a_launchers_number_of_passes_gives_way_to_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` sets it to 1 with DeepSpeed, which would step after every pass."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    with accelerated(TrainSettings(device="cpu", accumulate=3)) as accelerator:
+        assert accelerator.gradient_accumulation_steps == 3
 
 
 def test_one_process_speaks(cache: Path, preset: Path, tmp_path: Path) -> None:
