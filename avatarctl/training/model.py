@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from avatarctl.errors import UsageError, WeightsError
@@ -78,6 +79,29 @@ def make_model(
     if settings.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train(), base
+
+
+def hollow_model(
+    settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> StableAvatarTransformer3DModel:
+    """Return the model of :func:`make_model` with weights that nobody has filled: the first process sends them.
+
+    Memory that isn't written takes none, so that a model of 14 billion weights lies in a machine's memory once.
+    """
+    file = base_file(settings)
+    dims = new_dims(settings, shapes) if file is None else base_dims(file, shapes["speech"][-1])
+    with init_empty_weights(include_buffers=False):
+        model = StableAvatarTransformer3DModel.from_dims(dims)
+    if settings.matmul == "float8":
+        to_float8_matmul(model, device)
+    attach(model, settings.modes, settings.rank, settings.alpha, settings.dropout, settings.lora_kind, settings.rslora)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=torch.float32)
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+    if settings.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model.train()
 
 
 def load_base(file: Path, settings: TrainSettings, speech_width: int) -> StableAvatarTransformer3DModel:

@@ -21,7 +21,7 @@ from avatarctl.networks.attach import load_trained
 from avatarctl.networks.block_swap import BlockSwap
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
-from avatarctl.training.model import beginning, make_model, place_model
+from avatarctl.training.model import beginning, hollow_model, make_model, place_model
 from avatarctl.training.optimizer import make_optimizer
 from avatarctl.training.processes import is_narrow, narrowed
 from avatarctl.training.samples import Samples
@@ -127,7 +127,11 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
     if accelerator.is_main_process and checkpoint is None:
         for text in beginning(settings):
             note(text)
-    model, base = make_model(settings, samples.shapes(), accelerator.device)
+    hollow = sharded and not accelerator.is_main_process
+    if hollow:
+        model, base = hollow_model(settings, samples.shapes(), accelerator.device), {}
+    else:
+        model, base = make_model(settings, samples.shapes(), accelerator.device)
     dtype = torch.bfloat16 if is_narrow(settings, accelerator.device) else torch.float32
     bare = place_model(model, settings, dtype, sharded or zero)
     if settings.block_swap:
@@ -135,7 +139,7 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
     if settings.compile:
         bare.compile_repeated_blocks()
     shares = checkpoint.path / SHARES if checkpoint is not None and (checkpoint.path / SHARES).exists() else None
-    if checkpoint is not None and not (shares and sharded):
+    if checkpoint is not None and not (shares and sharded) and not hollow:
         load_trained(bare, load_shares(shares, "trained") if shares else checkpoint.tensors("trained"))
     named = [(name, parameter) for name, parameter in bare.named_parameters() if parameter.requires_grad]
     wrapped, optimizer = accelerator.prepare(bare, make_optimizer(named, settings))
