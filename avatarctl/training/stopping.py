@@ -46,10 +46,19 @@ class Stopping:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change the state inside; raises ``Interrupted`` instead when the state has been saved for the end."""
+        """Change the state inside; raises ``Interrupted`` instead when the state has been saved for the end.
+
+        Of a change that an error broke off nothing is saved any more: nobody knows what it left.
+        """
         with self._changing:
             self.raise_if_saved()
-            yield
+            whole = False
+            try:
+                yield
+                whole = True
+            finally:
+                if not whole:
+                    self.save_now = None
 
     def raise_if_saved(self) -> None:
         """Raise ``Interrupted`` when a signal was heard and the state is saved."""

@@ -10,16 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from served import ROOT
 from training.conftest import SMALL, make_cache, random_sample
 
+from avatarctl.errors import Interrupted
 from avatarctl.settings.train import TrainSettings
 from avatarctl.training import checkpoints
 from avatarctl.training.log import read
 from avatarctl.training.processes import accelerated
+from avatarctl.training.stopping import Stopping
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ACCELERATE = [
@@ -176,5 +177,20 @@ def test_ctrl_c_saves_the_last_finished_step_at_once(
         assert status == 130
 
 
-def result(out: str) -> dict[str, Any]:
-    return json.loads(out[out.index('{\n "avatarctl_result"') :])
+def test_a_change_that_broke_off_is_never_saved() -> None:
+    """A second Ctrl-C between the optimizer's step and its count must not become a checkpoint."""
+    saved: list[int] = []
+    stop = Stopping()
+    stop.save_now = lambda: str(saved.append(1))
+    with pytest.raises(KeyboardInterrupt), stop.changing():
+        stop.signal = signal.SIGINT
+        raise KeyboardInterrupt
+    stop.save(signal.SIGINT)
+    assert not saved
+    stop = Stopping()
+    stop.save_now = lambda: "stopped; step 3 is saved"
+    stop.signal = signal.SIGINT
+    stop.save(signal.SIGINT)
+    with pytest.raises(Interrupted, match="step 3 is saved"), stop.changing():
+        saved.append(2)
+    assert not saved
