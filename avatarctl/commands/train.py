@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console, ownership
+from avatarctl import console, launcher, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
-from avatarctl.errors import AvatarError, Interrupted, UsageError
+from avatarctl.errors import AvatarError, Ended, Interrupted, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ def lora_train(
 @contextmanager
 def _one_speaks(progress: Any) -> Iterator[Any]:
     """Let the first process of a launcher speak alone; what fails in another one is told where the first has not failed."""
-    rank = int(os.environ.get("RANK", "0"))
+    rank = launcher.rank()
     if not rank:
         yield progress
         return
@@ -231,7 +230,7 @@ def _one_speaks(progress: Any) -> Iterator[Any]:
     try:
         yield "none"
     except Interrupted as stopped:
-        raise typer.Exit(stopped.exit_code) from stopped
+        raise Ended(stopped.exit_code) from stopped
     except AvatarError as error:
         time.sleep(PATIENCE_S)
         console.json_lines(progress == "json")
@@ -310,7 +309,7 @@ def _run(
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
-    console.quiet(quiet or int(os.environ.get("RANK", "0")) > 0)
+    console.quiet(quiet or launcher.rank() > 0)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
     places |= {name: f"--set {name}" for name in _parsed(set_)}

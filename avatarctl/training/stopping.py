@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from avatarctl import launcher
 from avatarctl.errors import AvatarError, Interrupted
 from avatarctl.interrupts import handling
 
-LAUNCHED = ("TORCHELASTIC_RUN_ID", "LOCAL_RANK")
 PASSED_ON_S = 5.0  # a launcher passes on to its workers what the terminal has sent them already
 GRACE_S = 5.0  # for the main thread of a launched process to end by itself after the save
 
@@ -102,7 +102,7 @@ class Stopping:
 
 
 def _launched() -> bool:
-    return any(name in os.environ for name in LAUNCHED)
+    return launcher.size() > 1
 
 
 @contextmanager
