@@ -105,7 +105,7 @@ def show(
         path = presets.find(name, kind)
         presets.read(path)  # a broken file is an error, not a result
         text = path.read_text(encoding="utf-8")
-        content = {"name": name, "kind": kind, "path": str(path), "text": text}
+        content = {"name": name, "kind": of_kind, "path": str(path), "text": text}
         console.result("presets show", content, text.rstrip("\n"), as_json)
         return
     loaded = presets.load(name, kind)
@@ -182,8 +182,8 @@ def copy(
     from avatarctl.settings import presets
 
     launcher = presets.launchers().get(name) if kind is None else None
-    kind = kind or ("launcher" if launcher else _kind_of(name))
-    source = launcher or presets.load(name, kind).path
+    of_kind = kind or ("launcher" if launcher else _kind_of(name))
+    source = launcher or presets.load(name, of_kind).path
     wanted = source.stem if target is None else target
     if launcher and not wanted.endswith(presets.SUFFIXES):
         wanted += presets.SUFFIXES[0]
@@ -192,7 +192,7 @@ def copy(
         raise UsageError(
             f"target: got '{wanted}', expected a name, or a file that ends in .yaml", f"such as my-{source.stem}"
         )
-    copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
+    copied = Path(wanted) if by_path else paths.preset_folders(of_kind)[0] / f"{wanted}.yaml"
     ownership.check_no_input(copied, "avatarctl presets copy NAME", [("the preset to copy", source)])
     if copied.is_dir():
         raise UsageError(
@@ -205,7 +205,7 @@ def copy(
     content = source.read_text(encoding="utf-8") if launcher else presets.moved(source, copied.parent)
     with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
         durable.replace(durable.through(copied), content.encode())
-    data = {"name": wanted, "kind": kind, "path": str(copied)}
+    data = {"name": wanted, "kind": of_kind, "path": str(copied)}
     console.result("presets copy", data, str(copied), as_json)
 
 

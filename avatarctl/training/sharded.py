@@ -6,7 +6,6 @@ too. ZeRO-2: states are gathered and written as one process writes them. So a ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ SHARES = "sharded"  # folder of a checkpoint
 
 def save_shares(folder: Path, trained: Mapping[str, nn.Parameter], states: Mapping[str, Tensor]) -> None:
     """Write every process's share of the weights that train and of the optimizer's states (STATE:PARAMETER)."""
-    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     tensors = {f"trained/{name}": parameter.detach() for name, parameter in trained.items()}
     save({**tensors, **{f"optimizer/{name}": tensor for name, tensor in states.items()}}, checkpoint_id=folder)
@@ -33,12 +32,14 @@ def load_shares(folder: Path, kind: str, like: Mapping[str, Tensor] | None = Non
 
     ``like`` None: whole, in this process alone. Else each as its parameter is shared, read by all processes together.
     """
-    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     about = FileSystemReader(folder).read_metadata().state_dict_metadata
     found: dict[str, Any] = {}
     for key, entry in about.items():
-        if not key.startswith(f"{kind}/"):
+        if not key.startswith(f"{kind}/") or not isinstance(entry, TensorStorageMetadata):
             continue
         name = key.removeprefix(f"{kind}/")
         parameter = None if like is None else like.get(name.partition(":")[2] if kind == "optimizer" else name)
@@ -67,7 +68,7 @@ def gathered(trained: Mapping[str, nn.Parameter], leads: bool) -> dict[str, Tens
     """Return the whole weights that train, on the CPU of the first process ({} elsewhere); all processes take part."""
     found = {}
     for name, parameter in trained.items():
-        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter  # type: ignore[operator]
+        whole = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         if leads:
             found[name] = whole.detach().cpu()
     return found
@@ -76,14 +77,16 @@ def gathered(trained: Mapping[str, nn.Parameter], leads: bool) -> dict[str, Tens
 # -- DeepSpeed ZeRO-2 ---------------------------------------------------------------------------------------------------
 
 
-def zero_states(optimizer: Any, parameters: Sequence[nn.Parameter]) -> tuple[dict[int, dict[str, Tensor]], str]:
-    """Return the optimizer's states by the place of their parameter, whole in every process, and what isn't a tensor as JSON."""
+def zero_states(
+    optimizer: Any, parameters: Sequence[nn.Parameter]
+) -> tuple[dict[int, dict[str, Tensor]], dict[str, Any]]:
+    """Return the optimizer's states by the place of their parameter, whole in every process, and what isn't a tensor."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner = optimizer.optimizer.state
     flat = [inner[part] for part in optimizer.single_partition_of_fp32_groups if part in inner]
     if not flat:
-        return {}, "{}"
+        return {}, {}
     counts = {name: value for name, value in flat[0].items() if not isinstance(value, Tensor) or not value.ndim}
     spread = [name for name in flat[0] if name not in counts]
     found: dict[int, dict[str, Tensor]] = {}
@@ -91,7 +94,7 @@ def zero_states(optimizer: Any, parameters: Sequence[nn.Parameter]) -> tuple[dic
         found[place] = {name: safe_get_full_optimizer_state(parameter, name).detach().cpu() for name in spread}
         found[place] |= {name: value.detach().cpu() for name, value in counts.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in counts.items() if not isinstance(value, Tensor)}
-    return found, json.dumps(plain)
+    return found, plain
 
 
 def restore_zero(optimizer: Any, parameters: Sequence[nn.Parameter], states: Mapping[int, Mapping[str, Any]]) -> None:

@@ -128,10 +128,13 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
         for text in beginning(settings):
             note(text)
     hollow = sharded and not accelerator.is_main_process
+    base: dict[str, Tensor] = {}
     if hollow:
-        model, base = hollow_model(settings, samples.shapes(), accelerator.device), {}
+        model = hollow_model(settings, samples.shapes(), accelerator.device)
     else:
         model, base = make_model(settings, samples.shapes(), accelerator.device)
+    if sharded:  # accelerate asks for it by the name that transformers gave it
+        model.get_parameter_or_buffer = model.get_parameter
     dtype = torch.bfloat16 if is_narrow(settings, accelerator.device) else torch.float32
     bare = place_model(model, settings, dtype, sharded or zero)
     if settings.block_swap:
