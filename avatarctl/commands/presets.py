@@ -105,7 +105,7 @@ def show(
         path = presets.find(name, kind)
         presets.read(path)  # a broken file is an error, not a result
         text = path.read_text(encoding="utf-8")
-        content = {"name": name, "kind": of_kind, "path": str(path), "text": text}
+        content = {"name": name, "kind": kind, "path": str(path), "text": text}
         console.result("presets show", content, text.rstrip("\n"), as_json)
         return
     loaded = presets.load(name, kind)
