@@ -116,6 +116,10 @@ class TrainSettings(Settings):
     """time logit-normal: where the middle lies."""
     logit_std: Annotated[float, Field(gt=0)] = 1.0
     """time logit-normal: how wide it is."""
+    repeats: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How often clips count in an epoch, by their names: {speech/*: 2, pictures/*: 0.5}."""
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How much the error of clips counts, by their names: {pictures/*: 0.3}."""
     whole_probability: Probability = 0.4
     """Share of samples whose whole picture counts, face and lips more."""
     face_probability: Probability = 0.1
@@ -344,6 +348,8 @@ class TrainJob(Settings):
 
     data: Path
     """Cache that `avatarctl data encode` made."""
+    more_data: tuple[Path, ...] = ()
+    """Further caches, of other sizes, lengths or clips."""
     output: Path
     """Run folder."""
     train: TrainSettings = TrainSettings()

@@ -17,6 +17,7 @@ from avatarctl.data.shards import read_null_text
 from avatarctl.errors import UsageError
 from avatarctl.networks.attach import load_trained
 from avatarctl.networks.block_swap import BlockSwap
+from avatarctl.networks.names import is_audio
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
 from avatarctl.training.model import beginning, make_model, place_model
@@ -78,6 +79,11 @@ class RunState:
         """Samples of an optimizer step, over all processes."""
         return self.passes * self.settings.batch_size
 
+    def without_audio(self) -> Tensor:
+        """Return zero, made of the audio layers: processes wait for their gradients, and pictures leave them without."""
+        audio = [p.sum() for p, name in self.by_parameter.items() if is_audio(name)]
+        return torch.stack(audio).sum() * 0 if audio else torch.zeros(())
+
     def batch_number(self, place: int) -> int:
         """Return the number of a batch, counted from the run's beginning: of the step at hand, at this place in it."""
         return self.first_batch + (self.step - self.first_step) * self.passes + place
@@ -85,7 +91,7 @@ class RunState:
 
 def find_samples(job: TrainJob) -> Samples:
     """Return the samples of a job's cache."""
-    return Samples(job.data, job.train, read_null_text(job.data)[job.train.null_text].float())
+    return Samples((job.data, *job.more_data), job.train, read_null_text(job.data)[job.train.null_text].float())
 
 
 def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, checkpoint: Checkpoint | None) -> RunState:
@@ -96,6 +102,11 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
         raise UsageError(
             "sharded training: got ema, base_dtype float8 or block_swap, which need whole weights in every process",
             "set ema=0, base_dtype=same and block_swap=0, or launch it without FSDP and DeepSpeed",
+        )
+    if sharded and samples.has_pictures:
+        raise UsageError(
+            "sharded training: got pictures among the samples, which leave some weights out of a step",
+            "encode without --pictures, leave them out with repeats, or launch it without FSDP and DeepSpeed",
         )
     if accelerator.is_main_process and checkpoint is None:
         for text in beginning(settings):
