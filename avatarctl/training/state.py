@@ -111,7 +111,9 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
     if accelerator.is_main_process and checkpoint is None:
         for text in beginning(settings):
             note(text)
-    model, base = make_model(settings, samples.shapes(), accelerator.device)
+    # What a checkpoint holds has the LoRA that the run began with in it.
+    begun = settings if checkpoint is None else settings.model_copy(update={"init_lora": None})
+    model, base = make_model(begun, samples.shapes(), accelerator.device)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     bare = place_model(model, settings, dtype, sharded)
     if settings.block_swap:
