@@ -30,7 +30,7 @@ from avatarctl.commands import (
     train,
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
-from avatarctl.errors import AvatarError, InputFileError
+from avatarctl.errors import AvatarError, Ended, InputFileError
 from avatarctl.networks import lean
 from avatarctl.paths import HERE_IS_GONE, here_is_gone
 
@@ -124,6 +124,8 @@ def _run(words: Sequence[str]) -> int:
         found = mistyped.explain(problem, words)
         console.error(found, command, as_json)
         return found.exit_code
+    except Ended as end:
+        return end.exit_code
     except AvatarError as problem:
         console.trace()
         console.error(problem, command, as_json)

@@ -75,3 +75,17 @@ class Interrupted(AvatarError):
     def __init__(self, message: str, hint: str, signal_number: int) -> None:
         super().__init__(message, hint)
         self.exit_code = 128 + signal_number
+
+
+class ProcessLost(AvatarError):
+    """Another process of a launcher was killed, or ended with an error; what was done is saved."""
+
+    exit_code = 8
+
+
+class Ended(AvatarError):
+    """Another process of a launcher ended the render and told the user why: this one ends silently, with its exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("process 0 ended the render")
+        self.exit_code = exit_code

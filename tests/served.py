@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,14 +51,36 @@ class Server:
         log = folder / "attempt.log"
         request = {"argv": argv, "folder": str(folder), "log": str(log), "fault": fault, "at": at}
         request["environment"] = environment
+        ended = self._request(request, lambda pids: meanwhile(pids[0]) if meanwhile else None)
+        return Attempt(ended["statuses"][0], log.read_text(), ended["writes"])
+
+    def run_together(
+        self,
+        folder: Path,
+        argv: list[str],
+        processes: int,
+        meanwhile: Callable[[list[int]], None] = lambda _: None,
+        **environment: str,
+    ) -> list[Attempt]:
+        """Run a command line in several processes as a launcher would; ``meanwhile`` is called with their numbers."""
+        logs = [folder / f"attempt.{rank}.log" for rank in range(processes)]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), **environment}
+        members = [
+            {"log": str(log), "environment": {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}}
+            for rank, log in enumerate(logs)
+        ]
+        request = {"argv": argv, "folder": str(folder), "fault": "none", "at": 0, "members": members}
+        ended = self._request(request, meanwhile)
+        return [Attempt(status, log.read_text()) for status, log in zip(ended["statuses"], logs, strict=True)]
+
+    def _request(self, request: dict[str, Any], meanwhile: Callable[[list[int]], None]) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        pid = self._answer()["pid"]
-        if meanwhile is not None:
-            meanwhile(pid)
-        ended = self._answer()
-        return Attempt(ended["status"], log.read_text(), ended["writes"])
+        meanwhile(self._answer()["pids"])
+        return self._answer()
 
     def close(self) -> None:
         """End the process."""

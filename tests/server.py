@@ -2,7 +2,7 @@
 
 A render of a second would spend three more on imports; a fork has them done. A request is a JSON object: ``argv``,
 ``folder`` (where to run), ``environment`` (variables to add), ``log`` (both streams), ``fault`` (none, kill, full) and
-``at`` (which write meets it: 1 is the first).
+``at`` (which write meets it: 1 is the first). With ``members``, several run at once, each with what its member says.
 """
 
 from __future__ import annotations
@@ -131,18 +131,26 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         request["count"] = count = os.memfd_create("writes")
-        pid = os.fork()
-        if not pid:
-            status = 70
-            try:
-                status = child(request)
-            finally:
-                os._exit(status)
-        print(json.dumps({"pid": pid}), file=answer, flush=True)
-        _, ended = os.waitpid(pid, 0)
+        # One process, or those of a launcher, each with what is its own.
+        members = request.pop("members", None) or [{}]
+        pids = [forked({**request, **member}) for member in members]
+        print(json.dumps({"pids": pids}), file=answer, flush=True)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         writes_seen = int(os.pread(count, 20, 0) or 0)
         os.close(count)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(ended), "writes": writes_seen}), file=answer, flush=True)
+        print(json.dumps({"statuses": statuses, "writes": writes_seen}), file=answer, flush=True)
+
+
+def forked(request: dict[str, Any]) -> int:
+    """Run a request in a copy of this process; return its number."""
+    pid = os.fork()
+    if not pid:
+        status = 70
+        try:
+            status = child(request)
+        finally:
+            os._exit(status)
+    return pid
 
 
 if __name__ == "__main__":

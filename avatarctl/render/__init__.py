@@ -16,7 +16,7 @@ def render(job: RenderJob, force: bool = False, show: Progress | None = None) ->
 
     ``force`` begins anew and overwrites. ``show`` is called after every window step (None: no reports). Raises an
     ``AvatarError`` for whatever a user can mend; everything done until then is kept in the render folder. Under `torchrun`
-    or `accelerate launch` the processes share the work: the first gives the result, the others None.
+    or `accelerate launch` the processes share the work: the first returns the result, the others None.
     """
     from avatarctl.render.journey import journey
 

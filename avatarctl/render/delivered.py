@@ -64,4 +64,7 @@ def was_delivered(folder: RenderFolder) -> bool:
 def _handed_over(folder: RenderFolder) -> dict[str, str]:
     """Return the checksums of the files that left the folder, by their place; while there is a manifest, they are noted."""
     notes = (folder.note_of(DELIVERED) or {}, folder.note_of(DELIVERING) or {})
-    return {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
+    files = {path: checksum for note in notes for path, checksum in note.get("files", {}).items()}
+    if "output" in notes[0]:  # the first version noted nothing else
+        files.setdefault(notes[0]["output"], notes[0]["sha256"])
+    return files

@@ -27,7 +27,18 @@ from avatarctl.interrupts import undoing
 from avatarctl.render import ours, tensorfile
 from avatarctl.render.guard import guarded
 from avatarctl.render.index import Entry, Index, read_index
-from avatarctl.render.ours import DELIVERED, EVENTS, HOLDER, INDEX, LAST, LOCK, MANIFEST, OLD_INDEX
+from avatarctl.render.ours import (
+    ANY_PICTURE,
+    DELIVERED,
+    EVENTS,
+    FRAMES,
+    HOLDER,
+    INDEX,
+    LAST,
+    LOCK,
+    MANIFEST,
+    OLD_INDEX,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +48,14 @@ MANIFEST_VERSION = 2
 
 
 class RenderFolder:
-    """One render's folder. Use it inside ``with folder.held():`` when writing."""
+    """One render's folder. Use it inside ``with folder.held():`` when writing.
 
-    def __init__(self, path: Path) -> None:
+    ``of_another``: another process holds it, and this one only reads.
+    """
+
+    def __init__(self, path: Path, of_another: bool = False) -> None:
         self.path = path
+        self._of_another = of_another
         self._index = Index(path)
         self._lost_index = ""  # what had become of the index when the folder was opened: missing, damaged or nothing
         self._lock = FileLock(path / LOCK)
@@ -105,6 +120,8 @@ class RenderFolder:
         if not listing.settled:
             self._index.settle()
         if manifest["version"] < MANIFEST_VERSION:
+            if manifest["job"].get("frames"):
+                self.note(FRAMES, {"folder": manifest["job"]["frames"], "pictures": ANY_PICTURE})
             self.amend(version=MANIFEST_VERSION)
         (self.path / OLD_INDEX).unlink(missing_ok=True)
 
@@ -309,6 +326,11 @@ class RenderFolder:
 
     def forget(self, name: str, why: str = "") -> None:
         """Take a file out of the index, then off the disk; ``why`` (missing, damaged) goes to the events."""
+        if self._of_another:
+            raise InputFileError(
+                f"{self.path / name}: {why or 'gone'}, as this process sees it, expected what another one wrote",
+                "put the render on a disk that all machines share (--work-dir), and resume",
+            )
         if why:
             self.event("recompute", file=name, why=why)
         self.forget_all([name])

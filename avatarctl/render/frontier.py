@@ -11,9 +11,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from avatarctl.render.folder import RenderFolder
 from avatarctl.sampling.denoise import InFlight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDER = "frontier"
 KEPT_GENERATIONS = 2
@@ -36,10 +40,11 @@ def _generations(folder: RenderFolder) -> dict[int, str]:
 
 def save(folder: RenderFolder, frontier: Frontier) -> None:
     """Write a new generation in the place of those before the last one."""
-    tensors = {f"{index}.latents": window.latents for index, window in frontier.windows.items()}
-    for index, window in frontier.windows.items():
-        if window.guidance_residual is not None:
-            tensors[f"{index}.guidance_residual"] = window.guidance_residual
+    tensors = {
+        f"{index}.{name}": tensor
+        for index, window in frontier.windows.items()
+        for name, tensor in window.tensors().items()
+    }
     steps = {index: window.done for index, window in frontier.windows.items()}
     generations = _generations(folder)
     kept = list(generations.values())[-KEPT_GENERATIONS + 1 :]
@@ -67,11 +72,14 @@ def _load(folder: RenderFolder, name: str) -> Frontier | None:
     if tensors is None:
         return None
     facts = folder.facts_of(name)
-    windows = {
-        int(index): InFlight(done, tensors[f"{index}.latents"], tensors.get(f"{index}.guidance_residual"))
-        for index, done in json.loads(facts["steps"]).items()
-    }
-    return Frontier(windows, int(facts["first"]))
+    of_window: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, field = key.partition(".")
+        of_window.setdefault(index, {})[field] = tensor
+    steps = json.loads(facts["steps"])
+    return Frontier(
+        {int(index): InFlight.of(done, of_window[index]) for index, done in steps.items()}, int(facts["first"])
+    )
 
 
 def _load_old(folder: RenderFolder, name: str) -> Frontier | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from avatarctl import console
-from avatarctl.errors import AvatarError, DeviceError, Interrupted
+from avatarctl import console, launcher
+from avatarctl.errors import AvatarError, DeviceError, Ended, Interrupted, ProcessLost, UsageError
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
 from avatarctl.ownership import listed
@@ -27,20 +26,56 @@ from avatarctl.threads import computing_with
 
 if TYPE_CHECKING:
     from avatarctl.render.networks import LoadedNetworks
+    from avatarctl.render.processes import Processes
 
 
 def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks | None = None) -> Rendered | None:
-    """Check, begin or go on, render, deliver, clean up. Gives None in a process that follows another one.
+    """Render a job; of several processes of a launcher the first leads. Return None in those that follow it.
 
     ``loaded``: networks of earlier renders in this process, which may serve again.
     """
+    if not launcher.launched():
+        return lead(job, force, show, loaded)
+    from avatarctl.render.processes import Processes
+
+    try:
+        with Processes(job.folder) as processes:
+            if processes.rank == 0:
+                return lead(job, force, show, loaded, processes)
+            processes.hear("begun")
+            import_engine(job)
+            from avatarctl.render.engine import run_follower
+
+            run_follower(check(job, force), RenderFolder(job.folder, of_another=True), processes)
+    except Ended as end:
+        if end.exit_code:
+            raise
+    return None
+
+
+def import_engine(job: RenderJob) -> None:
+    """Import what renders, as lean as the job allows."""
+    if not job.placement.compile:
+        lean.import_networks()
+    import avatarctl.render.engine  # noqa: F401
+
+
+def lead(
+    job: RenderJob,
+    force: bool,
+    show: Progress,
+    loaded: LoadedNetworks | None = None,
+    processes: Processes | None = None,
+) -> Rendered:
+    """Check, begin or continue, render, deliver, clean up: in the process that owns folder and video."""
+    if processes is not None and job.render.order == "steps":
+        raise UsageError(
+            f"order: got steps with {processes.size} processes, expected wavefront (in step order one window at a time "
+            "can be computed)",
+            "render with one process, or with order wavefront, which gives the same video",
+        )
     checked = check(job, force)
     folder = RenderFolder(job.folder)
-    if int(os.environ.get("RANK", "0")) > 0:
-        from avatarctl.render.engine import run_follower
-
-        run_follower(checked, folder)
-        return None
     for note in checked.notes:
         warnings.warn(note, stacklevel=2)
     if force:
@@ -81,13 +116,14 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
         if rendered is None:
             show(0, 0, stage="loading")
             with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
-                if not job.placement.compile:
-                    lean.import_networks()
+                if processes is not None:
+                    processes.tell("begun")
+                import_engine(job)
                 from avatarctl.render.engine import run
 
             try:
                 with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
-                    rendered = run(checked, folder, show, loaded)
+                    rendered = run(checked, folder, show, loaded, processes)
             except AvatarError as error:
                 # Where a hint says to resume, it says what.
                 error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")
@@ -109,13 +145,13 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
 def failed_to_start(folder: RenderFolder, error: AvatarError) -> bool:
     """Return whether nothing was computed yet that a resumed render could use: then nothing is left.
 
-    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk and an
-    interruption are none: what is decoded by then is kept.
+    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk, an interruption and
+    a lost process are none: what is decoded by then is kept.
     """
     if any(folder.listed(name) for name in COMPUTED):
         return False
     full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError)
-    return not full and not isinstance(error, Interrupted)
+    return not full and not isinstance(error, Interrupted | ProcessLost)
 
 
 def already(job: RenderJob, folder: RenderFolder) -> Rendered | None:

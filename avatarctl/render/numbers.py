@@ -48,8 +48,10 @@ def changed_placement(old: Mapping[str, Any], was: Mapping[str, Any], now: Mappi
     return changes
 
 
-def decided_by(job: RenderJob, placement: Placement) -> dict[str, Any]:
+def decided_by(job: RenderJob, placement: Placement, processes: int = 1) -> dict[str, Any]:
     """Return what was decided for this machine and the numbers depend on, as render.json holds it."""
+    batch = job.render.window_batch
+    batched = batch != 1 and (batch != "auto" or placement.device.type == "cuda")
     return {
         "dtype": str(placement.dtype).removeprefix("torch."),
         "weights_dtype": "float8" if placement.float8 else "same",
@@ -58,18 +60,20 @@ def decided_by(job: RenderJob, placement: Placement) -> dict[str, Any]:
         "vae_tiling": job.placement.vae_tiling,
         "device": placement.device.type,
         "device_name": _device_name(placement.device),
+        # Which windows share a pass depends on how many processes share the windows, and the last bits on that.
+        **({"processes": processes} if batched else {}),
     }
 
 
-def settle(job: RenderJob, folder: RenderFolder, placement: Placement) -> None:
+def settle(job: RenderJob, folder: RenderFolder, placement: Placement, processes: int = 1) -> None:
     """Note what this render computes with, or compare it with what it began with; raises ``ChangedError``.
 
     With the job's ``accept_changes`` what differs is noted, in the events and for the record in the video, and counts from
     now on.
     """
-    manifest, now = folder.manifest(), decided_by(job, placement)
+    manifest, now = folder.manifest(), decided_by(job, placement, processes)
     was = manifest.get("decided") or _chosen(manifest)  # renders of older versions tell only what was chosen
-    changes = _differences(was, now, PLACEMENT_THAT_COUNTS)
+    changes = _differences(was, now, (*PLACEMENT_THAT_COUNTS, "processes"))
     if changes and not job.accept_changes:
         raise ChangedError(
             f"{folder.path}: this render began with other numbers:\n  " + "\n  ".join(changes),

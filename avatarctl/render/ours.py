@@ -11,6 +11,7 @@ from avatarctl.durable import read_json, unsealed, unsealed_line
 MANIFEST, INDEX, EVENTS, LOCK, HOLDER = "render.json", "index.jsonl", "events.jsonl", "lock", "holder.json"
 OLD_INDEX = "index.json"  # of the first version of render folders: rewritten whole for each file
 DELIVERED, DELIVERING, FRAMES = "delivered.json", "delivering.json", "frames.json"
+ANY_PICTURE = 1 << 40  # the first version noted nowhere which pictures it had written
 PREVIEW = "preview"  # with the suffix of the video
 SUBTITLES = "subtitles"
 COMPUTED = ("windows", "frontier", "segments")

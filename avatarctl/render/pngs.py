@@ -11,7 +11,7 @@ from avatarctl import durable, ownership
 from avatarctl.errors import UsageError
 from avatarctl.ownership import Inputs
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.ours import FRAMES
+from avatarctl.render.ours import ANY_PICTURE, FRAMES, MANIFEST
 
 PNG = re.compile(r"frame_(\d{7,})\.png")
 PART = re.compile(r"\.frame_\d{7,}\.png\.\d+\.part")
@@ -48,7 +48,11 @@ def check(frames: Path, folder: RenderFolder, inputs: Inputs, force: bool) -> No
 
 def reserved(folder: RenderFolder, frames: Path) -> int:
     """Return how many pictures, from the first on, this render may have written into a folder."""
-    note = folder.note_of(FRAMES) or {}
+    note = folder.note_of(FRAMES)
+    if note is None:
+        manifest = folder.note_of(MANIFEST) or {}
+        first_version = manifest.get("version") == 1 and manifest["job"].get("frames") == str(frames.resolve())
+        return ANY_PICTURE if first_version else 0
     return int(note["pictures"]) if note.get("folder") == str(frames.resolve()) else 0
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from avatarctl import launcher
 from avatarctl.audio.speech import speech_states
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.sound import WAVEFORM
-from avatarctl.sampling.team import launched
 from avatarctl.sampling.windows import Plan, Window
 from avatarctl.settings.placement import PlacementSettings
 
 
 def own_device(settings: PlacementSettings) -> PlacementSettings:
     """Return each process of a launcher its own GPU."""
-    if not launched() or settings.device == "cpu" or not torch.cuda.is_available():
+    if not launcher.launched() or settings.device == "cpu" or not torch.cuda.is_available():
         return settings
-    return settings.model_copy(update={"device": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"})
+    return settings.model_copy(update={"device": f"cuda:{launcher.local_rank()}"})
 
 
 def speech_of(folder: RenderFolder, plan: Plan, encoder: Any) -> Callable[[Window], torch.Tensor]:

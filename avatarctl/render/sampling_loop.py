@@ -6,6 +6,7 @@ import time
 
 from torch import Tensor
 
+from avatarctl.errors import AvatarError
 from avatarctl.interrupts import Stop
 from avatarctl.progress import Progress
 from avatarctl.render import frontier
@@ -14,12 +15,13 @@ from avatarctl.render.finite import require_finite_latents
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.frames import save_final
 from avatarctl.render.networks import Networks
+from avatarctl.render.processes import Processes
 from avatarctl.render.segments import Segments
 from avatarctl.render.starting_point import find_starting_point
 from avatarctl.render.stop import check
 from avatarctl.sampling.denoise import Final, Sampler
-from avatarctl.sampling.predict import Conditions, Predictor, make_sampler
-from avatarctl.sampling.team import GO, SAVE, STOP, Team
+from avatarctl.sampling.predict import Conditions, Predictor, batch_of, make_sampler
+from avatarctl.sampling.team import Team, TeamBroken
 from avatarctl.sampling.windows import Plan
 from avatarctl.settings.render import RenderJob
 
@@ -27,9 +29,15 @@ SPEED_OVER = 20  # window steps whose mean is the speed that is told
 
 
 def begin(
-    job: RenderJob, plan: Plan, networks: Networks, conditions: Conditions, saved: frontier.Frontier, team: Team
+    job: RenderJob,
+    plan: Plan,
+    networks: Networks,
+    conditions: Conditions,
+    saved: frontier.Frontier,
+    team: Team,
+    batch: int,
 ) -> tuple[Sampler, Predictor]:
-    """Return the sampler as the saved frontier left it."""
+    """Return the sampler as the saved frontier left it; up to ``batch`` windows share a pass."""
     return make_sampler(
         networks.residency.use(networks.transformer),
         conditions,
@@ -39,6 +47,7 @@ def begin(
         first=saved.first,
         precompute=networks.placement.memory in ("full", "model"),
         team=team,
+        batch=batch,
     )
 
 
@@ -53,18 +62,37 @@ class SamplingLoop:
         networks: Networks,
         conditions: Conditions,
         segments: Segments,
-        team: Team,
+        processes: Processes | None,
         show: Progress,
         stop: Stop,
     ) -> None:
         self._job, self._folder, self._plan, self._networks = job, folder, plan, networks
-        self._segments, self._team, self._show, self._stop = segments, team, show, stop
+        self._segments, self._processes, self._show, self._stop = segments, processes, show, stop
         self._start = find_starting_point(folder, plan, job.render.steps, segments.needed_windows())
-        saved = team.share(self._start.saved)
-        self._sampler, self._predictor = begin(job, plan, networks, conditions, saved, team)
+        self._conditions = conditions
+        self._team = Team()
+        self._sampler, self._predictor = self._begin()
         self._total = plan.count * job.render.steps
         self._step_s: list[float] = []
         self._checkpoints = Checkpoints(folder, job.render.checkpoint_every_s)
+
+    def _begin(self) -> tuple[Sampler, Predictor]:
+        """Return the sampler; it shares windows with other processes, where there are any and something is left for them."""
+        job, plan, networks, saved = self._job, self._plan, self._networks, self._start.saved
+        transformer = networks.residency.use(networks.transformer)
+        batch = batch_of(job.render, transformer, self._conditions, plan)
+        if self._processes is not None and saved.first == plan.count:
+            self._processes.end()
+        elif self._processes is not None:
+            self._processes.tell(
+                "start", samples=plan.samples, first=saved.first, last_lost=self._start.last_lost, batch=batch
+            )
+            self._team = self._processes.join(lambda: check(self._stop, self._folder))
+            try:
+                self._team.share_windows(saved.windows)
+            except TeamBroken as broken:
+                raise self._processes.lost() from broken
+        return begin(job, plan, networks, self._conditions, saved, self._team, batch)
 
     def run(self) -> int:
         """Run the window steps that are left, then write the segments that are left; return the number of steps."""
@@ -73,7 +101,10 @@ class SamplingLoop:
             self._show(0, 0, stage="sampling")
         began_with = progress.steps_done()
         with self._checkpoints:
-            self._sample()
+            try:
+                self._sample()
+            except TeamBroken as broken:
+                raise self._lost() from broken
         self._write_segments(self._plan.count - 1)
         return progress.steps_done() - began_with
 
@@ -85,18 +116,26 @@ class SamplingLoop:
             self._step_s = [*self._step_s[1 - SPEED_OVER :], (time.monotonic() - began) / together]
             self._save(finals)
             due = self._checkpoints.due()
-            word = self._team.tell(STOP if self._stop.asked else SAVE if due else GO)
-            if word != GO:
-                self._sampler.gather()
-                self._checkpoint(now=word == STOP)
-            if word == STOP:
+            # A signal that any process has got stops all of them, with the state of the same round.
+            self._stop.signal = self._team.agree(self._stop.signal)
+            if self._stop.asked or due:
+                self._checkpoint(now=self._stop.asked)
+            if self._stop.asked:
                 self._interrupt()
             if finals:
                 self._write_segments(finals[-1].window)
             self._report()
             began = time.monotonic()
-            if finals and finals[-1].window >= self._start.last_lost and self._team.size == 1:
+            if finals and finals[-1].window >= self._start.last_lost:
                 break  # what is to the right is there already
+
+    def _lost(self) -> AvatarError:
+        """Save the windows in flight, which are whole here, and return the error of a process that is gone."""
+        assert self._processes is not None
+        error = self._processes.lost()
+        self._checkpoint(now=True)
+        error.message += f"; {self._sampler.progress.steps_done()} of {self._total} passes are saved"
+        return error
 
     def step_s(self) -> float:
         """Return the seconds of a window step, over the last ones."""

@@ -12,15 +12,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avatarctl import console
 from avatarctl.audio.decode import long_enough, read_blocks
 from avatarctl.audio.levels import decibel, gain_db, loudness_of, sound_in
 from avatarctl.audio.track import Blocks, SoundTrack, Through, as_json, from_json, write_heard, write_samples
+from avatarctl.errors import ChangedError
 from avatarctl.render.ffmpeg import start
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.guard import guarded
 from avatarctl.render.inputs import Checked, exact, plan_of
-from avatarctl.sampling.windows import Plan
+from avatarctl.render.ours import COMPUTED
+from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
 
 WAVEFORM, TRACK, FACTS = "audio.f32", "track.f32", "track.json"
 # Of as many channels where a file doesn't name its layout.
@@ -28,6 +32,7 @@ USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1",
 MOST_NAMED = max(USUAL_LAYOUTS)
 FULL_SCALE, LOSSY_FULL_SCALE = 1.0, 2.0  # decoders of lossy formats overshoot; more is a mistake of the file
 TRIAL_S = 0.2
+SAME_SOUND = 0.01  # of full scale: what two ways of resampling differ by
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ def _write(checked: Checked, folder: RenderFolder, after_each: Callable[[], None
     if settings.with_audio:
         facts["layout"], facts["mix"] = _layout(checked, track)
         facts["gain_db"] = _gain_db(checked, track, first, count, too_loud)
+    if any(folder.listed(name) for name in COMPUTED):
+        _refuse_other_sound(folder, heard_part)
     _tell(checked, track, facts, too_loud)
     folder.adopt(heard_part, WAVEFORM)
     if settings.with_audio:
@@ -129,6 +136,30 @@ def _write(checked: Checked, folder: RenderFolder, after_each: Callable[[], None
     else:
         track_part.unlink()
     folder.write(FACTS, json.dumps(facts).encode())
+
+
+def _refuse_other_sound(folder: RenderFolder, part: Path) -> None:
+    """Raise ``ChangedError`` when windows were computed from other sound than the recording is heard as now.
+
+    Renders of the first version hold no track, so that their recording is decoded again, on a clock that it had not.
+    """
+    if not folder.valid(WAVEFORM):
+        return
+    before, now = (np.memmap(path, "<f4", "r") for path in (folder.path / WAVEFORM, part))
+    pieces = range(0, len(now), SAMPLE_RATE_HZ)
+    if len(before) == len(now) and all(
+        float(np.abs(before[at : at + SAMPLE_RATE_HZ] - now[at : at + SAMPLE_RATE_HZ]).max()) < SAME_SOUND
+        for at in pieces
+    ):
+        return
+    begun_with = folder.manifest()["avatarctl"]
+    part.unlink()
+    raise ChangedError(
+        f"{folder.path}: avatarctl {begun_with} heard this recording otherwise (holes, late sound or several tracks in it): "
+        f"{len(before) / SAMPLE_RATE_HZ:.2f} s then, {len(now) / SAMPLE_RATE_HZ:.2f} s now; the pictures done are of the "
+        "sound of then",
+        "start over: the same `avatarctl generate` with --force; or finish it with the version that began it",
+    )
 
 
 def _watched(blocks: Blocks, after_each: Callable[[], None]) -> Blocks:

@@ -8,8 +8,8 @@ edge is blended with what the window before it holds after the same step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,19 @@ class InFlight:
     done: int
     latents: Tensor
     guidance_residual: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by name: what is saved, and passed on to other processes."""
+        found = {name: getattr(self, name) for name in FIELDS}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @classmethod
+    def of(cls, done: int, tensors: Mapping[str, Tensor]) -> InFlight:
+        """Return the window that holds these tensors."""
+        return cls(done, **tensors)
+
+
+FIELDS = tuple(field.name for field in fields(InFlight) if field.name != "done")
 
 
 class WindowRequest(NamedTuple):
@@ -135,32 +148,40 @@ class Sampler:
 
     def _stepped(self, asked: WindowRequest, velocity: Tensor, guidance_residual: Tensor | None) -> InFlight:
         """Step along the velocity, then blend the left edge with what the window to the left holds after the same step."""
-        window, i = asked.window, asked.step
-        latents = self.levels.step(asked.latents, velocity, i)
+        tensors = {"latents": self.levels.step(asked.latents, velocity, asked.step)}
         # In the first step the later window overwrites: blending two noises would take variance away.
+        if asked.step:
+            tensors = {name: self._blended(asked.window, name, tensor) for name, tensor in tensors.items()}
+        if guidance_residual is not None:
+            tensors["guidance_residual"] = guidance_residual
+        # As they are read back from a file, or come from another process.
+        return InFlight.of(asked.step + 1, {name: tensor.contiguous() for name, tensor in tensors.items()})
+
+    def _blended(self, window: Window, name: str, tensor: Tensor) -> Tensor:
+        """Return a window's new tensor with its left edge blended with what the window to the left holds."""
         left = self.windows.get(window.index - 1)
-        # There is always a window to the left, but where a render that lost its state began again (``first``).
-        if i and left is not None:
-            offset = window.start - self.plan.start_of(window.index - 1)
-            weights = edge_weights(window.overlap, self.blend)
-            latents = blend_left(latents, left.latents[:, :, offset : offset + window.overlap], weights)
-        return InFlight(i + 1, latents, guidance_residual)
+        if left is None:  # the first one; or a render that lost its state began here again (``first``)
+            return tensor
+        offset = window.start - self.plan.start_of(window.index - 1)
+        edge = left.tensors()[name][:, :, offset : offset + window.overlap]
+        return blend_left(tensor, edge, edge_weights(window.overlap, self.blend))
 
     def read(self, window: Window) -> Tensor:
-        """Return what a window's next step starts from: each frame from the last window that covers it."""
+        """Return the latents that a window's next step starts from: each frame from the last window that covers it."""
         if window.index not in self.windows:
             return self.noise(window.start, window.stop)
-        latents = self.windows[window.index].latents
+        return self._covering(window, "latents")
+
+    def _covering(self, window: Window, name: str) -> Tensor:
+        """Return one of a window's tensors as its next step needs it: each frame from the last window that covers it."""
+        tensor = self.windows[window.index].tensors()[name]
         for index in self.plan.right_of(window.index):
             if index in self.windows:
                 start, stop = self.plan.start_of(index), min(self.plan.stop_of(index), window.stop)
-                right = self.windows[index].latents[:, :, : stop - start]
-                latents = latents.clone()
-                latents[:, :, start - window.start : stop - window.start] = right
-        return latents
-
-    def gather(self) -> None:
-        """Make ``windows`` whole where they are shared with other processes; alone they always are."""
+                tensor = tensor.clone()
+                right = self.windows[index].tensors()[name]
+                tensor[:, :, start - window.start : stop - window.start] = right[:, :, : stop - start]
+        return tensor
 
     def _retire(self, index: int) -> Final:
         window = self.plan.get(index)

@@ -181,6 +181,16 @@ def windows_at_once(settings: RenderSettings, transformer: StableAvatarTransform
     return max(1, TOKENS_AT_ONCE // tokens) if transformer.device.type == "cuda" else 1
 
 
+def batch_of(
+    settings: RenderSettings, transformer: StableAvatarTransformer3DModel, conditions: Conditions, plan: Plan
+) -> int:
+    """Return how many of a plan's windows may share a pass."""
+    rows, columns = conditions.reference.shape[-2:]
+    patch = transformer.dims.patch
+    tokens = plan.window // patch[0] * (rows // patch[1]) * (columns // patch[2])
+    return windows_at_once(settings, transformer, tokens)
+
+
 def make_sampler(
     transformer: StableAvatarTransformer3DModel,
     conditions: Conditions,
@@ -199,10 +209,7 @@ def make_sampler(
     as the settings say).
     """
     if batch is None:
-        rows, columns = conditions.reference.shape[-2:]
-        patch = transformer.dims.patch
-        tokens = plan.window // patch[0] * (rows // patch[1]) * (columns // patch[2])
-        batch = windows_at_once(settings, transformer, tokens)
+        batch = batch_of(settings, transformer, conditions, plan)
     levels = schedule(settings.steps, settings.shift, settings.schedule)
     predictor = Predictor(
         transformer,
@@ -222,7 +229,7 @@ def make_sampler(
 
     state = (plan, levels, noise, predictor, settings.blend, windows, first)
     if team is not None and team.size > 1:
-        return TeamSampler(team, *state), predictor
+        return TeamSampler(team, *state, batch=batch), predictor
     return Sampler(*state, batch=batch), predictor
 
 

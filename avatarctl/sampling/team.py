@@ -1,15 +1,17 @@
-"""Share a sampler's windows among the processes of `torchrun` or `accelerate launch`, with the bits of one.
+"""Share a sampler's windows among several processes, with the bits of one.
 
 Every process knows the whole plan and the progress, so nobody has to be told what to do next: in each round every process
-runs the leftmost ready window that is its own, and then all pass on the latent frames that neighbouring windows read
-(about a megabyte). Windows that can run at the same time lie ``reach + 1`` apart, so that many neighbours belong to one
-process. Process 0 owns folder and video: final latents go to it at once, windows in flight when it saves a checkpoint.
+runs the windows that :func:`~avatarctl.sampling.wavefront.share_out` gives it, and then passes them on whole (5 to 9
+megabytes each). So every process holds the whole state after every round: any of them may run any window next, and process
+0, which owns folder and video, may save it at once.
+
+Windows live in main memory, and are passed on over gloo: a process that dies closes its connections, and the others notice.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,140 +19,121 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avatarctl.sampling.denoise import Final, InFlight, Sampler
-from avatarctl.sampling.wavefront import Order
-from avatarctl.sampling.windows import Window
+from avatarctl.sampling.denoise import FIELDS, Final, InFlight, Sampler
+from avatarctl.sampling.wavefront import Order, share_out
 
-GO, SAVE, STOP = 0, 1, 2
-CPU = torch.device("cpu")
+AXES = 5  # of a window's tensors, at most
+WAIT_S, LONGEST_WAIT_S = 0.0005, 0.02  # between two looks whether a message is there
+
+
+class TeamBroken(Exception):
+    """Another process can't be reached any more."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process's number among ``size``, and the device that tensors are passed on from."""
+    """This process's number among ``size`` that talk over ``group`` (None: the default one)."""
 
     rank: int = 0
     size: int = 1
-    device: torch.device = CPU
+    group: Any = None
 
-    @property
-    def leads(self) -> bool:
-        """Return whether this is the process that owns folder and video."""
-        return self.rank == 0
-
-    def share(self, value: Any) -> Any:
-        """Return every process what process 0 has."""
+    def gather(self, numbers: Tensor) -> list[Tensor]:
+        """Return the whole numbers of every process, in the order of the processes; all of the same shape."""
         if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
-        return box[0]
+            return [numbers]
+        rows = [torch.empty_like(numbers) for _ in range(self.size)]
+        _finish(lambda: [dist.all_gather(rows, numbers, group=self.group, async_op=True)])
+        return rows
 
-    def tell(self, word: int) -> int:
-        """Return every process what process 0 says: GO, SAVE or STOP."""
-        if self.size == 1:
-            return word
-        said = torch.tensor([word], device=self.device)
-        dist.broadcast(said, src=0)
-        return int(said.item())
+    def agree(self, number: int) -> int:
+        """Return every process the largest number of all: a signal that one has got stops all."""
+        return max(int(row.item()) for row in self.gather(torch.tensor([number])))
 
-    def broadcast(self, tensor: Tensor, source: int) -> Tensor:
-        """Return every process the tensor of one."""
-        moved = tensor.to(self.device).contiguous()
-        dist.broadcast(moved, src=source)
-        return moved.to(tensor.device)
+    def pass_on(self, tensors: Sequence[tuple[Tensor, int]]) -> None:
+        """Fill each tensor, in every process, with what it holds in the process named beside it."""
+        if self.size > 1:
+            _finish(lambda: [dist.broadcast(one, source, group=self.group, async_op=True) for one, source in tensors])
 
-    def to_leader(self, tensor: Tensor, source: int) -> Tensor:
-        """Bring a tensor of one process to process 0; elsewhere the tensor given comes back."""
-        if source == 0 or self.rank not in (0, source):
-            return tensor
-        moved = tensor.to(self.device).contiguous()
-        if self.rank == source:
-            dist.send(moved, dst=0)
-        else:
-            dist.recv(moved, src=source)
-        return moved.to(tensor.device)
+    def share_windows(self, windows: Mapping[int, InFlight]) -> dict[int, InFlight]:
+        """Return every process the windows of process 0."""
+        count = int(self.gather(torch.tensor([len(windows)]))[0].item())
+        facts = torch.zeros(count, 2, dtype=torch.int64)
+        if self.rank == 0:
+            for row, (index, window) in enumerate(windows.items()):
+                facts[row] = torch.tensor([index, window.done])
+        if not count:
+            return {}
+        self.pass_on([(facts, 0)])
+        names = [(int(index), int(done)) for index, done in facts]
+        return self.exchange([names, *([] for _ in range(self.size - 1))], windows)
+
+    def exchange(self, shares: Sequence[Sequence[tuple[int, int]]], own: Mapping[int, InFlight]) -> dict[int, InFlight]:
+        """Return every process the windows of all: ``shares`` has (window, its steps) of each process, ``own`` is this one's."""
+        most = max(map(len, shares))
+        row = torch.stack([_shapes(own.get(index)) for index, _ in shares[self.rank]] + [_shapes(None)] * most)[:most]
+        headers = self.gather(row)
+        found: dict[int, InFlight] = {}
+        tensors: list[tuple[Tensor, int]] = []
+        for source, share in enumerate(shares):
+            for (index, done), shapes in zip(share, headers[source], strict=False):
+                mine = own[index] if source == self.rank else _empty(done, shapes)
+                found[index] = mine
+                tensors += [(tensor, source) for tensor in mine.tensors().values()]
+        self.pass_on(tensors)
+        return found
 
 
-def launched() -> bool:
-    """Return whether a launcher started several processes for this command."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _shapes(window: InFlight | None) -> Tensor:
+    """Return (fields, 1 + AXES): how many axes each tensor of a window has (-1: there is none), and how long they are."""
+    shapes = torch.full((len(FIELDS), 1 + AXES), -1)
+    tensors = window.tensors() if window else {}
+    for row, name in enumerate(FIELDS):
+        if name in tensors:
+            assert tensors[name].dtype == torch.float32, "what windows hold is float32"
+            sizes = tensors[name].shape
+            shapes[row, : 1 + len(sizes)] = torch.tensor([len(sizes), *sizes])
+    return shapes
 
 
-def join_team(device: torch.device) -> Team:
-    """Meet the other processes (NCCL on GPUs, gloo on the CPU), or be a team of one."""
-    if not launched():
-        return Team()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # NCCL talks from the current one
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(dist.get_rank(), dist.get_world_size(), device)
+def _empty(done: int, shapes: Tensor) -> InFlight:
+    """Return a window with room for tensors of these shapes."""
+    rows = {name: row.tolist() for name, row in zip(FIELDS, shapes, strict=True)}
+    return InFlight.of(done, {name: torch.empty(row[1 : 1 + row[0]]) for name, row in rows.items() if row[0] >= 0})
+
+
+def _finish(begin: Any) -> None:
+    """Wait until messages have arrived; signals are heard meanwhile. Raises ``TeamBroken`` when they can't."""
+    try:
+        for work in begin():
+            wait_s = WAIT_S
+            while not work.is_completed():
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            work.wait()
+    except RuntimeError as error:
+        raise TeamBroken(str(error)) from error
 
 
 class TeamSampler(Sampler):
-    """A sampler that shares its windows with other processes.
-
-    A window of another process holds right values only where neighbours overlap it, until :meth:`gather`.
-    """
+    """A sampler that shares its windows with other processes; after each round, ``windows`` are whole in all of them."""
 
     def __init__(self, team: Team, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.team = team
+        self._ran_by: dict[int, int] = {}
 
-    def owner(self, index: int) -> int:
-        """Return the process that runs a window."""
-        return index // (self.plan.reach + 1) % self.team.size
-
-    def run(self, kind: Order = "wavefront") -> Iterator[list[Final]]:  # noqa: ARG002 (one order: all that is ready)
-        """Run rounds until everything is final; each gives what became final by it (right values in process 0 alone)."""
+    def run(self, kind: Order = "wavefront") -> Iterator[list[Final]]:
+        """Run rounds until everything is final; yield what became final by each, the same in every process."""
+        assert kind == "wavefront", "in the order of steps one window at a time can run"
         while not self.progress.finished():
-            chosen: dict[int, int] = {}
-            for index in self.progress.anti_diagonal():
-                chosen.setdefault(self.owner(index), index)
-            mine = chosen.get(self.team.rank)
-            if mine is not None:
-                self.windows.update(self.step([self.plan.get(mine)]))
-            for source, index in sorted(chosen.items()):
-                self._pass_on(self.plan.get(index), source)
-            retired = [window for index in sorted(chosen.values()) for window in self.progress.advance(index)]
-            yield [self._collect(self._retire(window)) for window in retired]
-
-    def gather(self) -> None:
-        """Bring every window in flight to process 0 whole, with what its guidance keeps."""
-        for index, window in sorted(self.windows.items()):
-            source = self.owner(index)
-            if source == 0:
-                continue
-            keeps = torch.tensor([window.guidance_residual is not None])
-            latents = self.team.to_leader(window.latents, source)
-            guidance_residual = window.guidance_residual
-            if bool(self.team.to_leader(keeps, source).item()):
-                guidance_residual = self.team.to_leader(
-                    torch.empty_like(latents) if guidance_residual is None else guidance_residual, source
-                )
-            self.windows[index] = InFlight(window.done, latents, guidance_residual)
-
-    def _pass_on(self, window: Window, source: int) -> None:
-        """Return every process the frames of a window, after its step, that other windows read."""
-        edges = self._edges(window)
-        if self.team.rank == source:
-            self.team.broadcast(self.windows[window.index].latents[:, :, edges], source)
-            return
-        before = self.windows.get(window.index)
-        latents = before.latents.clone() if before else torch.zeros_like(self.noise(window.start, window.stop))
-        latents[:, :, edges] = self.team.broadcast(latents[:, :, edges], source)
-        done = self.progress.done(window.index) + 1
-        self.windows[window.index] = InFlight(done, latents, before.guidance_residual if before else None)
-
-    def _edges(self, window: Window) -> list[int]:
-        """Return the frames of a window that it shares with others."""
-        shared: set[int] = set()
-        for index in self.plan.left_of(window.index):
-            shared |= set(range(window.start, min(self.plan.stop_of(index), window.stop)))
-        for index in self.plan.right_of(window.index):
-            shared |= set(range(self.plan.start_of(index), min(self.plan.stop_of(index), window.stop)))
-        return sorted(frame - window.start for frame in shared)
-
-    def _collect(self, final: Final) -> Final:
-        return Final(final.window, final.start, self.team.to_leader(final.latents, self.owner(final.window)))
+            shares = share_out(self.progress, self.team.size, self.batch, self._ran_by)
+            mine = [self.plan.get(index) for index in shares[self.team.rank]]
+            stepped = self.step(mine) if mine else {}
+            steps = [[(index, self.progress.done(index) + 1) for index in share] for share in shares]
+            self.windows.update(self.team.exchange(steps, stepped))
+            chosen = sorted(index for share in shares for index in share)
+            retired = [window for index in chosen for window in self.progress.advance(index)]
+            for window in retired:
+                self._ran_by.pop(window, None)
+            yield [self._retire(window) for window in retired]

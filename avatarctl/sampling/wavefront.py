@@ -15,7 +15,7 @@ keeps to this gives the same bits.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Literal
 
 from avatarctl.sampling.windows import Plan
@@ -99,3 +99,29 @@ def next_window(progress: Progress, kind: Order = "wavefront") -> int:
         least = progress.done(windows[-1])
         return windows[bisect_left(windows, True, key=lambda index: progress.done(index) <= least)]
     return next(index for index in range(progress.first, progress.plan.count) if progress.ready(index))
+
+
+def share_out(
+    progress: Progress, processes: int, most_each: int = 1, ran_by: MutableMapping[int, int] | None = None
+) -> list[list[int]]:
+    """Return the windows that each process steps next: the leftmost of those that are ready, up to ``most_each`` for each.
+
+    A window stays where it ran last (``ran_by``, kept up to date) if that process has room: it has heard its sound. Of the
+    others process 0 is asked last, since it also writes the video. The same in every process, whatever it ran itself.
+    """
+    ran_by = {} if ran_by is None else ran_by
+    chosen = progress.anti_diagonal()[: processes * most_each]
+    most = -(-len(chosen) // processes)
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    moving = []
+    for index in chosen:
+        process = ran_by.get(index)
+        if process is not None and process < processes and len(shares[process]) < most:
+            shares[process].append(index)
+        else:
+            moving.append(index)
+    for index in moving:
+        process = min(range(processes), key=lambda one: (len(shares[one]), -one))
+        shares[process].append(index)
+        ran_by[index] = process
+    return shares

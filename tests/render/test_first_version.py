@@ -7,10 +7,14 @@ turned into that form here, so that its numbers are those of this machine.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from workshop import Case, Server, straight
 
@@ -86,7 +90,6 @@ def as_first_version(render: Path) -> None:
     folder = RenderFolder(render)
     folder.look()
     saved = frontier.load(folder)
-    assert saved is not None
     files = dict(read_index(render).files)
     for name in [name for name in files if name.startswith("frontier")]:
         del files[name]
@@ -95,16 +98,22 @@ def as_first_version(render: Path) -> None:
     from safetensors.torch import save
 
     listed = {name: {"sha256": entry.sha256, "bytes": entry.bytes} for name, entry in files.items()}
-    names = {}
-    for index, window in saved.windows.items():
-        tensors = {"latents": window.latents}
-        if window.guidance_residual is not None:
-            tensors["guidance_residual"] = window.guidance_residual
-        names[str(index)] = name = f"frontier/{index:06d}-{window.done:04d}.safetensors"
-        listed[name] = write(render / name, save(tensors))
-    generation = {"first": saved.first, "windows": names}
-    name = "frontier/generation-00000005.json"
-    listed[name] = write(render / name, json.dumps(generation, indent=1).encode())
+    if saved is not None:
+        names = {}
+        for index, window in saved.windows.items():
+            names[str(index)] = name = f"frontier/{index:06d}-{window.done:04d}.safetensors"
+            listed[name] = write(render / name, save(window.tensors()))
+        generation = {"first": saved.first, "windows": names}
+        name = "frontier/generation-00000005.json"
+        listed[name] = write(render / name, json.dumps(generation, indent=1).encode())
+    for name in ("track.f32", "track.json"):  # it decoded the recording once more for the video
+        del listed[name]
+        (render / name).unlink()
+    for name in ("frames.json", "delivering.json"):
+        (render / name).unlink(missing_ok=True)
+    if (delivered := durable.unsealed(render / "delivered.json")) is not None:
+        del delivered["files"]
+        (render / "delivered.json").write_bytes(durable.sealed(delivered))
     (render / "index.json").write_bytes(durable.sealed({"files": listed}))
     manifest = durable.unsealed(render / "render.json")
     assert manifest is not None
@@ -140,3 +149,68 @@ def test_what_it_becomes_is_the_same_to_the_byte_also_after_kills(
         assert attempt.steps()[0] >= 10, f"write {number}: saved window steps were computed again"
         assert case.bytes() == expected, f"write {number}"
         case.output.unlink()
+
+
+def test_several_processes_continue_it(left: Case) -> None:
+    ended = left.server.run_together(left.folder, ["resume", str(left.render), "--progress", "json"], 2)
+    assert [attempt.status for attempt in ended] == [0, 0], ended[0].told
+    assert 10 <= ended[0].steps()[0] <= 11
+
+
+def test_a_finished_one_that_was_kept_is_known_as_finished(new_case: Callable[..., Case]) -> None:
+    case = new_case()
+    assert case.generate("--keep").status == 0
+    as_first_version(case.render)
+    made = case.bytes()
+    for number in range(2):  # the second time it has this version's form
+        again = case.generate("--keep")
+        assert again.status == 0 and "nothing is left to do" in again.told, again.told
+        assert again.steps() == [] and case.bytes() == made, number
+
+
+def test_pictures_that_it_wrote_are_its_own(new_case: Callable[..., Case]) -> None:
+    case = new_case(audio="long.wav")
+    frames = ("--frames", str(case.folder / "frames"))
+
+    def once_there(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(list((case.folder / "frames").glob("*.png"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+
+    assert case.generate(*frames, meanwhile=once_there).status == -signal.SIGKILL
+    as_first_version(case.render)
+    assert case.generate(*frames, fault="kill", at=12).status == -signal.SIGKILL
+    resumed = case.generate(*frames)
+    assert resumed.status == 0, resumed.told
+    assert len(list((case.folder / "frames").glob("*.png"))) == 45
+    # Those of another render are still refused.
+    case.output.unlink()
+    refused = case.generate(*frames)
+    assert refused.status == 2 and "this render did not write it" in refused.told, refused.told
+
+
+def test_one_that_heard_other_sound_is_refused_with_what_helps(left: Case) -> None:
+    """Recordings with holes or late sound: the first version had no clock, and what it computed is of another sound."""
+    index = durable.unsealed(left.render / "index.json")
+    assert index is not None
+    heard = np.fromfile(left.render / "audio.f32", "<f4")
+    index["files"]["audio.f32"] = write(left.render / "audio.f32", np.roll(heard, 1600).tobytes())
+    (left.render / "index.json").write_bytes(durable.sealed(index))
+    for _ in range(2):
+        refused = left.command("resume", str(left.render))
+        assert refused.status == 7 and "heard this recording otherwise" in refused.told, refused.told
+        assert "the same `avatarctl generate` with --force" in refused.told
+    assert left.generate("--force").status == 0
+
+
+def test_sound_that_another_resampler_rounds_otherwise_is_the_same_sound(left: Case) -> None:
+    index = durable.unsealed(left.render / "index.json")
+    assert index is not None
+    heard = np.fromfile(left.render / "audio.f32", "<f4") + np.float32(1e-4)
+    index["files"]["audio.f32"] = write(left.render / "audio.f32", heard.tobytes())
+    (left.render / "index.json").write_bytes(durable.sealed(index))
+    resumed = left.command("resume", str(left.render), "--progress", "json")
+    assert resumed.status == 0, resumed.told
+    assert resumed.steps()[0] == 10

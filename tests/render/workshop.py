@@ -86,6 +86,10 @@ class Case:
         """Run ``generate``."""
         return self.server.run(self.folder, self.argv(*more), **how)
 
+    def together(self, processes: int, *more: str, **how: Any) -> list[Attempt]:
+        """Run ``generate`` in several processes of a launcher."""
+        return self.server.run_together(self.folder, self.argv(*more), processes, **how)
+
     def command(self, *argv: str, **how: Any) -> Attempt:
         """Run any command."""
         return self.server.run(self.folder, list(argv), **how)
