@@ -62,7 +62,7 @@ def through_hub(repo: str, commit: str, remote: Remote, received: Received) -> P
 
 def _counter(received: Received) -> type[Any]:
     """Return what the hub's library counts bytes with: it draws nothing."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.auto import tqdm
 
     class Counter(tqdm):
         def __init__(self, *arguments: Any, **options: Any) -> None:
