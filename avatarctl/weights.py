@@ -97,7 +97,8 @@ def find_weights(
         if existing:
             found[role.replace(" ", "_")] = existing[0]
         else:
-            missing.append(f"{role} ({names[-1]})")
+            shown = [name for name in names if name.startswith(WAN_14B) == (variant == "wan2.1-i2v-14b")] or names
+            missing.append(f"{role} ({shown[-1]})")
     if missing:
         raise WeightsError(
             f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT + embedded

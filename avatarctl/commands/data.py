@@ -57,6 +57,24 @@ Stride = Annotated[
         rich_help_panel=SAMPLES,
     ),
 ]
+Starts = Annotated[
+    Literal["even", "fixed", "random"] | None,
+    typer.Option(
+        "--starts",
+        help="Where windows begin: even ends the last with the clip, fixed drops what is left, random shifts the first.",
+        show_default="even",
+        rich_help_panel=SAMPLES,
+    ),
+]
+WithPictures = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures",
+        help="Also encode picture files, as samples without motion or sound.",
+        show_default="no",
+        rich_help_panel=SAMPLES,
+    ),
+]
 Window = Annotated[
     int | None,
     typer.Option(
@@ -127,7 +145,9 @@ def encode(
     output: Cache,
     size: Sizes = None,
     stride: Stride = None,
+    starts: Starts = None,
     window: Window = None,
+    pictures: WithPictures = None,
     fps: Fps = None,
     short: Short = None,
     prompt: Prompt = None,
@@ -158,6 +178,8 @@ def encode(
         "sizes": tuple(size) if size else None,
         "stride": stride,
         "window": window,
+        "starts": starts,
+        "pictures": pictures,
         "fps": fps,
         "short": short,
         "prompt": prompt,

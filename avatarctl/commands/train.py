@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 PATIENCE_S = 4.0
 
 Data = Annotated[
-    Path,
-    typer.Option("--data", metavar="CACHE", help="Samples that `avatarctl data encode` made.", rich_help_panel=INPUT),
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="CACHE",
+        help="Samples that `avatarctl data encode` made; repeat for several sizes or lengths.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Run = Annotated[
     Path,
@@ -291,7 +296,7 @@ def _parsed(settings: list[str]) -> dict[str, Any]:
 
 def _run(
     kind: str,
-    data: Path,
+    data: list[Path],
     output: Path,
     preset: str | None,
     flags: dict[str, Any],
@@ -312,7 +317,9 @@ def _run(
     console.quiet(quiet or launcher.rank() > 0)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    places |= {name: f"--set {name}" for name in _parsed(set_)}
+    asked = _parsed(set_)
+    places |= {name: f"--set {name}" for name in asked}
+    values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
     if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
         del values["weights"]  # where weights lie in general says nothing of this run
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
@@ -322,8 +329,10 @@ def _run(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
         )
     command = "lora train" if kind == "lora" else "train"
-    job = TrainJob(data=data, output=output, train=settings, preset=Path(preset).name if preset else "")
-    read_about(data)
+    named = Path(preset).name if preset else ""
+    job = TrainJob(data=data[0], more_data=tuple(data[1:]), output=output, train=settings, preset=named)
+    for cache in data:
+        read_about(cache)
     if not dry_run:
         devices.refuse_missing(settings.device)
     if dry_run:

@@ -63,9 +63,9 @@ def unpack(stored: Mapping[str, Tensor], grey: Callable[[], Tensor]) -> dict[str
     for name in MASKS:
         if f"{name}.packed" in stored:
             values = _unpacked(stored[f"{name}.packed"], np.uint8, (frames, height, width))
-            tensors[name] = torch.from_numpy(values.astype(np.float32) / 255)
+            tensors[name] = torch.from_numpy(values.astype(np.float32) / 255).half()
         else:
-            tensors[name] = torch.ones(frames, height, width)
+            tensors[name] = torch.ones(frames, height, width, dtype=torch.float16)
     mask = torch.zeros(MASK_CHANNELS, frames, height, width)
     if "reference" in stored:
         reference = stored["reference"].float()

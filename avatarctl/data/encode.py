@@ -273,7 +273,7 @@ class Work:
         for window, sound, tensors in zip(several, sounds, self.encoders.pictures(pictures, names), strict=True):
             yield self.sample(clip, prompt, window, {**tensors, "speech": self.encoders.speech(sound)}, size, fps)
 
-    def picture(self, clip: Clip, prompt: str) -> Iterator[Sample]:
+    def picture(self, clip: Clip, prompt: str) -> Generator[Sample, None, None]:
         """Encode a picture file: one latent frame, no speech, no reference."""
         with reading(clip):
             shown = read_image(clip.pictures)

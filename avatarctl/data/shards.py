@@ -68,7 +68,7 @@ class SampleEntry:
     @property
     def bucket(self) -> tuple[tuple[int, ...], ...]:
         """Samples of one bucket fit into one batch: equal latents and speech states (text is padded anyway)."""
-        return self.shapes["latents"], self.shapes["speech"]
+        return self.shapes["latents"], self.shapes.get("speech", ())  # pictures have no speech
 
 
 @dataclass(frozen=True)

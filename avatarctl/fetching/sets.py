@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from avatarctl.errors import UsageError
+from avatarctl.settings.values import HUB, HUB_FOLDER, parse_hub
 from avatarctl.weights import VARIANTS, WAN, WAN_14B
 
 GB = 10**9
@@ -43,6 +44,7 @@ class WeightSet:
         ""  # folder of the weights folder that the repository's files go to; it stands in front of all patterns
     )
     needs: tuple[str, ...] = ()  # sets that are fetched with it
+    alone: bool = False  # it is one file, of whatever name
 
     @property
     def about_bytes(self) -> int:
@@ -120,13 +122,25 @@ DEFAULT = SETS[0].name
 
 
 def find_set(name: str) -> WeightSet:
-    """Return the set of this name; raises ``UsageError`` with the names there are."""
+    """Return the set of this name, or what hf://USER/REPO[/FILE] stands for; raises ``UsageError`` with the names there are."""
+    if name.startswith(HUB):
+        return _of_hub(name)
     names = [each.name for each in SETS]
     if name in names:
         return SETS[names.index(name)]
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean `avatarctl fetch {close[0]}`?" if close else "`avatarctl fetch --list` tells what there is"
     raise UsageError(f"fetch: got '{name}', expected one of {', '.join(names)}", hint)
+
+
+def _of_hub(name: str) -> WeightSet:
+    """Return one file of any repository, such as a LoRA, as a set; it goes below hf/USER/REPO."""
+    user, repo, file = parse_hub(name)
+    below = f"{HUB_FOLDER}/{user}/{repo}"
+    part = Part("weights", (f"{below}/{file}",) if file else (f"{below}/*.safetensors",), 0)
+    return WeightSet(
+        name, f"{file or 'weights'} of {user}/{repo}", f"{user}/{repo}", "main", (part,), below, alone=not file
+    )
 
 
 def with_needs(names: Iterable[str]) -> list[WeightSet]:

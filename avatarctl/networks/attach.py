@@ -87,7 +87,8 @@ def attach(
         for parameter in full:  # peft freezes all that isn't its own
             parameter.requires_grad_(True)
         for _, parameter in adapter_parameters(transformer):
-            parameter.data = parameter.data.float()
+            if parameter.dtype != torch.float32:
+                parameter.data = parameter.data.float()
     return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
 
 

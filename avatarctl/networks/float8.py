@@ -31,9 +31,10 @@ class _Float8Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        if not ctx.saved_tensors:
+        saved = ctx.saved_tensors  # asked for once: checkpointing unpacks it once
+        if not saved:
             return gradient @ ctx.layer.wide(gradient.dtype), None
-        weight8, scale = ctx.saved_tensors
+        weight8, scale = saved
         return gradient @ _wide(weight8, scale, gradient.dtype), None
 
 

@@ -6,7 +6,7 @@ DoRA, Liu et al. 2024, section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -155,8 +155,10 @@ def converted(change: Change, dtype: torch.dtype) -> Change:
     if isinstance(change, LowRank):
         return LowRank(change.down.to(dtype), change.up.to(dtype), change.alpha)
     assert isinstance(change, Hadamard | Kronecker), "there are no others"
-    first, second = (tuple(matrix.to(dtype) for matrix in pair) for pair in (change.first, change.second))
-    return replace(change, first=first, second=second)
+    first, second = ([matrix.to(dtype) for matrix in pair] for pair in (change.first, change.second))
+    if isinstance(change, Hadamard):
+        return Hadamard((first[0], first[1]), (second[0], second[1]), change.alpha)
+    return Kronecker(tuple(first), tuple(second), change.scale)
 
 
 def stored_parts(change: Change, down: str, up: str, lengths: str) -> dict[str, Tensor]:

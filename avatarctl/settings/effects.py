@@ -25,15 +25,11 @@ RULES: Mapping[str, Rule] = {
     "motion_axis": (lambda s: s.motion_weight > 0, "motion_weight is 0"),
     "null_text": (lambda s: s.drop_text > 0, "drop_text is 0"),
     "clip_fall_steps": (lambda s: max(s.clip_start, s.clip_outliers) > 1, "clip_start and clip_outliers are 1"),
-    "offload_activations": (
-        lambda s: s.gradient_checkpointing or not s.offload_activations,
-        "gradient_checkpointing is off",
-    ),
     "decay_floor": (lambda s: s.decay != "constant", "decay is constant"),
     "decay_cycles": (lambda s: s.decay == "cosine_with_restarts", "decay isn't cosine_with_restarts"),
     "decay_power": (lambda s: s.decay == "polynomial", "decay isn't polynomial"),
     "holdout_every": HOLDOUT,
-    **dict.fromkeys(("validation_images", "validation_audio", "validation_preset"), VALIDATE),
+    **{f"validation_{name}": VALIDATE for name in ("images", "audio", "prompts", "seeds", "preset")},
 }
 
 

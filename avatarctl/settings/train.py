@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, WithJsonSchema, model_validator
 
 from avatarctl.settings.base import Settings
 from avatarctl.settings.values import Seconds, check_device
@@ -50,6 +50,18 @@ def _as_several(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
+def _parse_kept(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value in (None, "all") or (type(number) is int and number >= 0):
+        return number
+    raise ValueError(f"got '{value}', expected a number, all, or null")
+
+
+Kept = Annotated[
+    int | Literal["all"] | None,
+    BeforeValidator(_parse_kept),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "all"}, {"type": "null"}]}),
+]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_several)]
@@ -116,6 +128,10 @@ class TrainSettings(Settings):
     """time logit-normal: where the middle lies."""
     logit_std: Annotated[float, Field(gt=0)] = 1.0
     """time logit-normal: how wide it is."""
+    repeats: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How often clips count in an epoch, by their names: {speech/*: 2, pictures/*: 0.5}."""
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How much the error of clips counts, by their names: {pictures/*: 0.3}."""
     whole_probability: Probability = 0.4
     """Share of samples whose whole picture counts, face and lips more."""
     face_probability: Probability = 0.1
@@ -247,7 +263,7 @@ class TrainSettings(Settings):
     """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """How many checkpoints are kept on disk."""
-    exports_kept: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    exports_kept: Kept = None
     """How many checkpoints are also exported, the newest ones, as files to use.
 
     null: all of a LoRA, none of a full transformer, which is large.
@@ -344,6 +360,8 @@ class TrainJob(Settings):
 
     data: Path
     """Cache that `avatarctl data encode` made."""
+    more_data: tuple[Path, ...] = ()
+    """Further caches, of other sizes, lengths or clips."""
     output: Path
     """Run folder."""
     train: TrainSettings = TrainSettings()

@@ -58,7 +58,8 @@ class Trained:
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
-    read_about(job.data)
+    for cache in (job.data, *job.more_data):
+        read_about(cache)
     videos = videos_of(job.train)
     with stopping() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(job.train))
@@ -139,6 +140,8 @@ class Trainer:
                 with accelerator.accumulate(state.model):
                     with self._activations(), state.narrowed():
                         loss, errors = flow_loss(state.model, batch, draws, settings)
+                        if batch.speech is None and accelerator.num_processes > 1:
+                            loss = loss + state.without_audio()
                     metrics.add(batch, draws, errors)
                     if micro + 1 == settings.accumulate:
                         word, broken = self._agree(metrics)

@@ -14,6 +14,8 @@ SMALL = 256  # numbers of a table that all parameters share, which a file can't 
 GROUPS = "param_groups"
 # Quantised states of torchao are tensors made of tensors; classes are looked up in it alone.
 PACKED, LIBRARY = "packed", "torchao."
+TENSOR = "tensor"
+GIVEN = ("params", "lr", "adamw_lr", "share", "use_muon")  # of a group, what settings and schedule say
 
 
 def optimizer_tensors(
@@ -46,17 +48,20 @@ def optimizer_tensors(
                 kind = f"{type(value).__module__}:{type(value).__name__}"
                 plain[f"{key}:{name}"] = {PACKED: kind, "about": about, "shape": list(value.shape)}
                 tensors |= {f"{key}@{part}:{name}": getattr(value, part).detach().cpu().clone() for part in parts}
-    return tensors, json.dumps({**plain, GROUPS: [_numbers(group) for group in optimizer.param_groups]})
+    return tensors, json.dumps(
+        {**plain, GROUPS: [_counted(group, optimizer.defaults) for group in optimizer.param_groups]}
+    )
 
 
-def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an optimizer itself counts in a group, such as Prodigy's estimate; settings and the rate are given anew."""
-    values = {
-        name: float(v) if isinstance(v, Tensor) else v for name, v in group.items() if name not in ("params", "lr")
-    }
-    return {
-        name: value for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+def _counted(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer itself counts in a group, such as Prodigy's estimate: whatever isn't what it was built with."""
+    found: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Tensor):
+            found[name] = {TENSOR: value.tolist()}
+        elif type(value) in (int, float) and name not in GIVEN and value != defaults.get(name):
+            found[name] = value
+    return found
 
 
 def restore_optimizer(
@@ -82,9 +87,9 @@ def restore_optimizer(
             parameter = parameters[place]
             optimizer.state[parameter] = {name: _beside(parameter, name, value) for name, value in state.items()}
     for group, counted in zip(optimizer.param_groups, groups, strict=False):
+        device = group["params"][0].device
         for name, value in counted.items():
-            before = group.get(name)
-            group[name] = torch.full_like(before, value) if isinstance(before, Tensor) else value
+            group[name] = torch.tensor(value[TENSOR], device=device) if isinstance(value, Mapping) else value
 
 
 def _beside(parameter: nn.Parameter, name: str, value: Any) -> Any:

@@ -44,7 +44,7 @@ class TrainingPlan:
 def plan(job: TrainJob) -> TrainingPlan:
     """Look at samples and base weights, and calculate the rest for the largest samples."""
     settings = job.train
-    samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text])
+    samples = Samples((job.data, *job.more_data), settings, read_null_text(job.data)[settings.null_text])
     shapes = samples.shapes()
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else base_dims(file, shapes["speech"][-1])

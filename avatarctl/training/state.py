@@ -19,6 +19,7 @@ from avatarctl.data.shards import read_null_text
 from avatarctl.errors import UsageError
 from avatarctl.networks.attach import load_trained
 from avatarctl.networks.block_swap import BlockSwap
+from avatarctl.networks.names import is_audio
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.checkpoints import Checkpoint
 from avatarctl.training.model import beginning, hollow_model, make_model, place_model
@@ -95,6 +96,11 @@ class RunState:
         """Samples of an optimizer step, over all processes."""
         return self.passes * self.settings.batch_size
 
+    def without_audio(self) -> Tensor:
+        """Return zero, made of the audio layers: processes wait for their gradients, and pictures leave them without."""
+        audio = [p.sum() for p, name in self.by_parameter.items() if is_audio(name)]
+        return torch.stack(audio).sum() * 0 if audio else torch.zeros(())
+
     def batch_number(self, place: int) -> int:
         """Return the number of a batch, counted from the run's beginning: of the step at hand, at this place in it."""
         return self.first_batch + (self.step - self.first_step) * self.passes + place
@@ -102,7 +108,7 @@ class RunState:
 
 def find_samples(job: TrainJob) -> Samples:
     """Return the samples of a job's cache."""
-    return Samples(job.data, job.train, read_null_text(job.data)[job.train.null_text].float())
+    return Samples((job.data, *job.more_data), job.train, read_null_text(job.data)[job.train.null_text].float())
 
 
 def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, checkpoint: Checkpoint | None) -> RunState:
@@ -124,15 +130,22 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
         raise UsageError(
             "DeepSpeed: got clip_outliers, which it has no place for", "set clip_outliers=1, or launch it with FSDP2"
         )
+    if sharded and samples.has_pictures:
+        raise UsageError(
+            "sharded training: got pictures among the samples, which leave some weights out of a step",
+            "encode without --pictures, leave them out with repeats, or launch it without FSDP and DeepSpeed",
+        )
     if accelerator.is_main_process and checkpoint is None:
         for text in beginning(settings):
             note(text)
+    # What a checkpoint holds has the LoRA that the run began with in it.
+    begun = settings if checkpoint is None else settings.model_copy(update={"init_lora": None})
     hollow = sharded and not accelerator.is_main_process
     base: dict[str, Tensor] = {}
     if hollow:
-        model = hollow_model(settings, samples.shapes(), accelerator.device)
+        model = hollow_model(begun, samples.shapes(), accelerator.device)
     else:
-        model, base = make_model(settings, samples.shapes(), accelerator.device)
+        model, base = make_model(begun, samples.shapes(), accelerator.device)
     if sharded:  # accelerate asks for it by the name that transformers gave it
         model.get_parameter_or_buffer = model.get_parameter
     dtype = torch.bfloat16 if is_narrow(settings, accelerator.device) else torch.float32

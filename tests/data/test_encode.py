@@ -84,7 +84,7 @@ def test_a_sample_holds_what_the_networks_make_of_its_window(
 def test_numbers_are_stored_as_asked(tmp_path: Path, encode: Encode, source: Path) -> None:
     encode(source / "square", tmp_path / "cache")
     for sample in footage.contents(tmp_path / "cache").values():
-        for name in ("latents", "condition", "image_tokens", "text", "speech"):
+        for name in ("latents", "image_tokens", "text", "speech"):
             assert sample[name].dtype == torch.bfloat16
 
 

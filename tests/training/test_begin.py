@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY, tiny_inputs, tiny_transformer
-from training.test_loop import LORA, losses
+from training.test_loop import LORA as LORA_SETTINGS
+from training.test_loop import losses
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.adapters import load_merged, merge_lora
@@ -24,6 +25,7 @@ from avatarctl.training.model import make_model
 from avatarctl.training.samples import Samples
 
 Maker = Callable[..., TrainJob]
+LORA = {**LORA_SETTINGS, "export_dtype": "float32"}  # so that files hold what was trained to the last bit
 DIMS = {"dims": json.dumps(TINY.to_json()), "network": "transformer"}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from tiny import tiny_inputs
-from training.test_loop import LORA, losses, same_weights
+from training.test_loop import LORA as LORA_SETTINGS
+from training.test_loop import losses, same_weights
 
 from avatarctl.errors import UsageError
 from avatarctl.networks.adapters import merge_lora
@@ -21,6 +22,7 @@ from avatarctl.training import log, train
 from avatarctl.training.optimizer import clip_limit, learning_rate, make_optimizer, set_learning_rates, shorten_outlier
 
 Maker = Callable[..., TrainJob]
+LORA = {**LORA_SETTINGS, "export_dtype": "float32"}  # so that files hold what was trained to the last bit
 
 
 # -- Optimizers -------------------------------------------------------------------------------------------------------
