@@ -130,7 +130,7 @@ def build_state(job: TrainJob, accelerator: Accelerator, samples: Samples, check
         raise UsageError(
             "DeepSpeed: got clip_outliers, which it has no place for", "set clip_outliers=1, or launch it with FSDP2"
         )
-    if sharded and samples.has_pictures:
+    if (sharded or zero) and samples.has_pictures:
         raise UsageError(
             "sharded training: got pictures among the samples, which leave some weights out of a step",
             "encode without --pictures, leave them out with repeats, or launch it without FSDP and DeepSpeed",
