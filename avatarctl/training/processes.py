@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -55,6 +56,7 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         plugin = accelerator.state.fsdp_plugin
         if plugin.fsdp_version != 2:
             raise UsageError("FSDP: got version 1, expected version 2", "set fsdp_version: 2 in the launcher's file")
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing changes its output in place
         plugin.cpu_ram_efficient_loading = True  # the first process loads, and sends the others their shares
         plugin.mixed_precision_policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     if accelerator.num_processes > 1:
