@@ -37,6 +37,7 @@ class Stopping:
         self._said = ""
         self._at = 0.0
         self._changing = threading.Lock()
+        self._inside = False  # of a change, in the main thread: the lock may be the watching thread's
         self._over = threading.Event()
 
     @property
@@ -52,11 +53,12 @@ class Stopping:
         """
         with self._changing:
             self.raise_if_saved()
-            whole = False
+            whole, self._inside = False, True
             try:
                 yield
                 whole = True
             finally:
+                self._inside = False
                 if not whole:
                     self.save_now = None
 
@@ -78,7 +80,7 @@ class Stopping:
             raise KeyboardInterrupt
         if not self.asked:
             self.signal, self._at = number, now
-        if not self._changing.locked() or self._over.is_set():
+        if not self._inside:
             self.wait()
 
     def save(self, number: int) -> None:
