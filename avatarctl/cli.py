@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from avatarctl import __version__, console, interrupts, streams
+from avatarctl import __version__, console, interrupts, launcher, streams
 from avatarctl.commands import (
     about,
     batch,
@@ -92,7 +92,8 @@ def main() -> None:
     words = sys.argv[1:]
     console.json_lines(_progress(words) == "json")
     code = _run(words)
-    console.finished(code)
+    if not launcher.follows():
+        console.finished(code)
     console.json_lines(False)
     if code:
         sys.exit(code)

@@ -7,6 +7,7 @@ import os
 from avatarctl.errors import UsageError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+FOLLOWS = (("WORLD_SIZE", 1), ("RANK", 0))
 
 
 def launched() -> bool:
@@ -24,6 +25,20 @@ def launched() -> bool:
             "start it with torchrun or accelerate launch",
         )
     return True
+
+
+def follows() -> bool:
+    """Return whether another process leads this one: what a program that watches has to know, that one tells."""
+    return all(os.environ.get(name, "").isdigit() and int(os.environ[name]) > least for name, least in FOLLOWS)
+
+
+def refuse(command: str, why: str) -> None:
+    """Raise ``UsageError`` where a launcher started several processes for a command that is no work of several."""
+    if launched():
+        raise UsageError(
+            f"{command}: got {size()} processes of a launcher, expected one: {why}",
+            f"run {command} without torchrun or accelerate launch",
+        )
 
 
 def size() -> int:

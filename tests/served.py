@@ -64,9 +64,8 @@ class Server:
     ) -> list[Attempt]:
         """Run a command line in several processes as a launcher would; ``meanwhile`` is called with their numbers."""
         logs = [folder / f"attempt.{rank}.log" for rank in range(processes)]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), **environment}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+        place |= environment
         members = [
             {"log": str(log), "environment": {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}}
             for rank, log in enumerate(logs)
@@ -111,6 +110,12 @@ class Attempt:
             line for line in self.log.splitlines() if line.startswith('{"event": "progress"') and line.endswith("}")
         ]
         return [json.loads(row)["window_steps"] for row in rows]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def kill_after(seconds: float) -> Callable[[int], None]:

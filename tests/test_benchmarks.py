@@ -123,3 +123,12 @@ def test_the_bookkeeping_of_a_render_is_measured_at_every_length(tmp_path: Path)
     assert [row["windows"] for row in rows] == [23 + 5, 469 + 5]  # those that were there, and five turns
     assert rows[1]["index_mb"] > 10 * rows[0]["index_mb"]
     assert all(row["window_ms"] >= row["processor_ms"] > 0 for row in rows)
+
+
+@pytest.mark.long
+def test_several_real_processes_are_killed_and_resumed_to_the_byte(tmp_path: Path) -> None:
+    from benchmarks import team_kills
+
+    team_kills.furnish(tmp_path, seconds=3)
+    found = team_kills.measure(tmp_path, processes=2, kills=2, seed=1, launcher_too=False)
+    assert len(found["kills"]) >= 2 and found["renders"] >= 1 and found["several"] > 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console
+from avatarctl import console, launcher
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.generate import generate
@@ -108,6 +108,7 @@ def batch(
     Example: avatarctl batch voices/ --image me.jpg --output videos/ --preset portrait
     """
     console.quiet(quiet)
+    launcher.refuse("avatarctl batch", "it starts a worker for each GPU by itself (--jobs)")
     rules = {"retry": retry, "fail_fast": fail_fast, "redo": redo}
     asked = batch_of(source, output, image, name, preset, flags, jobs, on, watch, rules)
     if dry_run:
