@@ -36,9 +36,10 @@ LAYERS = {
     "checks": 4,
     "fetching": 4,
     "batch": 5,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 8,
+    "serve": 6,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 
