@@ -136,7 +136,7 @@ class Reports:
         """Pass on that ``done`` of ``total`` window steps are done, and the stage; ``total`` 0: a stage began."""
         now = time.monotonic()
         begins = not total and "fraction" not in facts
-        if begins or (total and (now - self._last >= REPORT_EVERY_S or done == total)):
+        if begins or now - self._last >= REPORT_EVERY_S or (total and done == total):
             self._last = self._last if begins else now
             content = {"done": done, "total": total, "stage": str(facts.get("stage", ""))}
             content |= {name: facts[name] for name in ("left_s", "video_s") if name in facts}

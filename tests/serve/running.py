@@ -183,7 +183,7 @@ def events(text: str) -> list[tuple[str, str, Any]]:
     return found
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 180) -> Any:
     """Wait until something is true; return it."""
     deadline = time.monotonic() + seconds
     while not (found := what()):

@@ -114,9 +114,10 @@ def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> Non
 
 
 def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Running) -> None:
-    name = server.create(model="puppet", segment_latent_frames="5", checkpoint_every="0", steps="8")["id"]
+    fields = {"segment_latent_frames": "4", "checkpoint_every": "0", "steps": "6", "window": "9", "overlap": "2"}
+    name = server.create(model="puppet", **fields)["id"]
     mine = row(page, name)
-    mine.get_by_role("button", name="Watch what is finished").click(timeout=90_000)
+    mine.get_by_role("button", name="Watch what is finished").click(timeout=150_000)
     until(page, "document.querySelector('video')?.currentTime > 0.2")
     assert server.get(name)["status"] == "in_progress"
     until(page, "document.querySelector('video').currentTime > 4")

@@ -45,7 +45,7 @@ def test_the_openai_sdk_makes_a_video(desk: Running, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_no_request_of_schemathesis_is_a_bug(desk: Running) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis isn't installed")
-    import httpx2
+    import requests
     from hypothesis import HealthCheck, given, settings
 
     schema = schemathesis.openapi.from_dict(desk.client.get("/openapi.json").json())
@@ -63,19 +63,14 @@ def test_no_request_of_schemathesis_is_a_bug(desk: Running) -> None:
         )
         def ask(case: object) -> None:
             nonlocal count
-            words = case.as_transport_kwargs(base_url=desk.address)  # type: ignore[attr-defined]
-            words.pop("cookies", None)
             try:
-                answer = desk.client.request(**{k: v for k, v in words.items() if k in KNOWN and v is not None})
-            except (httpx2.InvalidURL, httpx2.LocalProtocolError, UnicodeError, TypeError, ValueError):
+                answer = case.call(base_url=desk.address, timeout=60)  # type: ignore[attr-defined]
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError, ValueError):
                 return  # what no client can send
             count += 1
             seen.add(answer.status_code)
-            assert answer.status_code < 500 or answer.status_code in (501, 503, 507), (words, answer.text)
+            assert answer.status_code < 500 or answer.status_code in (501, 503, 507), (case, answer.text)
 
         ask()
     assert count > 500 and 200 in seen and 400 in seen and 404 in seen
     assert "Traceback" not in desk.log.read_text()
-
-
-KNOWN = ("method", "url", "headers", "params", "json", "data", "content", "files")
