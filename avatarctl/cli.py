@@ -27,6 +27,7 @@ from avatarctl.commands import (
     presets,
     puppet,
     renders,
+    serve,
     train,
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
@@ -66,6 +67,7 @@ def root(
 app.command(rich_help_panel=VIDEOS)(generate.generate)
 app.command(rich_help_panel=VIDEOS)(batch.batch)
 app.command(rich_help_panel=VIDEOS)(demo.demo)
+app.command(rich_help_panel=VIDEOS)(serve.serve)
 app.command(rich_help_panel=CARE)(generate.resume)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)

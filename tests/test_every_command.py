@@ -171,6 +171,12 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("puppet pack --weights nowhere -o packed", 5, "nowhere: got no such folder", ""),
     ("puppet pack --weights weights -o packed --report novels", 4, "novels: got no report.md", "puppet evaluate"),
     ("puppet evaluate -o report --minutes 1", 2, "--minutes: got 1", "first minute"),
+    # the queue
+    ("serve --preset puppet --host 0.0.0.0", 2, "--host: got 0.0.0.0, which others can reach, without a token", "--token-file"),
+    ("serve --preset pupet", 2, "preset 'pupet': not found", "did you mean puppet?"),
+    ("serve --preset puppet --folder face.png", 2, "face.png: got a file, expected a folder", "--folder"),
+    ("serve --preset puppet --token short", 2, "--token: got 5 characters", "openssl"),
+    ("serve --preset puppet --token-file nowhere", 4, "nowhere: got a file that can't be read", "--token-file"),
     # batch
     ("batch nowhere -i face.png -o out", 4, "nowhere", ""),
     ("batch empty -i face.png -o out", 4, "empty", ""),
@@ -223,4 +229,5 @@ def test_the_table_is_as_long_as_it_says() -> None:
         "demo",
         "puppet",
         "batch",
+        "serve",
     }

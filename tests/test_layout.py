@@ -17,6 +17,7 @@ OPENERS = (
     "avatarctl.networks.lora_formats",
     "avatarctl.render.folder",
     "avatarctl.data.shards",
+    "avatarctl.data.compact",
     "avatarctl.training.checkpoints",
     "avatarctl.faces.graph",
     "avatarctl.faces.identity",
@@ -36,9 +37,10 @@ LAYERS = {
     "checks": 4,
     "fetching": 4,
     "batch": 5,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 8,
+    "serve": 6,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 

@@ -18,7 +18,7 @@ from avatarctl.settings.names import keys_of
 from avatarctl.settings.render import AllSettings
 
 FIELDS = AllSettings.model_fields
-SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "puppet", "quality", "square")
+SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "puppet", "quality", "released", "square")
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +185,7 @@ def test_show_tells_value_source_and_meaning(monkeypatch: pytest.MonkeyPatch) ->
     shown = command("show", "draft")["settings"]
     assert set(shown) == set(keys_of(FIELDS))
     assert shown["fps"]["value"] == "30000/1001" and shown["fps"]["source"] == "AVATARCTL_FPS"
-    assert shown["steps"]["value"] == 20 and "draft.yaml, line" in shown["steps"]["source"]
+    assert shown["steps"]["value"] == 16 and "draft.yaml, line" in shown["steps"]["source"]
     assert shown["seed"]["source"] == "default" and shown["seed"]["does"]
 
 

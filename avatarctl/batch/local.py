@@ -149,13 +149,13 @@ def _ending(code: int, log: Path) -> str:
 # -- Workers --------------------------------------------------------------------------------------------------------
 
 
-def hire(place: Place, logs: Path, answers: SimpleQueue[Any]) -> subprocess.Popen[str]:
-    """Start a worker; a thread passes on what it says, and None when it ends."""
+def hire(place: Place, logs: Path, answers: SimpleQueue[Any], words: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a worker; a thread passes on what it says, and None when it ends. ``words``: its command line."""
     root = str(Path(__file__).parents[3])
     search = os.pathsep.join(part for part in (os.environ.get("PYTHONPATH"), root) if part)
     with log_of(logs, place).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "avatarctl.batch.worker"],
+            [sys.executable, "-P", "-m", "avatarctl.batch.worker", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -41,11 +42,20 @@ class Outcome:
     notes: Sequence[str] = ()
 
 
-def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> Outcome:
-    """Render an item from wherever it stands, unless it is finished; an error becomes an outcome."""
+def make_video(
+    item: Item,
+    redo: bool,
+    loaded: LoadedNetworks,
+    show: Progress,
+    before_tidy: Callable[[Path], None] = lambda _: None,
+) -> Outcome:
+    """Render an item from wherever it stands, unless it is finished; an error becomes an outcome.
+
+    ``before_tidy`` is called with the render folder of a finished item before that folder is removed.
+    """
     began = time.monotonic()
     try:
-        steps, video_s, notes = _make(item, redo, loaded, show)
+        steps, video_s, notes = _make(item, redo, loaded, show, before_tidy)
     except Interrupted as error:
         return Outcome("stopped", message=error.message, hint=error.hint, exit_code=error.exit_code)
     except AvatarError as error:
@@ -56,7 +66,9 @@ def make_video(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -
     return Outcome("done", round(time.monotonic() - began, 3), steps, round(video_s, 3), notes=notes)
 
 
-def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tuple[int, float, Sequence[str]]:
+def _make(
+    item: Item, redo: bool, loaded: LoadedNetworks, show: Progress, before_tidy: Callable[[Path], None]
+) -> tuple[int, float, Sequence[str]]:
     job = item.job
     lock = lock_path(item)
     for folder in (lock.parent, job.output.parent):
@@ -66,6 +78,7 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
         with FileLock(lock, timeout=PATIENCE_S):
             stands = item_state(item, checked_of(item))
             if stands.state == "finished":
+                before_tidy(job.folder)
                 tidy(item)
                 return 0, 0.0, ()
             if stands.state == "changed" and not redo:
@@ -77,6 +90,7 @@ def _make(item: Item, redo: bool, loaded: LoadedNetworks, show: Progress) -> tup
             rendered = journey(job.model_copy(update={"keep": True}), force, show, loaded)
             assert rendered is not None, "a worker is no follower of a launcher"
             write_record(item, rendered)
+            before_tidy(job.folder)
             tidy(item)
             return rendered.window_steps, rendered.video_s, rendered.notes
     except Timeout as error:

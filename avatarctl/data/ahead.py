@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
-WAIT_S = 0.2
 
 
 def ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
@@ -17,45 +16,22 @@ def ahead(items: Iterator[Item], count: int) -> Generator[Item, None, None]:
 
     Closing it ends the thread, and the iterator with it.
     """
-    waiting: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(count)
-    ended = threading.Event()
-
-    def put(kind: str, item: Item | BaseException | None) -> bool:
-        while not ended.is_set():
-            try:
-                waiting.put((kind, item), timeout=WAIT_S)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="decoding") as thread:
+        waiting: deque[Future[list[Item]]] = deque(thread.submit(_next, items) for _ in range(count))
         try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # noqa: BLE001 (it is raised where the items are taken)
-            put("error", error)
+            while found := waiting.popleft().result():
+                waiting.append(thread.submit(_next, items))
+                yield found[0]
         finally:
+            for each in waiting:
+                each.cancel()
             if isinstance(items, Generator):
-                items.close()
+                thread.submit(items.close).result()  # where it runs: a generator can't be closed from beside
 
-    thread = threading.Thread(target=run, name="decoding", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, item = waiting.get()
-            if kind == "item":
-                yield item  # type: ignore[misc]
-                continue
-            if kind == "error":
-                assert isinstance(item, BaseException)
-                raise item
-            return
-    finally:
-        ended.set()
-        thread.join()
+
+def _next(items: Iterator[Item]) -> list[Item]:
+    """Return the next item, or nothing at the end."""
+    return list(islice(items, 1))
 
 
 def batched(items: Iterator[Item], count: int) -> Iterator[list[Item]]:

@@ -279,7 +279,7 @@ class Work:
             shown = read_image(clip.pictures)
             film = Film(clip.pictures, shown.width, shown.height, None, (clip.pictures,))
             size = nearest_size(film, self.settings.sizes)
-            rate = Fraction(1)
+            rate = Fraction(25)  # of nothing: its length in counts is one picture
             with closing(stream(film, size, rate)) as pictures:
                 window = Window(0, 1, ((next(pictures), None, None),))
         [tensors] = self.encoders.pictures([np.stack([row[0] for row in window.rows if row[0] is not None])])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,9 +58,22 @@ class Work(Generic[Item, Result]):
                 item = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            try:
+            with _HandedOver(self._done, item):
                 self._done.put((item, self._do(item, self.stopped), None))
-            except Stopped:
-                return
-            except BaseException as error:  # noqa: BLE001 (it is raised where results are taken)
-                self._done.put((item, None, error))
+
+
+class _HandedOver:
+    """Hand over whatever a piece of work raises to where results are taken."""
+
+    def __init__(self, done: queue.SimpleQueue[Any], item: Any) -> None:
+        self._done, self._item = done, item
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None and not isinstance(error, Stopped):
+            self._done.put((self._item, None, error))
+        return error is not None

@@ -40,9 +40,7 @@ def join(
     inputs, result = [*source], ["-map", "0:v:0"]
     if sound is not None:
         inputs += sound.source()
-        bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.channels_out, 2)}k"
-        rate = () if video.sound.startswith("pcm") else ("-b:a", bit_rate)
-        result += ["-map", "1:a:0", "-af", sound.filter(), "-c:a", video.sound, *rate]
+        result += ["-map", "1:a:0", *encoding(sound, video)]
     for number, track in enumerate(subtitles):
         inputs += ["-protocol_whitelist", "file", "-f", FORMATS[track.kind], "-i", f"file:{track.path.absolute()}"]
         result += ["-map", f"{number + (1 if sound is None else 2)}:s:0"]
@@ -56,3 +54,19 @@ def join(
     check(process.returncode, log)
     if video.suffix == ".mov" and subtitles:
         write_languages(target, 1 if sound is None else 2, [track.language for track in subtitles])
+
+
+def encoding(sound: Sound, video: VideoFormat) -> list[str]:
+    """Return ffmpeg's options that cut and encode the sound of a video."""
+    bit_rate = f"{AUDIO_KBIT_S_PER_CHANNEL * max(sound.channels_out, 2)}k"
+    rate = () if video.sound.startswith("pcm") else ("-b:a", bit_rate)
+    return ["-af", sound.filter(), "-c:a", video.sound, *rate]
+
+
+def write_sound(sound: Sound, target: Path, video: VideoFormat) -> None:
+    """Write the sound of a video alone, encoded as in the video, as MP4."""
+    process = start(
+        [*sound.source(), *encoding(sound, video), *BITEXACT, "-f", "mp4", "-y", f"file:{target.absolute()}"]
+    )
+    _, log = process.communicate()
+    check(process.returncode, log)

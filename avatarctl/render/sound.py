@@ -25,6 +25,7 @@ from avatarctl.render.guard import guarded
 from avatarctl.render.inputs import Checked, exact, plan_of
 from avatarctl.render.ours import COMPUTED
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
+from avatarctl.settings.render import RenderSettings
 
 WAVEFORM, TRACK, FACTS = "audio.f32", "track.f32", "track.json"
 # Of as many channels where a file doesn't name its layout.
@@ -85,10 +86,24 @@ def decode_audio(
     plan = plan_of(settings, (folder.path / WAVEFORM).stat().st_size // 4)
     if not settings.with_audio:
         return None, plan
-    facts = json.loads(folder.read(FACTS) or b"{}")
-    track = from_json(folder.path / TRACK, facts["track"])
+    return _sound(folder.path, json.loads(folder.read(FACTS) or b"{}"), plan), plan
+
+
+def sound_of(path: Path, settings: RenderSettings) -> tuple[Sound | None, Plan] | None:
+    """Return the sound and the plan of the render in a folder that another process holds; None before it is decoded."""
+    try:
+        plan = plan_of(settings, (path / WAVEFORM).stat().st_size // 4)
+        if not settings.with_audio:
+            return None, plan
+        return _sound(path, json.loads((path / FACTS).read_text(encoding="utf-8")), plan), plan
+    except FileNotFoundError:
+        return None
+
+
+def _sound(path: Path, facts: dict[str, Any], plan: Plan) -> Sound:
+    track = from_json(path / TRACK, facts["track"])
     length = round(plan.video_frames / plan.fps * track.rate_hz)
-    sound = Sound(
+    return Sound(
         track.path,
         track.rate_hz,
         track.channels,
@@ -99,7 +114,6 @@ def decode_audio(
         facts["gain_db"],
         facts["mix"],
     )
-    return sound, plan
 
 
 def start_of(checked: Checked, folder: RenderFolder) -> Fraction:

@@ -110,6 +110,12 @@ def steps_done(path: Path, settings: RenderSettings, files: Mapping[str, Entry])
     return 0
 
 
+def steps_in(path: Path) -> int:
+    """Return the window steps that are saved in a render folder; 0 where there is no render."""
+    manifest = unsealed(path / MANIFEST)
+    return 0 if manifest is None else steps_done(path, job_of(manifest).render, read_index(path).files)
+
+
 def sizes_of(path: Path) -> dict[str, int]:
     """Return the bytes on disk of the parts of a folder: each subfolder of ours, the rest, and all."""
     found = dict.fromkeys((*OWN_FOLDERS, "rest"), 0)

@@ -1,16 +1,17 @@
 """The sampler: run one window step at a time and yield final latents stride by stride.
 
-The state of a render between two window steps is one tensor per window in flight, as its latest step left it: of all windows
-that cover a latent frame, the last one holds the frame's value of a step, and no neighbour is ever further than a window's
-next step needs (see ``wavefront``). So a window's input is read from the last window that covers each frame, and its left
-edge is blended with what the window before it holds after the same step.
+The state of a render between two window steps is one tensor per window in flight, as its latest step left it (with solver ab2
+also the velocity of that step, which is read and blended just as the latents are): of all windows that cover a latent frame,
+the last one holds the frame's value of a step, and no neighbour is ever further than a window's next step needs (see
+``wavefront``). So a window's input is read from the last window that covers each frame, and its left edge is blended with
+what the window before it holds after the same step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -36,29 +37,39 @@ class Schedule:
         """The number of denoising steps."""
         return len(self.timesteps)
 
-    def step(self, latents: Tensor, velocity: Tensor, i: int) -> Tensor:
-        """Take Euler step ``i`` in float32: what diffusers' ``FlowMatchEulerDiscreteScheduler.step`` gives, without state."""
+    def step(self, latents: Tensor, velocity: Tensor, i: int, before: Tensor | None = None) -> Tensor:
+        """Take step ``i`` in float32, by Euler's rule, or with the velocity ``before`` by that of Adams and Bashforth.
+
+        Euler: what diffusers' ``FlowMatchEulerDiscreteScheduler.step`` gives, without state. Adams-Bashforth of second
+        order with steps of any length: the line through both velocities is followed, ``v + c (v - before)`` with ``c`` half
+        of the step over the step before it, at most 1.
+        """
         change = (self.sigmas[i + 1] - self.sigmas[i]).to(latents.device)
-        return latents.float() + change * velocity.float()
+        velocity = velocity.float()
+        if before is not None:
+            ahead = (change / (2 * (self.sigmas[i] - self.sigmas[i - 1]).to(latents.device))).clamp(max=1)
+            velocity = velocity + ahead * (velocity - before)
+        return latents.float() + change * velocity
 
 
 def schedule(steps: int, shift: float = 5.0, kind: str = "released") -> Schedule:
     """Return the noise levels of diffusers' flow-matching Euler scheduler.
 
     ``released`` shifts the low end twice, as the published code does (last sigma 0.0244 at 50 steps, shift 5); ``textbook``
-    shifts a linear schedule once (0.005).
+    shifts a linear schedule once (0.005); ``uniform`` shifts steps of equal length, the last one down to 0.
     """
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     if kind == "released":
         scheduler.set_timesteps(steps)
     else:
-        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 1000, steps))
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 1000 if kind == "textbook" else 1 / steps, steps))
     return Schedule(scheduler.sigmas.clone(), scheduler.timesteps.clone())
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``guidance_residual`` if guidance is reused.
+    """A window after ``done`` steps: ``latents`` (1, C, T, H, W) in float32; ``guidance_residual`` if guidance is reused;
+    ``velocity`` of the latest step, blended as the latents are, if the solver needs it.
 
     It never changes, its tensors neither: a checkpoint may be written of it while the next steps run.
     """
@@ -66,6 +77,7 @@ class InFlight:
     done: int
     latents: Tensor
     guidance_residual: Tensor | None = None
+    velocity: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that are there, by name: what is saved, and passed on to other processes."""
@@ -89,6 +101,9 @@ class WindowRequest(NamedTuple):
     latents: Tensor
     guidance_residual: Tensor | None
 
+
+# euler: along the velocity. ab2: Adams-Bashforth of second order, along its line through this step's and the one before.
+Solver = Literal["euler", "ab2"]
 
 # Predicts the guided velocity of windows that don't depend on each other, and what each of them keeps from now on.
 Predict = Callable[[Sequence[WindowRequest]], list[tuple[Tensor, Tensor | None]]]
@@ -116,8 +131,9 @@ class Sampler:
         windows: dict[int, InFlight] | None = None,
         first: int = 0,
         batch: int = 1,
+        solver: Solver = "euler",
     ) -> None:
-        self.batch = batch
+        self.batch, self.solver = batch, solver
         self.plan, self.levels, self.noise, self.predict, self.blend = plan, levels, noise, predict, blend
         self.windows = dict(windows or {})
         done = {index: window.done for index, window in self.windows.items()}
@@ -148,7 +164,11 @@ class Sampler:
 
     def _stepped(self, asked: WindowRequest, velocity: Tensor, guidance_residual: Tensor | None) -> InFlight:
         """Step along the velocity, then blend the left edge with what the window to the left holds after the same step."""
-        tensors = {"latents": self.levels.step(asked.latents, velocity, asked.step)}
+        keeps = self.solver == "ab2"
+        before = self._covering(asked.window, "velocity") if keeps and asked.step else None
+        tensors = {"latents": self.levels.step(asked.latents, velocity, asked.step, before)}
+        if keeps:
+            tensors["velocity"] = velocity.float()
         # In the first step the later window overwrites: blending two noises would take variance away.
         if asked.step:
             tensors = {name: self._blended(asked.window, name, tensor) for name, tensor in tensors.items()}

@@ -229,8 +229,8 @@ def make_sampler(
 
     state = (plan, levels, noise, predictor, settings.blend, windows, first)
     if team is not None and team.size > 1:
-        return TeamSampler(team, *state, batch=batch), predictor
-    return Sampler(*state, batch=batch), predictor
+        return TeamSampler(team, *state, batch=batch, solver=settings.solver), predictor
+    return Sampler(*state, batch=batch, solver=settings.solver), predictor
 
 
 def sample_stream(

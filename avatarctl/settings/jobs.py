@@ -38,10 +38,15 @@ def render_job(
             "--image: got no picture, and the preset names none" if preset else "--image: got no picture",
             "name one: --image PICTURE; or try --preset puppet, which has its own",
         )
+    return job_of(made, made.image, audio, output or named_after(as_spelled(audio), made.codec), preset, **files)
+
+
+def job_of(made: AllSettings, image: Path, audio: Path, output: Path, preset: str | None, **files: Any) -> RenderJob:
+    """Return the job of settings that were checked, with its inputs and where it goes."""
     return RenderJob(
-        image=as_spelled(made.image),
+        image=as_spelled(image),
         audio=as_spelled(audio),
-        output=output or named_after(as_spelled(audio), made.codec),
+        output=output,
         render=made.part(RenderSettings),
         placement=made.part(PlacementSettings),
         weights=made.weights,

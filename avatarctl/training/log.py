@@ -26,7 +26,7 @@ def missing() -> list[str]:
 def open_tracker(kind: str, run: Path, first: int) -> Any:
     """Return accelerate's tracker of a kind for a run, or None for none; raises ``UsageError`` for one that isn't installed.
 
-    A run that is resumed goes on in the tracker where that can be told: TensorBoard drops what lies beyond ``first``.
+    A run that is resumed continues in the tracker where that can be told: TensorBoard drops what lies beyond ``first``.
     """
     if kind == "none" or (kind == "auto" and "tensorboard" in missing()):
         return None

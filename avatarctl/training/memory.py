@@ -163,10 +163,13 @@ def ways_to_save(
         changes.append(("--set optimizer=adamw8bit", {"optimizer": "adamw8bit"}))
     if settings.is_lora and not trains_full & {"attention", "feed_forward"}:
         changes.append(("--set base_dtype=float8", {"base_dtype": "float8"}))
-    if settings.is_lora and not settings.compile and settings.block_swap < dims.layers:
-        swap = {"block_swap": dims.layers, "gradient_checkpointing": True}
-        checkpointed = "" if settings.gradient_checkpointing else " --set gradient_checkpointing=true"
-        changes.append((f"--set block_swap={dims.layers}{checkpointed}", swap))
+    if (
+        settings.is_lora
+        and settings.gradient_checkpointing
+        and not settings.compile
+        and settings.block_swap < dims.layers
+    ):
+        changes.append((f"--set block_swap={dims.layers}", {"block_swap": dims.layers}))
     if not begun and settings.is_lora:
         changes.append((f"--rank {max(settings.rank // 4, 1)}", {"rank": max(settings.rank // 4, 1)}))
         if "audio" in trains_full:

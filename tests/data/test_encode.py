@@ -111,7 +111,7 @@ def test_nothing_to_do_loads_no_network(
     loads: list[str] = []
     original = checkpoints.load_network
     monkeypatch.setattr(checkpoints, "load_network", lambda *args: loads.append("one") or original(*args))
-    settings = EncodeSettings(sizes=((64, 64), (96, 64)), window=3)
+    settings = EncodeSettings(sizes=((64, 64), (96, 64)), window=3, starts="fixed")
     job = EncodeJob(source=source, cache=tmp_path / "cache", settings=settings, weights=weights, device="cpu")
     with showing("none") as silent:
         assert encode_here(job, silent).known == 3

@@ -29,15 +29,15 @@ def in_flight(first: int, count: int, residual: bool = False) -> Frontier:
     windows = {}
     for index in range(first, first + count):
         latents = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(index))
-        windows[index] = InFlight(1 + index - first, latents, -latents if residual else None)
+        windows[index] = InFlight(1 + index - first, latents, *((-latents, 2 * latents) if residual else ()))
     return Frontier(windows, first)
 
 
 def equal(one: Frontier, other: Frontier) -> bool:
     def same(left: InFlight, right: InFlight) -> bool:
-        residuals = (left.guidance_residual, right.guidance_residual)
-        alike = residuals == (None, None) or (None not in residuals and torch.equal(*residuals))  # type: ignore[arg-type]
-        return left.done == right.done and torch.equal(left.latents, right.latents) and alike
+        ours, theirs = left.tensors(), right.tensors()
+        alike = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        return left.done == right.done and alike
 
     return (
         one.first == other.first

@@ -22,7 +22,7 @@ from avatarctl.render.index import read_index
 NewCase = Callable[..., Case]
 # Each with what a window in flight holds of its guidance; windows that reach into one or two others.
 PRESETS = {
-    "half": "window: 4\noverlap: 2\nsteps: 6\nguidance_reuse: 2\n",
+    "half": "window: 4\noverlap: 2\nsteps: 6\nguidance_reuse: 2\nsolver: ab2\n",
     "more": "window: 4\noverlap: 3\nsteps: 5\nguidance_reuse: 2\n",
     "batch": "window: 4\noverlap: 2\nsteps: 6\nwindow_batch: 2\n",
     "steps": "window: 4\noverlap: 2\norder: steps\n",

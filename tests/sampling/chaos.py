@@ -90,20 +90,31 @@ def spans(plan: Plan) -> list[tuple[int, int, int]]:
     return laid
 
 
-def step_by_step(plan: Plan, steps: int, blend: str = "linear") -> Tensor:
+def blended(new: Tensor, left: Tensor, overlap: int, blend: str) -> Tensor:
+    """Blend the left edge of a window with what the window before it made of the same frames."""
+    share = edge_weights(overlap, blend).view(1, 1, -1, 1, 1)
+    return torch.cat([new[:, :, :overlap] * share + left * (1 - share), new[:, :, overlap:]], dim=2)
+
+
+def step_by_step(plan: Plan, steps: int, blend: str = "linear", solver: str = "euler") -> Tensor:
     """Sample as published: for each step all windows from left to right, on one tensor of the whole video."""
     levels = schedule(steps)
-    latents, guidance_residual = noise_of(plan), {}
+    latents, velocities, guidance_residual = noise_of(plan), torch.full_like(noise_of(plan), torch.nan), {}
     for i in range(steps):
-        after = torch.full_like(latents, torch.nan)
+        after, velocities_after = torch.full_like(latents, torch.nan), torch.full_like(latents, torch.nan)
+        step = levels.sigmas[i + 1] - levels.sigmas[i]
         for index, (start, stop, overlap) in enumerate(spans(plan)):
             before = latents[:, :, start:stop].clone()
             velocity, guidance_residual[index] = predict_one(plan.get(index), i, before, guidance_residual.get(index))
-            new = before + (levels.sigmas[i + 1] - levels.sigmas[i]) * velocity
+            along = velocity
+            if solver == "ab2" and i:
+                ahead = torch.clamp(step / (2 * (levels.sigmas[i] - levels.sigmas[i - 1])), max=1)
+                along = velocity + ahead * (velocity - velocities[:, :, start:stop])
+            new = before + step * along
             if i and index:
-                share = edge_weights(overlap, blend).view(1, 1, -1, 1, 1)
-                left = after[:, :, start : start + overlap]
-                new[:, :, :overlap] = new[:, :, :overlap] * share + left * (1 - share)
+                new = blended(new, after[:, :, start : start + overlap], overlap, blend)
+                velocity = blended(velocity, velocities_after[:, :, start : start + overlap], overlap, blend)
+            velocities_after[:, :, start:stop] = velocity
             after[:, :, start:stop] = new
-        latents = after
+        latents, velocities = after, velocities_after
     return latents

@@ -139,6 +139,24 @@ Guidance = Annotated[
         rich_help_panel=LOOK + RARE,
     ),
 ]
+Solver = Annotated[
+    Literal["euler", "ab2"] | None,
+    typer.Option(
+        "--solver",
+        help="How a step is taken: euler as published; ab2 needs fewer steps for the same.",
+        show_default="euler",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
+Schedule = Annotated[
+    Literal["released", "textbook", "uniform"] | None,
+    typer.Option(
+        "--schedule",
+        help="Noise levels of the steps; uniform is for weights distilled to few steps.",
+        show_default="released",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
 Shift = Annotated[
     float | None,
     typer.Option(

@@ -1,0 +1,45 @@
+"""Fixtures: a home, a server that many tests ask, and servers of their own for tests that kill them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import Running
+
+for needed in ("fastapi", "uvicorn", "python_multipart"):
+    if importlib.util.find_spec(needed) is None:
+        collect_ignore_glob = ["test_*.py"]  # the extra [serve] isn't installed
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home without weights."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def desk(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that many tests ask."""
+    running = Running(home, tmp_path_factory.mktemp("desk") / "jobs", presets=()).start()
+    yield running
+    assert running.stop() == 0
+    said = running.log.read_text()
+    assert "Traceback" not in said, said
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Servers of one test; whatever it left running is ended."""
+    made: list[Running] = []
+
+    def start(*words: str, folder: str = "jobs") -> Running:
+        made.append(Running(home, tmp_path / folder, *words).start())
+        return made[-1]
+
+    yield start
+    for each in made:
+        if each.process is not None:
+            each.kill(workers_too=True)
