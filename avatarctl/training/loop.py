@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from accelerate.utils import gather_object
 
 from avatarctl.console import note
 from avatarctl.data.shards import read_about
-from avatarctl.errors import Interrupted, QualityError
+from avatarctl.errors import Interrupted, ProcessLost, QualityError
 from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
@@ -39,6 +40,7 @@ from avatarctl.training.state import RunState, build_state, find_samples
 from avatarctl.training.stopping import Stopping, stopping
 
 GO, SAVE, STOP = 0, 1, 2
+LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|NCCL|Broken pipe")
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
 
 
@@ -103,8 +105,13 @@ def stopped_by(stop: Stopping) -> Iterator[None]:
     """Turn what follows from processes that were stopped, such as a lost connection, into the stop that it is."""
     try:
         yield
-    except RuntimeError:
+    except RuntimeError as error:
         stop.wait()
+        if LOST.search(str(error)):
+            raise ProcessLost(
+                f"another process of this run ended ({str(error).splitlines()[0][:120]})",
+                "see what it says; the same command resumes from the last checkpoint",
+            ) from error
         raise
 
 

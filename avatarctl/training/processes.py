@@ -45,6 +45,7 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = settings.batch_size
         config["gradient_clipping"] = settings.clip_norm
+        config["gradient_accumulation_steps"] = settings.accumulate
         if config.get("zero_optimization", {}).get("stage", 0) > 2:
             raise UsageError(
                 "DeepSpeed: got stage 3, expected stage 2",

@@ -89,10 +89,12 @@ def zero_states(
         return {}, {}
     counts = {name: value for name, value in flat[0].items() if not isinstance(value, Tensor) or not value.ndim}
     spread = [name for name in flat[0] if name not in counts]
+    _link(optimizer)
     found: dict[int, dict[str, Tensor]] = {}
     for place, parameter in enumerate(parameters):
         found[place] = {name: safe_get_full_optimizer_state(parameter, name).detach().cpu() for name in spread}
-        found[place] |= {name: value.detach().cpu() for name, value in counts.items() if isinstance(value, Tensor)}
+        # Copies: the parameters share one count, which a file can't hold.
+        found[place] |= {n: value.detach().cpu().clone() for n, value in counts.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in counts.items() if not isinstance(value, Tensor)}
     return found, plain
 
@@ -110,7 +112,13 @@ def restore_zero(optimizer: Any, parameters: Sequence[nn.Parameter], states: Map
     for part in optimizer.single_partition_of_fp32_groups:
         counts = {n: v.clone() if isinstance(v, Tensor) else v for n, v in first.items() if n not in spread}
         inner[part] = {**counts, **{name: torch.zeros_like(part) for name in spread}}
-    optimizer._lazy_init_hp_params_optimizer_state()
+    _link(optimizer)
     for place, parameter in enumerate(parameters):
         for name in spread:
             safe_set_full_optimizer_state(parameter, states[place][name].to(parameter.device), name)
+
+
+def _link(optimizer: Any) -> None:
+    """Tell every parameter where its states lie; DeepSpeed does so after the first group's step alone."""
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()
