@@ -19,6 +19,7 @@ from avatarctl.commands import (
     data,
     demo,
     doctor,
+    evaluate,
     export,
     fetch,
     generate,
@@ -69,6 +70,7 @@ app.command(rich_help_panel=VIDEOS)(batch.batch)
 app.command(rich_help_panel=VIDEOS)(demo.demo)
 app.command(rich_help_panel=VIDEOS)(serve.serve)
 app.command(rich_help_panel=CARE)(generate.resume)
+app.command(rich_help_panel=CARE)(evaluate.evaluate)
 app.add_typer(renders.app, name="renders", rich_help_panel=CARE)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(train.train)

@@ -29,9 +29,17 @@ SINGULAR = {
     "files": "file",
     "samples": "sample",
     "renders": "render",
+    "pictures": "picture",
 }
 # What is being done while they are counted, where a report doesn't say.
-STAGES = {"steps": "training", "clips": "encoding", "files": "reading", "samples": "checking", "renders": "rendering"}
+STAGES = {
+    "steps": "training",
+    "clips": "encoding",
+    "files": "reading",
+    "samples": "checking",
+    "renders": "rendering",
+    "pictures": "measuring",
+}
 EVERY_S = 10.0  # between lines where no terminal is
 
 

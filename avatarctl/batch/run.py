@@ -18,6 +18,7 @@ from avatarctl.batch.folders import LOOKERS, files, has_sound, kind_of, look_int
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import NO_PICTURE, OVERWRITES, SAME_NAME, Bad, Base, Item, items_of
 from avatarctl.batch.local import make_locally, places_for
+from avatarctl.batch.measure import measure
 from avatarctl.batch.pictures import framed, missing_faces
 from avatarctl.batch.places import check_fits, check_folder
 from avatarctl.batch.plan import BatchPlan, Planned, checked_of, plan_batch, plan_json
@@ -55,6 +56,7 @@ class Batch:
     on: str = "local"
     rules: Rules = field(default_factory=Rules)
     watch: bool = False
+    evaluate: bool = False
 
 
 def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
@@ -82,6 +84,8 @@ def run_batch(batch: Batch, show: Progress) -> dict[str, Any]:
         try:
             if plan.run or batch.watch:
                 stopped_by, workers = _make(batch, plan, tally)
+            if batch.evaluate and not stopped_by:
+                measure([each.item for each in (*plan.run, *plan.finished)], tally, show)
         finally:
             summary = tally.summary(workers)
             write_summary(output, summary)

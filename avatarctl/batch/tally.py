@@ -98,6 +98,14 @@ class Tally:
             self._say(f"{item.name}: failed: {outcome.message}")
         self._tell(item=item.name, stage=outcome.state)
 
+    def measured(self, item: Item, row: dict[str, Any] | None, why: str) -> None:
+        """Take in what was measured of a video that is there, or why nothing could be."""
+        self.rows[item.name]["evaluation"] = row
+        if row is None:
+            self.rows[item.name]["notes"] = [*self.rows[item.name]["notes"], f"not measured: {why}"]
+            self._say(f"{item.name}: not measured: {why}")
+        console.event("item", item=item.name, state="measured" if row else "not measured", why=why)
+
     def forget_failed(self, where: str) -> bool:
         """Drop the rows of a source whose video failed, since it is tried anew; tell whether there were any."""
         failed = [name for name, row in self.rows.items() if row["where"] == where and row["state"] == "failed"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Flags of `generate` that are about one video, and those that batch has in a form of its own.
-ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop"}
+ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop", "evaluate"}
 OWN = {"image", "output", "preset", "dry_run", "as_json", "quiet", "progress"}
 
 
@@ -93,6 +93,14 @@ def batch(
             "--watch", help="Also render what is put into the folder later, until Ctrl-C.", rich_help_panel=INPUT
         ),
     ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate",
+            help="Measure every video at the end, as `avatarctl evaluate` does: rows in summary.json.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -110,7 +118,7 @@ def batch(
     console.quiet(quiet)
     launcher.refuse("avatarctl batch", "it starts a worker for each GPU by itself (--jobs)")
     rules = {"retry": retry, "fail_fast": fail_fast, "redo": redo}
-    asked = batch_of(source, output, image, name, preset, flags, jobs, on, watch, rules)
+    asked = batch_of(source, output, image, name, preset, flags, jobs, on, watch, rules, evaluate)
     if dry_run:
         _dry_run(asked, as_json)
         return
@@ -125,7 +133,18 @@ def batch(
             if not console.events():
                 console.note(table_of(problem.data, told))
             raise
-    console.result("batch", summary, str(output) if quiet else table_of(summary, told), as_json)
+    text = str(output) if quiet else table_of(summary, told) + _evaluations(summary)
+    console.result("batch", summary, text, as_json)
+
+
+def _evaluations(summary: dict[str, Any]) -> str:
+    """Return the table of what was measured, behind an empty line."""
+    rows = [row["evaluation"] for row in summary["items"] if row.get("evaluation")]
+    if not rows:
+        return ""
+    from avatarctl.evaluation.table import table_of
+
+    return "\n\n" + table_of(rows)
 
 
 def batch_of(
@@ -139,6 +158,7 @@ def batch_of(
     on: str,
     watch: bool,
     rules: dict[str, Any],
+    evaluate: bool = False,
 ) -> Batch:
     """Return the batch that flags, environment and preset make together; raises ``UsageError`` with every mistake of theirs."""
     from avatarctl.batch.attempts import Rules
@@ -160,6 +180,10 @@ def batch_of(
         mistakes.append(f"--on: got '{on}', expected local, ray or ray://HOST:PORT")
     if watch and on != "local":
         mistakes.append("--watch: got it with --on ray, expected --on local")
+    if watch and evaluate:
+        mistakes.append(
+            "--evaluate: got it with --watch, expected one of them: run the batch without --watch afterwards"
+        )
     if watch and "{index" in name:
         mistakes.append(
             f"--name: got '{name}' with --watch, expected no {{index}}: new files have no place in an order"
@@ -186,6 +210,7 @@ def batch_of(
         on,
         Rules(**rules),
         watch,
+        evaluate,
     )
 
 

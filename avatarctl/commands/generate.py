@@ -11,7 +11,7 @@ import typer
 
 from avatarctl import console, ownership
 from avatarctl.commands import options as o
-from avatarctl.errors import UsageError
+from avatarctl.errors import InputFileError, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def generate(
     force: o.Force = False,
     accept_changes: o.AcceptChanges = False,
     show_crop: o.ShowCrop = None,
+    evaluate: o.Evaluate = False,
     dry_run: o.DryRun = False,
     show_settings: o.ShowSettings = False,
     as_json: o.AsJson = False,
@@ -148,7 +149,7 @@ def generate(
     elif show_crop is not None:
         write_crop(job, show_crop, force, "generate", as_json)
     else:
-        run_job(job, force, "generate", as_json, quiet, progress)
+        run_job(job, force, "generate", as_json, quiet, progress, evaluate)
 
 
 def resume(
@@ -293,8 +294,10 @@ def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
     return console.table(("PLAN", ""), rows)
 
 
-def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any) -> None:
-    """Render a job under a progress display, and write what came out."""
+def run_job(
+    job: RenderJob, force: bool, command: str, as_json: bool, quiet: bool, kind: Any, evaluate: bool = False
+) -> None:
+    """Render a job under a progress display, and write what came out; ``evaluate``: with what is measured of it."""
     from avatarctl.render import render
     from avatarctl.render.crop import framing_json
 
@@ -316,4 +319,23 @@ def run_job(job: RenderJob, force: bool, command: str, as_json: bool, quiet: boo
     }
     if done.wall_s:  # else nothing was left to do
         console.note(f"{done.output}: {console.clock(done.video_s)} of video in {console.clock(wall_s)}")
+    if evaluate:
+        data["evaluation"] = _evaluation(job, done, quiet, kind)
     console.result(command, data, str(done.output), as_json)
+
+
+def _evaluation(job: RenderJob, done: Rendered, quiet: bool, kind: Any) -> dict[str, Any] | None:
+    """Return the row of a video that was made, and show it; what can't be measured costs no video."""
+    from avatarctl.evaluation.renders import evaluate_render
+    from avatarctl.evaluation.table import table_of
+
+    try:
+        with showing("none" if quiet and kind == "auto" else kind, "pictures") as show:
+            row = evaluate_render(job, done.pictures, done.framing, show)
+    except InputFileError as problem:
+        console.note(f"warning: not measured: {problem.message}")
+        return None
+    for note in row["notes"]:
+        console.note(note)
+    console.note(table_of([row]))
+    return row

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avatarctl.audio.track import SAMPLE_RATE_HZ
+from avatarctl.errors import InputFileError
+from avatarctl.paths import derived
+from avatarctl.render.folder import RenderFolder
+from avatarctl.render.inputs import job_of, plan_of
 from avatarctl.sampling.windows import Plan, pictures_of
+from avatarctl.settings.render import RenderSettings
 
 
 @dataclass(frozen=True)
@@ -50,3 +58,26 @@ def border_jumps(frames_THWC: NDArray[np.uint8], plan: Plan, mask_HW: NDArray[np
     at = np.zeros(len(steps), bool)
     at[np.array(borders) - 1] = True
     return Borders(float(steps[at].mean()), float(np.median(steps[~at])), len(borders))
+
+
+def borders_every(window_s: float, fps: Fraction, pictures: int) -> list[int]:
+    """Return the pictures at which windows join that begin every so many seconds; none for a step of less than a picture."""
+    step = window_s * float(fps)
+    return [round(number * step) for number in range(1, int(pictures / step) + 1)] if step >= 1 else []
+
+
+def borders_beside(video: Path, pictures: int) -> list[int]:
+    """Return the pictures at which windows join by the render folder that was kept beside a video; none without one."""
+    folder = RenderFolder(derived(video, after=".render"))
+    if not folder.exists():
+        return []
+    try:
+        job = job_of(folder.manifest())
+    except InputFileError:
+        return []
+    return borders_of(job.render, pictures)
+
+
+def borders_of(settings: RenderSettings, pictures: int) -> list[int]:
+    """Return the pictures at which windows join in a video of these settings."""
+    return border_pictures(plan_of(settings, round(pictures * SAMPLE_RATE_HZ / settings.fps)))

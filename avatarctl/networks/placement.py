@@ -41,7 +41,7 @@ def decide(settings: PlacementSettings) -> Placement:
     Raises ``DeviceError`` for devices, dtypes and attention backends that aren't there, ``UsageError`` for settings that
     contradict each other.
     """
-    device = _device(settings.device)
+    device = device_named(settings.device)
     dtype = _dtype(settings.dtype, device)
     if settings.compile and settings.memory == "sequential":
         raise UsageError(
@@ -69,7 +69,8 @@ def _attention(name: str, device: torch.device) -> str | None:
     return check_attention(name, device)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return the device that is meant: auto is the first GPU, or the CPU; raises ``DeviceError`` for one that isn't there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

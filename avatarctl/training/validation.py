@@ -26,12 +26,13 @@ from avatarctl.sampling.predict import make_sampler
 from avatarctl.settings.formats import format_of
 from avatarctl.training.conditions import FOLDER, Ready, Video, load_conditions
 from avatarctl.training.held_out import as_exported
+from avatarctl.training.measured import measured
 from avatarctl.training.state import RunState
 
 RATE_HZ = 16_000
 # Measures of a finished validation video: called with (video, picture, recording), what each returns stands in the metrics.
-Measure = Callable[[Path, Path, Path], Mapping[str, float]]
-MEASURES: list[Measure] = []
+Measure = Callable[[Path, Path, Path], Mapping[str, Any]]
+MEASURES: list[Measure] = [measured]
 
 
 def lacking(state: RunState, videos: list[Video]) -> bool:
@@ -69,7 +70,7 @@ def validate(state: RunState, videos: list[Video], stopped: Callable[[], bool]) 
     return rows
 
 
-def _render(state: RunState, video: Video, stopped: Callable[[], bool]) -> dict[str, float]:
+def _render(state: RunState, video: Video, stopped: Callable[[], bool]) -> dict[str, Any]:
     """Render one video, and return what is measured of it."""
     ready = load_conditions(video, state.job.output, state.bare.dims.text_len)
     latents = _sample(state, video, ready, stopped)

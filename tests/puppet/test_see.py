@@ -7,13 +7,14 @@ from functools import cache
 import numpy as np
 import pytest
 
+from avatarctl.evaluation.colour import lab
 from avatarctl.evaluation.identity import slope_interval
 from avatarctl.puppet.world2.clips import EYE_REGIONS, MOUTH_REGION, region_mask
 from avatarctl.puppet.world2.identity import IRISES, Identity, Pose
 from avatarctl.puppet.world2.mouth import GAP, half_width
 from avatarctl.puppet.world2.portrait import SIZE, Portrait
 from avatarctl.puppet.world2.scores import Closures, blinks_of, closures_shown, onset_lag, openings
-from avatarctl.puppet.world2.see import flash, gap_area, lab, own_iris_is_nearest, saturation, see
+from avatarctl.puppet.world2.see import flash, gap_area, own_iris_is_nearest, saturation, see
 
 STILL = region_mask(SIZE, [MOUTH_REGION, *EYE_REGIONS]) == 0
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,7 +24,12 @@ from served import Server, kill_after
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.audio.source import ffmpeg
+from avatarctl.evaluation.findings import findings
+from avatarctl.evaluation.reference import of_picture
+from avatarctl.evaluation.score import score
+from avatarctl.evaluation.source import opened
 from avatarctl.evaluation.sync import sync
+from avatarctl.evaluation.watch import watch
 from avatarctl.networks.header import read_header
 from avatarctl.paths import embedded_avatar
 from avatarctl.puppet.dataset import EVALUATION_SEED
@@ -85,6 +91,23 @@ def test_demo_ends_in_a_watchable_video_whose_lips_follow(server: Server, tmp_pa
     follows = sync(opening, mouth_from_audio(voice, len(opening))[0])
     assert follows.correlation >= 0.8 and abs(follows.lag) <= 1
     assert {path.name for path in tmp_path.iterdir()} == {"first.mp4", "attempt.log"}
+    _evaluated(tmp_path / "first.mp4")
+
+
+def _evaluated(video: Path) -> None:
+    """Check what `avatarctl evaluate` finds: lips in time, shifted voices far below, nothing remarkable, moved sound."""
+    with opened(video) as source:
+        seen = watch(source)
+        row = score(source, seen, of_picture(SAMPLES / "picture.png", seen.face_height), ()).row
+        lips = row["lips"]
+        assert lips["correlation"] > 0.7 > 2 * lips["shifted_q95"] and abs(lips["lag_s"]) <= 0.02
+        assert row["face"]["share"] == 1 and row["face"]["persons"] == 1 and row["identity"]["worst"] < 0.5
+        assert findings(row) == []
+        assert source.waveform is not None
+        for late_s in (-0.2, -0.08, 0.08, 0.2):
+            late = np.roll(source.waveform, round(late_s * RATE_HZ))
+            moved = score(replace(source, waveform=late), seen, None, ()).row["lips"]
+            assert abs(moved["lag_s"] + late_s) <= 0.04
 
 
 def test_another_face_keeps_its_looks_and_follows_its_own_voice(server: Server, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_videos_from_memory_at_step_0_and_every_n_change_nothing(
         seen.append((video, image, audio))
         return {"sync": 0.5}
 
-    monkeypatch.setattr(validation, "MEASURES", [measure])
+    monkeypatch.setattr(validation, "MEASURES", [*validation.MEASURES, measure])
     watched, unwatched = job_of(place, tmp_path / "watched"), job_of(place, tmp_path / "unwatched", validate_every=0)
     train(watched), train(unwatched)
     names = [f"step-{step:08d}-{number:02d}.mp4" for step in (0, 2, 4) for number in (0, 1)]
@@ -107,6 +107,7 @@ def test_videos_from_memory_at_step_0_and_every_n_change_nothing(
     assert (found.width, found.height, found.audio_codec, found.pictures) == (64, 64, "aac", 13)
     rows = [line for line in read(watched.output) if "validation" in line]
     assert [(row["step"], row["validation"], row["sync"]) for row in rows] == [(int(n[5:13]), n, 0.5) for n in names]
+    assert all((row["face.share"], row["findings"]) == (0, ["no_face"]) for row in rows)  # random networks
     assert [path.name for path, _, _ in seen] == names
     made = [load_transformer(job.output / "transformer.safetensors").state_dict() for job in (watched, unwatched)]
     assert all((made[0][key] == made[1][key]).all() for key in made[0])

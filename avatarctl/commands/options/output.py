@@ -116,6 +116,14 @@ AcceptChanges = Annotated[
         rich_help_panel=OUTPUT + RARE,
     ),
 ]
+Evaluate = Annotated[
+    bool,
+    typer.Option(
+        "--evaluate",
+        help="Measure the video when it is done, as `avatarctl evaluate` does.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[
     bool,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avatarctl.evaluation.colour import lab
 from avatarctl.evaluation.identity import colour_distance, nearest, slope_interval
 from avatarctl.evaluation.sync import correlation, sync
 from avatarctl.puppet.world2.clips import EYE_REGIONS, HEAD_REGION, MOUTH_REGION, region_mask
@@ -14,7 +15,7 @@ from avatarctl.puppet.world2.drive import FPS, closures, drive, vowels
 from avatarctl.puppet.world2.identity import Identity, Pose
 from avatarctl.puppet.world2.portrait import draw
 from avatarctl.puppet.world2.scores import blinks_of, closures_shown, onset_lag, openings
-from avatarctl.puppet.world2.see import flash, lab, own_iris_is_nearest, saturation, see
+from avatarctl.puppet.world2.see import flash, own_iris_is_nearest, saturation, see
 from avatarctl.puppet.world2.voice import Voice
 
 FACES = 20  # that a person is told apart from

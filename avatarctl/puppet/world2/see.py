@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from avatarctl.evaluation.colour import lab
 from avatarctl.puppet.world2.clips import MOUTH_REGION, region_mask
 from avatarctl.puppet.world2.face import EYE_Y
 from avatarctl.puppet.world2.identity import IRISES, Identity, Pose
@@ -148,15 +149,3 @@ def _iris_colour(frames_THWC: NDArray[np.uint8], seen: Seen, who: Identity) -> N
         frames_THWC[i, down + seen.moved[i, 1], across + seen.moved[i, 0]].astype(np.float64).mean(0) for i in open_
     ]
     return lab(np.mean(colours, axis=0)) if colours else np.full(3, np.nan)
-
-
-def lab(rgb_3: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an sRGB colour (0 … 255) in CIE Lab (D65)."""
-    share = np.asarray(rgb_3, np.float64) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    )
-    xyz = to_xyz @ linear / np.array([0.95047, 1.0, 1.08883])
-    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])

@@ -1,0 +1,118 @@
+"""Measure speed and peak memory of `avatarctl evaluate` on videos of two lengths: memory should not grow with length.
+
+A drawn person speaks (the world that the embedded avatar knows), a minute of pictures again and again:
+
+    python benchmarks/evaluate_length.py --minutes 1 60 --json evaluate_length.json
+    python benchmarks/evaluate_length.py --minutes 60 --fps 8 --video hour.mp4   # in parts: the video is kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatarctl.audio.decode import waveform_16k
+from avatarctl.audio.source import ffmpeg
+from avatarctl.paths import embedded_avatar
+from avatarctl.puppet.mouth import mouth_from_audio
+from avatarctl.puppet.world2.identity import Identity, Pose
+from avatarctl.puppet.world2.portrait import Portrait
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE, SIDE = 16_000, 256
+# Peak resident memory of the whole process, as the kernel counts it.
+CHILD = """
+import resource, sys
+sys.argv = ["avatarctl", *sys.argv[1:]]
+from avatarctl.cli import app
+try:
+    app()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+sys.stderr.write(f"PEAK {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}")
+"""
+
+
+def write_video(path: Path, minutes: float, fps: Fraction) -> None:
+    """Write a video of a drawn person who speaks, with sound; the pictures of its first minute come again and again."""
+    once = waveform_16k(embedded_avatar() / "samples" / "voice.wav")
+    piece_s = min(minutes, 1.0) * 60
+    voice = np.tile(once, int(piece_s * RATE / len(once)) + 1)[: round(piece_s * RATE)]
+    part = path.with_name("minute.mkv")
+    sound = path.with_name("minute.f32")
+    voice.astype("<f4").tofile(sound)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{SIDE}x{SIDE}", "-r", str(fps), "-i", "pipe:0"]
+    raw += ["-f", "f32le", "-ar", str(RATE), "-ac", "1", "-i", str(sound)]
+    encode = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le", str(part)]
+    command = [ffmpeg(), "-v", "error", "-nostdin", "-y", *raw, *encode]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        for picture in _pictures(voice, round(piece_s * fps), fps):
+            process.stdin.write(picture.tobytes())
+    loop = ["-stream_loop", "-1", "-i", str(part), "-t", str(minutes * 60), "-c:v", "copy", "-c:a", "aac", str(path)]
+    subprocess.run([ffmpeg(), "-v", "error", "-nostdin", "-y", *loop], check=True)
+    part.unlink()
+    sound.unlink()
+
+
+def _pictures(voice: NDArray[np.float32], count: int, fps: Fraction) -> Iterator[NDArray[np.uint8]]:
+    portrait = Portrait.of(Identity.of(0), SIDE)
+    opening, width = mouth_from_audio(voice, count, fps)
+    for number in range(count):
+        turn = 0.01 * np.sin(number / float(fps))
+        yield portrait.picture(Pose(opening=float(opening[number]), width=float(width[number]), x=turn, yaw=turn))
+
+
+def evaluated(video: Path, folder: Path) -> dict[str, float]:
+    """Evaluate a video in a process of its own; return its pictures, its peak memory in MB and its time."""
+    command = [sys.executable, "-c", CHILD, "evaluate", str(video), "--json", "--quiet", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVATARCTL_HOME": str(folder / "home")}
+    begin = time.perf_counter()
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(run.stderr[-2000:])
+    wall_s = time.perf_counter() - begin
+    row = json.loads(run.stdout)["data"]["videos"][0]
+    return {
+        "minutes": round(row["duration_s"] / 60, 2),
+        "pictures": row["pictures"],
+        "peak_mb": round(int(run.stderr.rpartition("PEAK ")[2]) / 1024, 1),
+        "wall_s": round(wall_s, 1),
+        "pictures_per_s": round(row["pictures"] / wall_s, 1),
+        "correlation": row["lips"]["correlation"],
+        "lag_s": row["lips"]["lag_s"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0])
+    parser.add_argument("--fps", type=Fraction, default=Fraction(25))
+    parser.add_argument("--video", type=Path, help="Keep the video of the last length here; one that is there is used.")
+    parser.add_argument("--json", type=Path, help="Also write the numbers into this file.")
+    asked = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for minutes in asked.minutes:
+            video = asked.video if asked.video and minutes == asked.minutes[-1] else Path(temporary) / "long.mp4"
+            if not video.exists() or video.parent == Path(temporary):
+                write_video(video, minutes, asked.fps)
+            rows.append(evaluated(video, Path(temporary)))
+            print(rows[-1])
+    if asked.json:
+        asked.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
