@@ -116,11 +116,13 @@ class SamplingLoop:
             self._step_s = [*self._step_s[1 - SPEED_OVER :], (time.monotonic() - began) / together]
             self._save(finals)
             due = self._checkpoints.due()
-            # A signal that any process has got stops all of them, with the state of the same round.
-            self._stop.signal = self._team.agree(self._stop.signal)
-            if self._stop.asked or due:
-                self._checkpoint(now=self._stop.asked)
-            if self._stop.asked:
+            # A signal that any process has got stops all of them, with the state of the same round; one that comes after
+            # this line is for the next round.
+            asked = self._team.agree(self._stop.signal)
+            if asked or due:
+                self._checkpoint(now=asked != 0)
+            if asked:
+                self._stop.signal = asked
                 self._interrupt()
             if finals:
                 self._write_segments(finals[-1].window)

@@ -14,6 +14,8 @@ import pytest
 from served import Attempt, Server
 from workshop import Case, seeded, straight
 
+from avatarctl.durable import read_json
+
 NewCase = Callable[..., Case]
 STEPS = ("--steps", "6")
 SIGKILLED, LOST = -signal.SIGKILL, 8
@@ -44,7 +46,7 @@ def test_killed_processes_cost_no_saved_work_and_no_bit(
         while not case.output.exists():
             size = chance.choice([processes, processes, max(processes // 2, 1)])
             saved = case.checkpoint()
-            ended = attempt_of(case, size, chance.randrange(size), chance.uniform(0.05, whole_s))
+            ended = attempt_of(case, size, chance.randrange(size), chance.uniform(0, whole_s))
             kills += any(attempt.status == SIGKILLED for attempt in ended)
             if steps := ended[0].steps():
                 assert steps[0] > saved, "saved window steps were computed again"
@@ -59,6 +61,10 @@ def attempt_of(case: Case, size: int, whom: int, after_s: float) -> list[Attempt
 
     def kill(pids: list[int]) -> None:
         nonlocal killed_at
+        # Once they have met: where there is no launcher, others may be started much later, and are waited for.
+        until = time.monotonic() + 10
+        while (read_json(case.render / "holder.json") or {}).get("pid") != pids[0] and time.monotonic() < until:
+            time.sleep(0.005)
         time.sleep(after_s)
         killed_at = time.monotonic()
         with suppress(ProcessLookupError):
