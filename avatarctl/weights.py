@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avatarctl import console
-from avatarctl.errors import WeightsError
+from avatarctl.errors import UsageError, WeightsError
 from avatarctl.paths import cache_folder, weights_folder, weights_place
 
 WAN = "Wan2.1-Fun-V1.1-1.3B-InP"
@@ -133,6 +134,17 @@ def find_separator(folder: Path | None) -> Path:
         f"{folders[-1]}: got no {SEPARATOR}, which --separate-vocals needs",
         "download it with `avatarctl fetch vocal-separator`",
     )
+
+
+def usable_separator(weights: Path | None) -> Path:
+    """Return the network that takes the voice out of music; raises an error where it is missing or can't run."""
+    path = find_separator(weights)
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UsageError(
+            "separate_vocals: got no onnxruntime, which runs the separator",
+            "pip install 'avatarctl[vocals]', or leave out --separate-vocals",
+        )
+    return path
 
 
 def transformer_places(variant: Variant) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from avatarctl import console, launcher, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
+from avatarctl.commands.shared import parsed_settings
 from avatarctl.errors import AvatarError, Ended, Interrupted, UsageError
 from avatarctl.progress import showing
 
@@ -269,29 +270,7 @@ def _flags(
         "rank": rank,
     }
     given = {name: value for name, value in named.items() if value is not None}
-    parsed = _parsed(settings or [])
-    if twice := sorted(set(given) & set(parsed)):
-        flag = f"--{twice[0].replace('_', '-')}"
-        raise UsageError(f"--set: got {twice[0]}, which {flag} says too, expected one of them", f"leave out {flag}")
-    return {**parsed, **given}
-
-
-def _parsed(settings: list[str]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as values; a value is read as in a preset."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set: got '{text}', expected NAME=VALUE", "such as --set learning_rate=1e-4")
-        try:
-            values[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set: got '{text}', expected a value as in a preset", "such as --set betas=[0.9,0.99]"
-            ) from error
-    return values
+    return parsed_settings(settings or [], given, "learning_rate=1e-4")
 
 
 def _run(
@@ -317,7 +296,7 @@ def _run(
     console.quiet(quiet or launcher.rank() > 0)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    asked = _parsed(set_)
+    asked = parsed_settings(set_, {}, "")
     places |= {name: f"--set {name}" for name in asked}
     values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
     if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":

@@ -19,7 +19,7 @@ from avatarctl.data.shards import ABOUT, GREY, INDEX, NULL, SHARDS, read_about
 from avatarctl.errors import BusyError, ChangedError, InputFileError, UsageError
 from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged
 from avatarctl.settings.encode import EncodeJob
-from avatarctl.weights import find_weights, fingerprint
+from avatarctl.weights import find_weights, fingerprint, usable_separator
 
 VERSION = 2
 LOCKS, BEGINNING = "locks", "cache.lock"
@@ -38,6 +38,8 @@ def encoder_files(job: EncodeJob) -> dict[str, Path]:
     del files["transformer"]
     for role, path in files.items():
         refuse_damaged(path, f"the {role}", WEIGHTS_HINT)
+    if job.settings.separate_vocals:
+        files["separator"] = usable_separator(job.weights)
     return files
 
 

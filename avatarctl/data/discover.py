@@ -30,6 +30,8 @@ from avatarctl.textfiles import read_text
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 KINDS = ("speech", "singing", "dancing")
 MASKS = "masks"
+OF_PREPARE = ".prepare/about.json"
+REPORTS = ("prepare.jsonl", "summary.json", "contact-sheet.jpg")  # of `data prepare`, beside its clips
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ def discover(source: Path, pictures: bool = False) -> list[Clip]:
     return sorted(found.values(), key=lambda clip: clip.name)
 
 
+def is_prepared(path: Path) -> bool:
+    """Return whether `data prepare` made a clip: it shows one shot."""
+    return any((folder / OF_PREPARE).is_file() for folder in path.absolute().parents)
+
+
 def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
     """Return the files of a folder that belong to no clip, by their names seen from it; hidden ones are left out."""
     if not source.is_dir():
@@ -139,7 +146,10 @@ def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
         if os.path.realpath(here) in map(os.path.realpath, here.parents):
             below.clear()  # a link to a folder above would never end
         if here not in folders:
-            found += [here / name for name in files if name[0] != "." and here / name not in ours]
+            of_prepare = REPORTS if REPORTS[0] in files else ()
+            found += [
+                here / name for name in files if name[0] != "." and here / name not in ours and name not in of_prepare
+            ]
     return sorted(path.relative_to(source).as_posix() for path in found)
 
 

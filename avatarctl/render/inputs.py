@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -33,7 +32,7 @@ from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import other_steps
-from avatarctl.weights import Variant, WeightFiles, find_separator, find_weights, fingerprint
+from avatarctl.weights import Variant, WeightFiles, find_weights, fingerprint, usable_separator
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 
@@ -132,17 +131,6 @@ def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
 def separator_of(job: RenderJob) -> Path | None:
     """Return the network that takes the voice out of music, where the job asks for it."""
     return usable_separator(job.weights) if job.render.separate_vocals else None
-
-
-def usable_separator(weights: Path | None) -> Path:
-    """Return the network that takes the voice out of music; raises an error where it is missing or can't run."""
-    path = find_separator(weights)
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(
-            "separate_vocals: got no onnxruntime, which runs the separator",
-            "pip install 'avatarctl[vocals]', or render with --no-separate-vocals",
-        )
-    return path
 
 
 def check_output(output: Path) -> None:

@@ -24,7 +24,9 @@ from avatarctl.data.shards import Index
 
 # One process imports everything; each command runs in a fork of it, which can be killed like any other process.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["footage", "avatarctl.cli", "avatarctl.data.encode", "avatarctl.data.check"])
+PROCESSES.set_forkserver_preload(
+    ["footage", "avatarctl.cli", "avatarctl.data.encode", "avatarctl.data.check", "avatarctl.data.prepare.run"]
+)
 FRAMES = 9  # of a window of three latent frames
 
 
