@@ -251,7 +251,7 @@ def test_a_damaged_sample_is_skipped_counted_and_named(
 @pytest.mark.parametrize("begun", [False, True])
 def test_each_flag_of_a_full_device_is_accepted(job: Maker, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
     """The hint's flags, what saves most first, given to the same command, resume the run or begin it."""
-    from avatarctl.commands.train import _parsed
+    from avatarctl.commands.shared import parsed_settings
 
     changes = {**LORA, "gradient_checkpointing": False, "batch_size": 2, "ema": 0.9}
     if begun:
@@ -271,7 +271,7 @@ def test_each_flag_of_a_full_device_is_accepted(job: Maker, monkeypatch: pytest.
     for flag in flags:
         words = flag.split()
         for name, value in zip(words[::2], words[1::2], strict=True):
-            given |= _parsed([value] if name == "--set" else [f"{name[2:]}={value}"])
+            given |= parsed_settings([value] if name == "--set" else [f"{name[2:]}={value}"], {}, "")
     done = train(job(**{**changes, "steps": 4, **given}))
     assert done is not None and done.steps == 4
 
