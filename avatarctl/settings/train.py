@@ -66,7 +66,8 @@ class TrainSettings(Settings):
     variant: Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "square"
     """Transformer to start from: StableAvatar's, or one of Wan2.1.
 
-    square or rec-vec (480x832, 832x480). Those of Wan2.1 (`avatarctl fetch wan2.1-i2v-14b`) have no audio layers: these begin at zero.
+    square or rec-vec (480x832, 832x480). Those of Wan2.1 (`avatarctl fetch wan2.1-i2v-14b`) have no audio layers: these begin
+    at zero.
     """
     init_lora: Path | None = None
     """LoRA to start from: a file, or the run folder of one (null: none).
