@@ -13,7 +13,6 @@ from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.networks import lean
 from avatarctl.networks.header import damage
 from avatarctl.ownership import Inputs
-from avatarctl.settings.values import other_steps
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -135,6 +134,8 @@ def convert(
 
 
 def _check_there(file: Path) -> None:
+    from avatarctl.settings.values import other_steps
+
     if file.is_dir():
         raise InputFileError(
             f"{file}: got a folder without lora.safetensors, expected a LoRA file or a run of `avatarctl lora train`",

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from avatarctl import durable
 from avatarctl.audio.decode import long_enough, write_track
-from avatarctl.audio.speech import samples_of
 from avatarctl.audio.track import SoundTrack, Through, write_heard
+from avatarctl.sampling.windows import sample_of
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Heard:
 
     def of_pictures(self, start: int, pictures: int, fps: Fraction, heard: int | None = None) -> NDArray[np.float32]:
         """Return the samples of exactly these pictures, with silence past the end, and past ``heard`` pictures."""
-        first, last = samples_of(start, fps), samples_of(start + pictures, fps)
+        first, last = sample_of(start, fps), sample_of(start + pictures, fps)
         samples = np.zeros(last - first, np.float32)
-        known = self.waveform_T[first : last if heard is None else samples_of(start + heard, fps)]
+        known = self.waveform_T[first : last if heard is None else sample_of(start + heard, fps)]
         samples[: len(known)] = known
         return samples
 

@@ -144,9 +144,9 @@ def _seen(picture_HWC: NDArray[np.uint8]) -> tuple[Small, Small, Small]:
 
 
 def _change(one: tuple[Small, Small, Small], other: tuple[Small, Small, Small]) -> float:
-    """Return how unlike two pictures are, 0 … 1: in pixels, colours and edges."""
+    """Return how unlike two pictures are, 0 … 1: in pixels, colours (how far they have moved) and edges."""
     pixels = float(np.abs(one[0] - other[0]).mean())
-    colours = float(np.abs(one[1] - other[1]).sum()) / 6
+    colours = float(np.abs(np.cumsum(one[1] - other[1], axis=1)).sum()) / (3 * BINS)
     edges = float(np.abs(one[2] - other[2]).sum() / max(float((one[2] + other[2]).sum()), 1.0))
     return (2 * pixels + colours + 0.5 * edges) / 3.5
 

@@ -23,7 +23,7 @@ from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
 from avatarctl.render.delivered import wrote
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
-from avatarctl.render.numbers import changed_placement, versions
+from avatarctl.render.numbers import BEFORE, changed_placement, versions
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
@@ -230,7 +230,8 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     """Return the job that a manifest describes."""
     render = {"fit": OLD_FIT, **manifest["job"]["render"]}
-    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render}))
+    placement = {**BEFORE, **manifest["job"]["placement"]}
+    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render, "placement": placement}))
 
 
 def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:

@@ -13,7 +13,16 @@ from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.languages import check_subtitles
 from avatarctl.settings.placement import PlacementSettings
-from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Seconds, Size, WindowBatch, check_lora, one_or_more
+from avatarctl.settings.values import (
+    LARGEST_VIDEO_PX,
+    Fps,
+    Seconds,
+    Size,
+    WindowBatch,
+    check_lora,
+    one_or_more,
+    parse_interval,
+)
 
 WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
@@ -90,7 +99,7 @@ class RenderSettings(Settings):
 
     Weight of the difference to a prediction without any audio tokens.
     """
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)] = None
     """Guide only between these two noise levels, 0 to 1: faster (null: always).
 
     Elsewhere a step makes one prediction instead of three. The narrower, the faster, and the less prompt and voice are

@@ -85,6 +85,28 @@ def parse_window_batch(value: Any) -> int | Literal["auto"]:
     raise ValueError(f"got '{value}', expected 1 to 64, or auto")
 
 
+def parse_interval(value: Any) -> Any:
+    """Return the pair of "0.2:0.9"; other values as they are. Raises ``ValueError`` for text that is no pair of numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        low, high = (float(part) for part in value.split(":"))
+    except ValueError as error:
+        raise ValueError(f"got '{value}', expected two noise levels such as 0.2:0.9") from error
+    return low, high
+
+
+def parse_auto_or_bool(value: Any) -> bool | Literal["auto"]:
+    """Return true, false or "auto"; raises ``ValueError`` for anything else."""
+    words = {"auto": "auto", "true": True, "yes": True, "false": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        found: Any = words[value.lower()]
+        return found
+    raise ValueError(f"got '{value}', expected true, false or auto")
+
+
 def parse_lora(text: str) -> tuple[str, float]:
     """Return (file, scale) of "FILE" or "FILE:SCALE"; what follows the last colon is a scale only if it is a number.
 
@@ -217,4 +239,9 @@ WindowBatch = Annotated[
     int | Literal["auto"],
     BeforeValidator(parse_window_batch),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, {"const": "auto"}]}),
+]
+AutoOrBool = Annotated[
+    bool | Literal["auto"],
+    BeforeValidator(parse_auto_or_bool),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "auto"}]}),
 ]

@@ -329,20 +329,22 @@ def scenes(seed: int, seconds: float = 8.0) -> list[Recording]:
     return found
 
 
-def unusual(seed: int) -> list[Recording]:
-    """Return a rotated recording and one in 4K: short, since they take long."""
-    seconds = 5.0
-    heard = voice(seed, seconds)
-    alone = placed((speaking(2, seed, seed, seconds), 200, 80), background=seed)
-    whole = Truth(((0, seconds, "kept"),))
+def rotated(seed: int, seconds: float = 5.0) -> Recording:
+    """Return a recording whose pictures lie on their side, and that says so."""
 
     def lying(at_s: float) -> Picture:
-        return np.rot90(placed((speaking(2, seed, seed, seconds), 80, 200), background=seed, size=(360, 640))(at_s))
+        return np.rot90(placed((talk, 80, 200), background=seed, size=(360, 640))(at_s))
 
-    return [
-        Recording("rotated", lying, heard, seconds, whole, after=_marked_as_turned),
-        Recording("4k", alone, heard, seconds, whole, arguments=("-vf", "scale=3840:2160")),
-    ]
+    talk = speaking(2, seed, seed, seconds)
+    truth = Truth(((0, seconds, "kept"),))
+    return Recording("rotated", lying, voice(seed, seconds), seconds, truth, after=_marked_as_turned)
+
+
+def in_4k(seed: int, seconds: float = 4.0) -> Recording:
+    """Return a recording of 3840x2160 pixels."""
+    show = placed((speaking(2, seed, seed, seconds), 200, 80), background=seed)
+    truth, larger = Truth(((0, seconds, "kept"),)), ("-vf", "scale=3840:2160")
+    return Recording("uhd", show, voice(seed, seconds), seconds, truth, arguments=larger)
 
 
 def _marked_as_turned(path: Path) -> None:

@@ -178,6 +178,21 @@ def test_clips_are_what_encode_reads_with_masks(clips: Path, tmp_path: Path, enc
     assert {sample["prompt"] for sample in samples} == {"A drawn man speaks.", "A person is speaking to the camera."}
 
 
+@pytest.mark.long
+def test_4k_is_looked_at_smaller_and_cut_from_its_own_pixels(tmp_path: Path, prepare: Prepare) -> None:
+    filmed.write(filmed.in_4k(3), tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "clips")
+    row = rows_of(tmp_path / "clips")["uhd.mp4"]
+    x0, y0, x1, y1 = row["box"]
+    assert (
+        row["kept"]
+        and 1200 < x0 < x1 < 2400
+        and y1 - y0 == pytest.approx(row["scores"]["face_px"], abs=20)
+        and y1 - y0 > 600
+    )
+    assert row["size"] == [832, 480] and row["crop"][2] - row["crop"][0] > 1200
+
+
 # -- The same command again ----------------------------------------------------------------------------------------------
 
 
