@@ -52,7 +52,11 @@ def merge(
     ] = None,
     variant: Annotated[
         Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"],
-        typer.Option("--variant", help="Released transformer to merge into."),
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Released transformer to merge into: square, rec-vec, wan2.1-fun-1.3b or wan2.1-i2v-14b.",
+        ),
     ] = "square",
     dtype: Annotated[
         Literal["same", "float32", "bfloat16", "float16"],

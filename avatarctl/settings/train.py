@@ -76,9 +76,10 @@ class TrainSettings(Settings):
     Or a transformer file.
     """
     variant: Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "square"
-    """Released transformer to start from: square, rec-vec (480x832, 832x480), or Wan2.1's.
+    """Transformer to start from: StableAvatar's, or one of Wan2.1.
 
-    Those of Wan2.1 (`avatarctl fetch wan2.1-i2v-14b`) have no audio layers: these begin at zero.
+    square or rec-vec (480x832, 832x480). Those of Wan2.1 (`avatarctl fetch wan2.1-i2v-14b`) have no audio layers: these begin
+    at zero.
     """
     init_lora: Path | None = None
     """LoRA to start from: a file, or the run folder of one (null: none).
@@ -129,7 +130,7 @@ class TrainSettings(Settings):
     logit_std: Annotated[float, Field(gt=0)] = 1.0
     """time logit-normal: how wide it is."""
     repeats: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
-    """How often clips count in an epoch, by their names: {speech/*: 2, pictures/*: 0.5}."""
+    """How often clips count in an epoch, by name: {speech/*: 2, pictures/*: 0.5}."""
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
     """How much the error of clips counts, by their names: {pictures/*: 0.3}."""
     whole_probability: Probability = 0.4
@@ -211,9 +212,9 @@ class TrainSettings(Settings):
     clip_fall_steps: Annotated[int, Field(ge=1)] = 1000
     """Steps over which it falls; from then on clip_outliers counts."""
     clip_outliers: Annotated[float, Field(ge=1)] = 1.0
-    """Gradients over five times the limit are cut up to so many times shorter (1: no)."""
+    """Gradients over five limits are cut up to so many times shorter (1: no)."""
     max_bad_steps: Annotated[int, Field(ge=1)] = 10
-    """Steps in a row that may be skipped, for a loss or gradient that isn't finite."""
+    """Steps in a row that may be skipped: loss or gradient isn't finite."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Export the running average of the weights: calmer pictures (0: none).
 
