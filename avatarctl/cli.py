@@ -33,7 +33,7 @@ from avatarctl.commands import (
 )
 from avatarctl.commands.pages import CARE, DEVELOPERS, SET_UP, TRAIN, UNREADABLE, VIDEOS, dress
 from avatarctl.errors import AvatarError, Ended, InputFileError
-from avatarctl.networks import lean
+from avatarctl.networks import devices, lean
 from avatarctl.paths import HERE_IS_GONE, here_is_gone
 
 SHOWN = 80  # characters of a name that is too long
@@ -91,6 +91,7 @@ dress(app)
 def main() -> None:
     """Run the command line. ``AVATARCTL_DEBUG=1`` shows tracebacks."""
     lean.allow()
+    devices.let_segments_grow()
     streams.outlive_readers()
     console.write_any_text()
     words = sys.argv[1:]

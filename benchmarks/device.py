@@ -24,15 +24,19 @@ import torch
 from torch import Tensor
 
 from avatarctl.audio.speech import speech_states
-from avatarctl.networks import memory, vae
+from avatarctl.networks import flops, memory, vae
 from avatarctl.networks.attention import usable_attention
+from avatarctl.networks.cards import Rates
 from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, SpeechDims, TransformerDims
 from avatarctl.networks.kinds import build_speech_encoder, build_vae
 from avatarctl.networks.placement import Placement
+from avatarctl.networks.reach import measure
 from avatarctl.networks.residency import residency_of
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.render.timing import seconds
 from avatarctl.sampling.denoise import WindowRequest, schedule
-from avatarctl.sampling.predict import Conditions, Predictor, sample_latents, scheme_of
+from avatarctl.sampling.guidance import scheme_of
+from avatarctl.sampling.predict import Conditions, Predictor, sample_latents
 from avatarctl.sampling.windows import PER_LATENT, SAMPLE_RATE_HZ, Window, pictures_of, plan_windows, sample_of
 from avatarctl.settings.render import RenderSettings
 from benchmarks.common import flops_per_pass
@@ -55,7 +59,9 @@ class Bench:
         self.dims = TINY_DIMS if tiny else TRANSFORMER_1_3B
         self.sizes = ((64, 64), (64, 96)) if tiny else SIZES
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.vae_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.vae_dims = WAN_VAE.with_(base_dim=8 if tiny else WAN_VAE.base_dim)
+        self._rates: dict[tuple[int, int], Rates] = {}
         self.seconds_per_row = minutes * 60 / 60
         self.figures: dict[str, Any] = {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -89,6 +95,13 @@ class Bench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def rates(self, size: tuple[int, int]) -> Rates:
+        """Return what the device reaches with the shapes of a size: what estimates of renders rest on."""
+        if size not in self._rates:
+            work = memory.Workload(self.dims, *size, WINDOW, decoder_width=self.vae_dims.base_dim)
+            self._rates[size] = measure(self.device, self.dtype, self.vae_dtype, work)
+        return self._rates[size]
 
     def save(self) -> None:
         """Write the figures so far."""
@@ -176,17 +189,24 @@ def time_pass(bench: Bench, size: tuple[int, int], placement: Placement) -> dict
         row["pass_s"] = row["window_step_s"] = failure(error)
     bench.free()
     kind = f"{row['attention']:20s} compile={placement.compile!s:5} float8={placement.float8!s:5}"
-    print(f"  {size[0]}x{size[1]} {kind} {_s(row['pass_s'])} a pass, {_s(row['window_step_s'])} a window step")
+    calculated = f" (calculated {row['calculated_pass_s']:.3f} s)" if "calculated_pass_s" in row else ""
+    measured = f"{_s(row['pass_s'])} a pass{calculated}, {_s(row['window_step_s'])} a window step"
+    print(f"  {size[0]}x{size[1]} {kind} {measured}")
     return row
 
 
 def _timed(bench: Bench, size: tuple[int, int], placement: Placement) -> dict[str, Any]:
     inputs: dict[str, Any] = bench.inputs(size)
+    tokens = memory.latent_tokens(bench.dims, *size, WINDOW)
+    counted = flops.of_pass(
+        bench.dims, tokens, bench.dims.text_len, IMAGE_TOKENS, SPEECH_STATES, WINDOW, compiled=placement.compile
+    )
     model = residency_of(placement).place(bench.transformer())
     predict = predictor_of(model, inputs, placement)
     window = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5).get(0)
     asked = [WindowRequest(window, 10, inputs["hidden_states"].float(), None)]
-    return {"pass_s": bench.time(lambda: model(**inputs)), "window_step_s": bench.time(lambda: predict(asked))}
+    measured = {"pass_s": bench.time(lambda: model(**inputs)), "window_step_s": bench.time(lambda: predict(asked))}
+    return {**measured, "calculated_pass_s": seconds(counted, bench.rates(size))}
 
 
 def _s(value: float | str) -> str:
@@ -219,9 +239,10 @@ def best_pass(bench: Bench, size: tuple[int, int], key: str) -> dict[str, Any] |
 
 @torch.no_grad()
 def vae_speed(bench: Bench) -> None:
-    """Measure pictures per second of the streaming decoder and encoder, in float32 as renders use them."""
+    """Measure pictures per second of the streaming decoder and encoder, in the dtype that renders use on this device."""
     with bench.device:
         model = build_vae(bench.vae_dims).eval()
+    model = residency_of(bench.placement(vae_dtype=bench.vae_dtype)).place(model.to(bench.vae_dtype))
     rows = bench.figures["vae"] = []
     frames = 3 if bench.tiny else 6
     pictures = pictures_of(frames)
@@ -237,12 +258,19 @@ def vae_speed(bench: Bench) -> None:
     for size in bench.sizes:
         row: dict[str, Any] = {"size": size}
         for name, work in (("decode", partial(decode, *size)), ("encode", partial(encode, *size))):
-            seconds = bench.time(work)
-            row[f"{name}_per_s"] = pictures / seconds if isinstance(seconds, float) else seconds
+            took = bench.time(work)
+            row[f"{name}_per_s"] = pictures / took if isinstance(took, float) else took
+            count = flops.of_decoding if name == "decode" else flops.of_encoding
+            one = count(bench.vae_dims, *size, value_bytes=bench.vae_dtype.itemsize)
+            row[f"calculated_{name}_per_s"] = PER_LATENT / seconds(one, bench.rates(size))
             bench.free()
         rows.append(row)
-        rates = [value if isinstance(value, str) else f"{value:.1f} pictures/s" for value in list(row.values())[1:]]
-        print(f"  {size[0]}x{size[1]}: decode {rates[0]}, encode {rates[1]}")
+        told = {
+            name: value if isinstance(value, str) else f"{value:.1f}" for name, value in row.items() if name != "size"
+        }
+        decoded = f"decode {told['decode_per_s']} (calculated {told['calculated_decode_per_s']}) pictures/s"
+        encoded = f"encode {told['encode_per_s']} (calculated {told['calculated_encode_per_s']}) pictures/s"
+        print(f"  {size[0]}x{size[1]}: {decoded}, {encoded}")
 
 
 @torch.no_grad()
@@ -253,11 +281,22 @@ def peak_memory(bench: Bench) -> None:
     for size in bench.sizes[:1] if bench.tiny else bench.sizes:
         for mode, float8 in (*((mode, False) for mode in MODES), ("full", True)):
             # Of the CUDA context the allocator that is asked here knows nothing.
-            calculated = memory.estimate(bench.dims, *size, WINDOW, mode, value_bytes, float8, on_gpu=False)
+            calculated = memory.estimate(
+                bench.dims,
+                *size,
+                WINDOW,
+                mode,
+                value_bytes,
+                float8,
+                on_gpu=False,
+                vae_bytes=bench.vae_dtype.itemsize,
+                decoder_width=bench.vae_dims.base_dim,
+            )
             row: dict[str, Any] = {"size": size, "mode": mode, "float8": float8}
             row["calculated_gib"] = calculated.peak / 2**30
             try:
-                row["measured_gib"] = measure_peak(bench, size, bench.placement(memory=mode, float8=float8))
+                placed = bench.placement(memory=mode, float8=float8, vae_dtype=bench.vae_dtype)
+                row["measured_gib"] = measure_peak(bench, size, placed)
             except (RuntimeError, ValueError) as error:
                 row["measured_gib"] = failure(error)
             bench.free()
@@ -282,7 +321,7 @@ def measure_peak(bench: Bench, size: tuple[int, int], placement: Placement) -> f
         speech_dims = speech_dims.with_(num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)
     with start:
         decoder, encoder = build_vae(bench.vae_dims).eval(), build_speech_encoder(speech_dims).eval()
-    decoder, encoder = residency.place(decoder), residency.place(encoder)
+    decoder, encoder = residency.place(decoder.to(placement.vae_dtype)), residency.place(encoder)
     inputs: dict[str, Any] = bench.inputs(size)
     plan = plan_windows(sample_of(pictures_of(WINDOW), FPS), FPS, WINDOW, 5)
     window = plan.get(0)
@@ -348,10 +387,10 @@ def video(bench: Bench) -> None:
     plan = plan_windows(SAMPLE_RATE_HZ * video_s, FPS, WINDOW, 5)
     for size in bench.sizes:
         best = best_pass(bench, size, "window_step_s")
-        seconds = None if best is None else best["window_step_s"] * plan.count * steps / video_s
+        took = None if best is None else best["window_step_s"] * plan.count * steps / video_s
         rows.append({"size": size, "window_steps_per_second": plan.count * steps / video_s})
-        rows[-1] |= {"seconds_per_second": seconds, "from": best}
-        print(f"  {size[0]}x{size[1]}: {'not measured' if seconds is None else f'{seconds:.1f} s per second of video'}")
+        rows[-1] |= {"seconds_per_second": took, "from": best}
+        print(f"  {size[0]}x{size[1]}: {'not measured' if took is None else f'{took:.1f} s per second of video'}")
 
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {

@@ -255,8 +255,8 @@ def test_dry_run_needs_no_torch_and_tells_the_plan(desk: Path, flag: str) -> Non
     if flag:
         data = json.loads(out.stdout)["data"]
         assert (data["windows"], data["window_steps"], data["passes"], data["pictures"]) == (1, 50, 150, 13)
-        assert data["time_s"] is None and "no render like this" in data["time_basis"]
-        assert data["memory_bytes"] > 600 << 20 and "calculated for this transformer" in data["memory_basis"]
+        assert data["time_s"] > 0 and "calculated from what this CPU reaches" in data["time_basis"]
+        assert data["memory_bytes"] > 0 and "calculated for this transformer" in data["memory_basis"]
     else:
         assert all(word in out.stdout for word in ("passes", "windows", "first part", "disk", "memory", "time"))
     assert listing(desk) == before

@@ -129,7 +129,7 @@ def test_choices_of_options_are_those_of_the_settings() -> None:
         if choices and name.lower() in fields:
             assert choices == set(words_of(fields[name.lower()])), name
             compared += 1
-    assert compared == 6  # blend, guidance, fit, codec, dtype, memory
+    assert compared == 12, "blend, guidance, solver, schedule, fit, codec, memory, variant, and four number formats"
 
 
 def words_of(kind: Any) -> list[str]:

@@ -234,25 +234,30 @@ def test_number_formats(changes: dict[str, bool], state: str, found: str) -> Non
 
 
 # -- what fits ------------------------------------------------------------------------------------------------------
-def test_what_fits_is_what_the_estimate_says() -> None:
-    full = estimate(TRANSFORMER_1_3B, 512, 512).peak
-    table = fit.needs(on_gpu=True)
-    assert table["square"]["full"] == full and list(table["square"]) == list(fit.MODES)
-    assert list(table["low-memory"]) == ["group", "sequential"], "never less frugal than the preset"
-    assert fit.needs(on_gpu=False)["square"] == {
-        "full": estimate(TRANSFORMER_1_3B, 512, 512, value_bytes=4, on_gpu=False).peak
-    }
-    row = fit.fit([gpu((full - 1) / GIB)], None)
-    assert row.state == "warn" and row.facts["memory"]["square"] == "model", "a byte short of all on the device"
-    assert fit.fit([gpu(full / GIB)], None).facts["memory"]["square"] == "full"
+def test_what_fits_is_what_memory_auto_chooses() -> None:
+    square = fit.preset_settings()["square"]
+    whole = fit.fit_of(square, 80 * GIB)
+    assert (whole.memory, whole.tiling) == ("full", None)
+    assert whole.estimate.peak == estimate(TRANSFORMER_1_3B, 512, 512, vae_bytes=2, on_gpu=False).peak
+    row = fit.fit([gpu((whole.estimate.needed - 1) / GIB)], None)
+    assert row.facts["memory"]["square"] == "model" and "memory model: " in row.found, (
+        "a byte short of all on the device"
+    )
+    assert fit.fit([gpu(whole.estimate.needed / GIB)], None).facts["memory"]["square"] == "full"
+    old = fit.fit([gpu(whole.estimate.needed / GIB, bfloat16=False)], None)
+    assert old.facts["memory"]["square"] == "model", "without bfloat16 the VAE computes in float32"
+    wide = estimate(TRANSFORMER_1_3B, 512, 512, value_bytes=4, on_gpu=False).peak
+    assert fit.peak_on_cpu(square) == wide == fit.fit([], 64 * GIB).facts["peak_bytes"]["square"]["full"]
 
 
 def test_fit_by_size_of_the_gpu() -> None:
     large = fit.fit([gpu(2), gpu(80, 80, index=1)], None)
     assert large.state == "ok" and "--device cuda:1" in large.found and "too large" not in large.found
     small = fit.fit([gpu(3)], None)
-    assert small.state == "warn" and small.facts["memory"]["low-memory"] == "group"
-    assert "too large:" in small.found and "square" in small.found.split("too large:")[1]
+    assert small.state == "ok" and small.facts["memory"]["low-memory"] == "group", "never less frugal than the preset"
+    assert "memory group and tiles: " in small.found
+    tight = fit.fit([gpu(1.78)], None)
+    assert tight.state == "warn" and "landscape" in tight.found.split("too large:")[1]
     nothing = fit.fit([gpu(0.5)], None)
     assert nothing.state == "fail" and nothing.error.exit_code == 8
     assert fit.fit([], 64 * GIB).state == "ok" and fit.fit([], GIB).state == "fail"
@@ -266,9 +271,9 @@ def test_presets_with_weights_of_their_own_are_not_estimated(home: Path) -> None
     (folder / "mine.yaml").write_text("weights: /mine\n")
     (folder / "broken.yaml").write_text("steps: [\n")
     (folder / "wide.yaml").write_text("size: 1280x720\n")
-    table = fit.needs(on_gpu=True)
-    assert "mine" not in table and "broken" not in table
-    assert table["wide"]["full"] > table["square"]["full"]
+    known = fit.preset_settings()
+    assert "mine" not in known and "broken" not in known
+    assert fit.peak_on_cpu(known["wide"]) > fit.peak_on_cpu(known["square"])
 
 
 # -- machine --------------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_guidance_table() -> None:
 def test_all_mistakes_are_listed_with_their_places() -> None:
     places = {"steps": "a.yaml, line 1", "crf": "--crf"}
     assert complaint(AllSettings, places, steps=0, crf=60, memory="fulll").split("\n") == [
-        "memory: got 'fulll', expected 'full', 'model', 'group' or 'sequential', did you mean full?",
+        "memory: got 'fulll', expected 'auto', 'full', 'model', 'group' or 'sequential', did you mean full?",
         "steps (a.yaml, line 1): got '0', expected greater than or equal to 1",
         "crf (--crf): got '60', expected less than or equal to 51",
     ]

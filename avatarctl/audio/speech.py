@@ -1,8 +1,6 @@
-"""Compute the wav2vec 2.0 states of a window's waveform, and the sample at which a video frame begins."""
+"""Compute the wav2vec 2.0 states of a window's waveform."""
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -12,11 +10,6 @@ from transformers import Wav2Vec2Model
 
 from avatarctl.audio.track import SAMPLE_RATE_HZ
 from avatarctl.errors import UsageError
-
-
-def samples_of(frame: int, fps: Fraction) -> int:
-    """The 16 kHz sample at which video frame ``frame`` begins: ``frame * 16000 / fps``, rounded once (half to even)."""
-    return round(frame * SAMPLE_RATE_HZ / fps)
 
 
 def normalise(waveform_T: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,13 +14,14 @@ from avatarctl import ownership
 from avatarctl.batch.rows import Row
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, composed, fitted
-from avatarctl.render.inputs import check_lora, usable_separator, usable_weights
+from avatarctl.render.inputs import check_lora, usable_weights
 from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import lora_file, parse_lora
+from avatarctl.weights import usable_separator
 
 # Parts of messages by which a hint is chosen.
 NO_PICTURE = "neither --image nor the preset names one"

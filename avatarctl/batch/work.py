@@ -108,11 +108,14 @@ def tidy(item: Item) -> None:
 
 
 def _is_memory(cause: BaseException | None) -> bool:
-    import torch
+    from avatarctl.networks.full import is_full
 
-    return isinstance(cause, torch.OutOfMemoryError | MemoryError)
+    return is_full(cause)
 
 
 def lower_memory(mode: Any) -> str | None:
-    """Return the memory mode that needs less than ``mode``, if there is one."""
-    return {"full": "model", "model": "group", "group": "sequential"}.get(str(mode))
+    """Return the memory mode that needs less than ``mode``, if there is one.
+
+    After auto, whatever the render tried by itself, the next attempt begins lower: the first may have met another program.
+    """
+    return {"auto": "model", "full": "model", "model": "group", "group": "sequential"}.get(str(mode))

@@ -20,6 +20,7 @@ from avatarctl import console
 from avatarctl.batch.items import Item
 from avatarctl.batch.notes import Notes
 from avatarctl.networks import lean
+from avatarctl.networks.devices import may_compile
 from avatarctl.settings.render import RenderJob
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main(words: Sequence[str]) -> None:
         item, redo = from_line(line)
         notes = notes_of(line)
         if loaded is None:
-            if not item.job.placement.compile:
+            if not may_compile(item.job.placement.compile, item.job.placement.device):
                 lean.import_networks()
             from avatarctl.batch.work import make_video
             from avatarctl.render.networks import LoadedNetworks

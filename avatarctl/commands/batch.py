@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 # Flags of `generate` that are about one video, and those that batch has in a form of its own.
-ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop", "evaluate"}
+ONE_VIDEO = {"audio", "work_dir", "frames", "keep", "force", "accept_changes", "show_settings", "show_crop", "for_card"}
+ONE_VIDEO |= {"evaluate"}
 OWN = {"image", "output", "preset", "dry_run", "as_json", "quiet", "progress"}
 
 

@@ -121,3 +121,8 @@ def lora_presets(incomplete: str) -> list[tuple[str, str]]:
 def data_presets(incomplete: str) -> list[tuple[str, str]]:
     """Return presets of encoding."""
     return presets(incomplete, "data")
+
+
+def prepare_presets(incomplete: str) -> list[tuple[str, str]]:
+    """Return presets of preparing footage."""
+    return presets(incomplete, "prepare")

@@ -1,4 +1,4 @@
-"""`avatarctl data`: encode clips into a cache, and check a cache."""
+"""`avatarctl data`: prepare footage, encode clips into a cache, and check a cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from avatarctl import console, durable, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, OUTPUT, SAMPLES
+from avatarctl.commands.prepare import prepare
 from avatarctl.errors import InputFileError, PartialFailure, UsageError
 from avatarctl.networks import lean
 from avatarctl.progress import showing
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from avatarctl.data.encode import Encoded
     from avatarctl.settings.encode import EncodeJob
 
-app = typer.Typer(help="Encode clips to train on, and check what was encoded.", no_args_is_help=True)
+app = typer.Typer(help="Prepare footage, encode clips to train on, and check what was encoded.", no_args_is_help=True)
+app.command()(prepare)
 
 Source = Annotated[
     Path, typer.Argument(metavar="SOURCE", help="Folder of clips, list of clip folders (.txt), or one video.")
@@ -57,6 +59,24 @@ Stride = Annotated[
         rich_help_panel=SAMPLES,
     ),
 ]
+Starts = Annotated[
+    Literal["even", "fixed", "random"] | None,
+    typer.Option(
+        "--starts",
+        help="Where windows begin: even ends the last with the clip, fixed drops what is left, random shifts the first.",
+        show_default="even",
+        rich_help_panel=SAMPLES,
+    ),
+]
+WithPictures = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures",
+        help="Also encode picture files, as samples without motion or sound.",
+        show_default="no",
+        rich_help_panel=SAMPLES,
+    ),
+]
 Window = Annotated[
     int | None,
     typer.Option(
@@ -73,7 +93,7 @@ Fps = Annotated[
         "--fps",
         metavar="RATE",
         help="Frames per second of every sample.",
-        show_default="each clip's own",
+        show_default="each clip's own from 20 to 30, 25 for others",
         rich_help_panel=SAMPLES,
     ),
 ]
@@ -115,6 +135,24 @@ SettingsFile = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+SeparateVocals = Annotated[
+    bool | None,
+    typer.Option(
+        "--separate-vocals/--no-separate-vocals",
+        help="Take the voice out of the music first: samples hear the voice alone.",
+        show_default="no",
+        rich_help_panel=SAMPLES,
+    ),
+]
+SplitAtCuts = Annotated[
+    bool | None,
+    typer.Option(
+        "--split-at-cuts/--no-split-at-cuts",
+        help="Look for cuts in clips that `data prepare` didn't make: no sample shows two shots.",
+        show_default="yes",
+        rich_help_panel=SAMPLES,
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit with 3 when a clip can't be used.", rich_help_panel=OUTPUT)
 ]
@@ -127,10 +165,14 @@ def encode(
     output: Cache,
     size: Sizes = None,
     stride: Stride = None,
+    starts: Starts = None,
     window: Window = None,
+    pictures: WithPictures = None,
     fps: Fps = None,
     short: Short = None,
     prompt: Prompt = None,
+    separate_vocals: SeparateVocals = None,
+    split_at_cuts: SplitAtCuts = None,
     store_dtype: StoreDtype = None,
     preset: SettingsFile = None,
     weights: o.Weights = None,
@@ -158,9 +200,13 @@ def encode(
         "sizes": tuple(size) if size else None,
         "stride": stride,
         "window": window,
+        "starts": starts,
+        "pictures": pictures,
         "fps": fps,
         "short": short,
         "prompt": prompt,
+        "separate_vocals": separate_vocals,
+        "split_at_cuts": split_at_cuts,
         "store_dtype": store_dtype,
     }
     console.quiet(quiet)
@@ -186,7 +232,7 @@ def _look(job: EncodeJob) -> None:
     from avatarctl.networks import devices
     from avatarctl.weights import find_weights
 
-    discover(job.source)
+    discover(job.source, job.settings.pictures)
     # The transformer is the one network that samples don't depend on: any path will do for it.
     embedded = "--preset puppet --weights puppet"
     find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path(), embedded=embedded)
@@ -253,6 +299,8 @@ def _tell(done: Encoded, as_json: bool, strict: bool) -> None:
         f"{len(done.skipped)} left out",
         f"{len(done.failed)} failed",
     ]
+    for note in done.notes[:SHOWN]:
+        console.note(note)
     console.note(f"{', '.join(parts)}; {done.samples} samples in {done.cache}")
     console.result("data encode", {**asdict(done), "cache": str(done.cache)}, str(done.cache), as_json)
 

@@ -37,6 +37,8 @@ def generate(
     guidance: o.Guidance = None,
     audio_scale: o.AudioScale = None,
     text_scale: o.TextScale = None,
+    guidance_interval: o.GuidanceInterval = None,
+    guidance_reuse: o.GuidanceReuse = None,
     solver: o.Solver = None,
     schedule: o.Schedule = None,
     shift: o.Shift = None,
@@ -50,10 +52,17 @@ def generate(
     fit: o.Fit = None,
     face: o.Face = None,
     weights: o.Weights = None,
+    variant: o.Variant = None,
     lora: o.Lora = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     memory: o.Memory = None,
+    weights_dtype: o.WeightsDtype = None,
+    matmul_dtype: o.MatmulDtype = None,
+    attention: o.Attention = None,
+    compile: o.Compile = None,
+    vae_dtype: o.VaeDtype = None,
+    vae_tiling: o.VaeTiling = None,
     checkpoint_every: o.CheckpointEvery = None,
     contact_sheet: o.ContactSheet = None,
     with_audio: o.WithAudio = None,
@@ -71,6 +80,7 @@ def generate(
     show_crop: o.ShowCrop = None,
     evaluate: o.Evaluate = False,
     dry_run: o.DryRun = False,
+    for_card: o.ForCard = None,
     show_settings: o.ShowSettings = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -96,6 +106,8 @@ def generate(
         "guidance": guidance,
         "audio_scale": audio_scale,
         "text_scale": text_scale,
+        "guidance_interval": guidance_interval,
+        "guidance_reuse": guidance_reuse,
         "solver": solver,
         "schedule": schedule,
         "shift": shift,
@@ -109,10 +121,17 @@ def generate(
         "fit": fit,
         "face": face,
         "weights": weights,
+        "variant": variant,
         "lora": tuple(lora) if lora else None,
         "device": device,
         "dtype": dtype,
         "memory": memory,
+        "weights_dtype": weights_dtype,
+        "matmul_dtype": matmul_dtype,
+        "attention": attention,
+        "compile": compile,
+        "vae_dtype": vae_dtype,
+        "vae_tiling": vae_tiling,
         "checkpoint_every_s": checkpoint_every,
         "contact_sheet_every_s": contact_sheet,
         "with_audio": with_audio,
@@ -144,8 +163,10 @@ def generate(
         keep=keep,
         accept_changes=accept_changes,
     )
+    if for_card is not None and not dry_run:
+        raise UsageError(f"--for {for_card}: got it without --dry-run, expected both", "add --dry-run")
     if dry_run:
-        _dry_run(job, force, as_json, show_crop)
+        _dry_run(job, force, as_json, show_crop, for_card)
     elif show_crop is not None:
         write_crop(job, show_crop, force, "generate", as_json)
     else:
@@ -161,6 +182,13 @@ def resume(
     ] = None,
     memory: o.Memory = None,
     device: o.Device = None,
+    dtype: o.Dtype = None,
+    weights_dtype: o.WeightsDtype = None,
+    matmul_dtype: o.MatmulDtype = None,
+    attention: o.Attention = None,
+    compile: o.Compile = None,
+    vae_dtype: o.VaeDtype = None,
+    vae_tiling: o.VaeTiling = None,
     accept_changes: o.AcceptChanges = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -177,7 +205,18 @@ def resume(
     console.quiet(quiet)
     path = render_folder(render, "avatarctl resume") if render is not None else _interrupted(as_json or quiet)
     job = job_in(RenderFolder(path).manifest()).model_copy(update={"work_dir": path, "accept_changes": accept_changes})
-    changes = {name: value for name, value in (("memory", memory), ("device", device)) if value is not None}
+    flags = {
+        "memory": memory,
+        "device": device,
+        "dtype": dtype,
+        "weights_dtype": weights_dtype,
+        "matmul_dtype": matmul_dtype,
+        "attention": attention,
+        "compile": compile,
+        "vae_dtype": vae_dtype,
+        "vae_tiling": vae_tiling,
+    }
+    changes = {name: value for name, value in flags.items() if value is not None}
     if changes:
         from avatarctl.settings.check import make
         from avatarctl.settings.placement import PlacementSettings
@@ -257,13 +296,14 @@ def write_crop(job: RenderJob, target: Path, force: bool, command: str, as_json:
     )
 
 
-def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None) -> None:
+def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None, for_card: str | None) -> None:
+    from avatarctl.networks.cards import card_named
     from avatarctl.render import crop, room
     from avatarctl.render.rehearse import rehearse
 
     if show_crop is not None:
         crop.check_show_crop(job, show_crop, force)
-    rehearsal = rehearse(job, force)
+    rehearsal = rehearse(job, force, None if for_card is None else card_named(for_card))
     framing = rehearsal.framing
     notes = (*rehearsal.checked.notes, *(framing.warnings if framing else ()))
     for note in notes:
@@ -285,13 +325,23 @@ def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         *([("picture", framing)] if framing else []),
-        ("passes", f"{planned.window_steps} over {planned.windows} windows"),
+        ("passes", f"{planned.window_steps} over {planned.windows} windows, {planned.passes} of the network"),
         ("first part", f"can be watched after {planned.steps_to_first_window} passes"),
+        ("in flight", f"{planned.in_flight} windows at most, {console.size(planned.in_flight_bytes)} of main memory"),
         ("disk", disks),
-        ("memory", f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"),
+        ("memory", _memory_text(planned)),
         ("time", f"{time_text} ({planned.time_basis})"),
     ]
     return console.table(("PLAN", ""), rows)
+
+
+def _memory_text(planned: Estimate) -> str:
+    """Return what the device has to hold, and in which mode it does."""
+    text = f"{planned.memory_bytes / 2**30:.1f} GiB, {planned.memory_basis}"
+    if planned.free_bytes is None:
+        return text
+    tiles = f", the VAE in {planned.tiles} tiles" if planned.tiles else ""
+    return f"{planned.memory}{tiles}: {text}; {planned.free_bytes / 2**30:.1f} GiB free"
 
 
 def run_job(

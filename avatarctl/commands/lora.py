@@ -13,7 +13,6 @@ from avatarctl.errors import InputFileError, UsageError, WeightsError
 from avatarctl.networks import lean
 from avatarctl.networks.header import damage
 from avatarctl.ownership import Inputs
-from avatarctl.settings.values import other_steps
 
 app = typer.Typer(help="Train, look at, merge and convert LoRA files.", no_args_is_help=True)
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file.")]
@@ -52,7 +51,12 @@ def merge(
         Path | None, typer.Option("--weights", help="Folder of weights, or a transformer, to merge into.")
     ] = None,
     variant: Annotated[
-        Literal["square", "rec-vec"], typer.Option("--variant", help="Released transformer to merge into.")
+        Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"],
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Released transformer to merge into: square, rec-vec, wan2.1-fun-1.3b or wan2.1-i2v-14b.",
+        ),
     ] = "square",
     dtype: Annotated[
         Literal["same", "float32", "bfloat16", "float16"],
@@ -130,6 +134,8 @@ def convert(
 
 
 def _check_there(file: Path) -> None:
+    from avatarctl.settings.values import other_steps
+
     if file.is_dir():
         raise InputFileError(
             f"{file}: got a folder without lora.safetensors, expected a LoRA file or a run of `avatarctl lora train`",

@@ -35,7 +35,7 @@ def _settings(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 Kind = Annotated[
-    Literal["render", "train", "lora", "data"] | None,
+    Literal["render", "train", "lora", "data", "prepare"] | None,
     typer.Option("--kind", help="What the preset is for; else told from its name or folder."),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names, help="Preset by name, or a YAML file.")]
@@ -217,7 +217,7 @@ def schema(kind: Kind = None, as_json: AsJson = False) -> None:
     console.result("presets schema", data, json.dumps(made, indent=1, ensure_ascii=False), as_json)
 
 
-def _kind_of(name: str) -> Literal["render", "train", "lora", "data"]:
+def _kind_of(name: str) -> Literal["render", "train", "lora", "data", "prepare"]:
     from avatarctl.settings import presets
 
     kind: Any = presets.kind_of(name)

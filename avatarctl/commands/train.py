@@ -11,6 +11,7 @@ from avatarctl import console, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
+from avatarctl.commands.shared import parsed_settings
 from avatarctl.errors import UsageError
 from avatarctl.progress import showing
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 
 Data = Annotated[
-    Path,
-    typer.Option("--data", metavar="CACHE", help="Samples that `avatarctl data encode` made.", rich_help_panel=INPUT),
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="CACHE",
+        help="Samples that `avatarctl data encode` made; repeat for several sizes or lengths.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Run = Annotated[
     Path,
@@ -63,6 +69,15 @@ Base = Annotated[
         metavar="PATH",
         help="Folder of weights, or a transformer, to start from.",
         show_default="where `avatarctl fetch` puts them",
+        rich_help_panel=INPUT,
+    ),
+]
+InitLora = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-lora",
+        metavar="PATH",
+        help="LoRA file or run folder of one to start from.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -140,6 +155,7 @@ def train(
     output: Run,
     preset: TrainPreset = None,
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -162,7 +178,7 @@ def train(
 
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
+    flags = _flags(weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
     _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
@@ -171,6 +187,7 @@ def lora_train(
     output: Run,
     preset: LoraPreset = "person-1.3b",
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -194,12 +211,15 @@ def lora_train(
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
+    flags = _flags(
+        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank
+    )
     _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
 def _flags(
     weights: Path | None,
+    init_lora: Path | None,
     steps: int | None,
     learning_rate: float | None,
     batch_size: int | None,
@@ -212,6 +232,7 @@ def _flags(
 ) -> dict[str, Any]:
     named = {
         "weights": weights,
+        "init_lora": init_lora,
         "steps": steps,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
@@ -222,34 +243,12 @@ def _flags(
         "rank": rank,
     }
     given = {name: value for name, value in named.items() if value is not None}
-    parsed = _parsed(settings or [])
-    if twice := sorted(set(given) & set(parsed)):
-        flag = f"--{twice[0].replace('_', '-')}"
-        raise UsageError(f"--set: got {twice[0]}, which {flag} says too, expected one of them", f"leave out {flag}")
-    return {**parsed, **given}
-
-
-def _parsed(settings: list[str]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as values; a value is read as in a preset."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set: got '{text}', expected NAME=VALUE", "such as --set learning_rate=1e-4")
-        try:
-            values[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set: got '{text}', expected a value as in a preset", "such as --set betas=[0.9,0.99]"
-            ) from error
-    return values
+    return parsed_settings(settings or [], given, "learning_rate=1e-4")
 
 
 def _run(
     kind: str,
-    data: Path,
+    data: list[Path],
     output: Path,
     preset: str | None,
     flags: dict[str, Any],
@@ -263,21 +262,29 @@ def _run(
     from avatarctl.data.shards import read_about
     from avatarctl.networks import devices
     from avatarctl.settings.check import make
+    from avatarctl.settings.effects import refuse_without_effect
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
     console.quiet(quiet)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    places |= {name: f"--set {name}" for name in _parsed(set_)}
+    asked = parsed_settings(set_, {}, "")
+    places |= {name: f"--set {name}" for name in asked}
+    values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
+    if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
+        del values["weights"]  # where weights lie in general says nothing of this run
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
+    refuse_without_effect(settings, {name: places[name] for name in flags})
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
         )
     command = "lora train" if kind == "lora" else "train"
-    job = TrainJob(data=data, output=output, train=settings, preset=Path(preset).name if preset else "")
-    read_about(data)
+    named = Path(preset).name if preset else ""
+    job = TrainJob(data=data[0], more_data=tuple(data[1:]), output=output, train=settings, preset=named)
+    for cache in data:
+        read_about(cache)
     if not dry_run:
         devices.refuse_missing(settings.device)
     if dry_run:

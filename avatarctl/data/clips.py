@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count
@@ -22,6 +24,7 @@ from avatarctl.audio.source import ffmpeg
 from avatarctl.data.clip_colours import Colours, colours_of
 from avatarctl.data.discover import PICTURES, Clip
 from avatarctl.errors import InputFileError
+from avatarctl.faces.cuts import Cut, CutFinder
 from avatarctl.networks.images import read_image
 from avatarctl.settings.values import parse_fps
 
@@ -192,6 +195,20 @@ def _stream_video(film: Film, size: tuple[int, int], fps: Fraction, like: Film |
         raise InputFileError(f"{film.path}: got a damaged or cut off video (ffmpeg: {reason}), expected a whole one")
 
 
+def told_seconds(path: Path) -> float:
+    """Return how long a file says that it is, in seconds; 0 where it says nothing."""
+    found = re.search(r"^  Duration: (\d+):(\d+):(\d+\.\d+)", _listed(path), re.MULTILINE)
+    return 0.0 if found is None else int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+
+def _listed(path: Path) -> str:
+    """Return what ffmpeg says of a file."""
+    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]
+    # It always fails, for want of an output: what it says of the input is asked for.
+    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return found.stderr.decode("utf-8", "replace")
+
+
 def _probe(path: Path) -> Film:
     try:
         with path.open("rb") as file:
@@ -200,10 +217,7 @@ def _probe(path: Path) -> Film:
         raise InputFileError(f"{path}: got {error.strerror or error}, expected a video") from error
     if empty:
         raise InputFileError(f"{path}: got an empty file, expected a video")
-    command = [ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}"]
-    # It always fails, for want of an output: what it says of the input is asked for.
-    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    text = found.stderr.decode("utf-8", "replace")
+    text = _listed(path)
     tracks = [line for line in re.findall(r"^ +Stream #0:.*$", text, re.MULTILINE) if "(attached pic)" not in line]
     track = next((line for line in tracks if ": Video: " in line), "")
     shape = re.search(r", (\d+)x(\d+)(?: \[SAR (\d+):(\d+))?", track)
@@ -236,6 +250,9 @@ def _rate(text: str) -> Fraction | None:
 # -- Windows -----------------------------------------------------------------------------------------------------------
 
 
+WHOLE = (0, sys.maxsize)  # a clip of one shot
+
+
 @dataclass(frozen=True)
 class Window:
     """Pictures ``start`` … of a clip, each with its masks, filled up to a whole window with copies of the last one.
@@ -254,26 +271,59 @@ def windows(
     stride: int,
     heard: int,
     short: Literal["pad", "skip"],
+    shots: Sequence[tuple[int, int]] = (WHOLE,),
+    to_end: bool = False,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Cut rows into windows of ``length`` that begin every ``stride`` pictures; ``heard``: pictures that have sound.
 
-    What is left at the end doesn't make a window. A clip shorter than one makes one that is filled up (``pad``), or none.
+    Each of ``shots`` (first picture, the one after the last) is cut on its own: no window shows two. What is left at the end
+    of one doesn't make a window, or with ``to_end`` a last one ends with the shot, over pictures of the one before. A shot
+    that is shorter makes one that is filled up (``pad``), or none. ``first``: where in a shot the first window begins, if it
+    is long enough for that.
     """
-    held: deque[tuple[Picture | None, ...]] = deque()
-    start = 0
+    held: deque[tuple[Picture | None, ...]] = deque(maxlen=length)
+    left = deque(shots)
+    begin, end = left.popleft()
+    start, made, seen = begin + first, begin, begin
+
+    def rest() -> Iterator[Window]:
+        """Return the last window of a shot: pictures up to ``seen`` are its own, those up to ``made`` are in windows."""
+        if len(held) == length and (made == begin or (to_end and made < seen)):
+            yield Window(seen - length, length, tuple(held))
+        elif made == begin and held and short == "pad":
+            yield Window(begin, len(held), (*held, *[held[-1]] * (length - len(held))))
+
     for place, row in enumerate(rows):
         if place >= heard:
             break
-        if place < start:
+        while place >= end:
+            yield from rest()
+            held.clear()
+            if not left:
+                return
+            begin, end = left.popleft()
+            start, made, seen = begin + first, begin, begin
+        if place < begin:
             continue
         held.append(row)
-        if len(held) == length:
+        seen = place + 1
+        if seen == start + length:
             yield Window(start, length, tuple(held))
-            start += stride
-            for _ in range(min(stride, length)):
-                held.popleft()
-    if start == 0 and held and short == "pad":
-        yield Window(0, len(held), (*held, *[held[-1]] * (length - len(held))))
+            start, made = start + stride, seen
+    yield from rest()
+
+
+def shots_of(film: Film, fps: Fraction) -> list[tuple[int, int]]:
+    """Return the shots of a film at ``fps``: first picture, and the one after the last; dissolves and fades lie between them."""
+    finder = CutFinder(fps)
+    cuts: list[Cut] = []
+    with closing(stream(film, (64, 64), fps)) as pictures:
+        for picture in pictures:
+            cuts += finder.push(picture)
+    cuts += finder.end()
+    begins, ends = [0, *(cut.last for cut in cuts)], [*(cut.first for cut in cuts), sys.maxsize]
+    return list(zip(begins, ends, strict=True))
 
 
 def in_step(pictures: Pictures, masks: Sequence[Pictures | None], slack: bool) -> Iterator[tuple[Picture | None, ...]]:

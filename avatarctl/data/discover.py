@@ -30,6 +30,8 @@ from avatarctl.textfiles import read_text
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 KINDS = ("speech", "singing", "dancing")
 MASKS = "masks"
+OF_PREPARE = ".prepare/about.json"
+REPORTS = ("prepare.jsonl", "summary.json", "contact-sheet.jpg")  # of `data prepare`, beside its clips
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Clip:
     lip: Path | None
     caption: Path | None
     kind: str | None
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture alone."""
+        return self.sound is None and self.path == self.pictures and self.path.suffix.lower() in PICTURES
 
     @property
     def key(self) -> str:
@@ -104,13 +111,13 @@ def made_of(clip: Clip, prompt: str, recipe: str) -> str:
     return hashlib.sha256(jsontext.dumps(parts).encode()).hexdigest()
 
 
-def discover(source: Path) -> list[Clip]:
-    """Return the clips of a folder, a list of clips (.txt) or one video, ordered by name.
+def discover(source: Path, pictures: bool = False) -> list[Clip]:
+    """Return the clips of a folder, a list of clips (.txt) or one video, ordered by name; ``pictures``: picture files too.
 
     Raises ``InputFileError`` for a SOURCE that isn't there, can't be read, or holds no clip.
     """
     try:
-        found = {clip.key: clip for clip in _clips_of(source)}
+        found = {clip.key: clip for clip in _clips_of(source, pictures)}
     except OSError as error:
         raise InputFileError(f"{source}: can't be read ({error.strerror})", "check the path and its rights") from error
     if not found:
@@ -119,6 +126,11 @@ def discover(source: Path) -> list[Clip]:
             "`avatarctl data encode --help` tells what a SOURCE looks like",
         )
     return sorted(found.values(), key=lambda clip: clip.name)
+
+
+def is_prepared(path: Path) -> bool:
+    """Return whether `data prepare` made a clip: it shows one shot."""
+    return any((folder / OF_PREPARE).is_file() for folder in path.absolute().parents)
 
 
 def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
@@ -134,13 +146,16 @@ def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
         if os.path.realpath(here) in map(os.path.realpath, here.parents):
             below.clear()  # a link to a folder above would never end
         if here not in folders:
-            found += [here / name for name in files if name[0] != "." and here / name not in ours]
+            of_prepare = REPORTS if REPORTS[0] in files else ()
+            found += [
+                here / name for name in files if name[0] != "." and here / name not in ours and name not in of_prepare
+            ]
     return sorted(path.relative_to(source).as_posix() for path in found)
 
 
-def _clips_of(source: Path) -> Iterator[Clip]:
+def _clips_of(source: Path, pictures: bool) -> Iterator[Clip]:
     if source.is_dir():
-        yield from _walk(source)
+        yield from _walk(source, pictures)
     elif source.suffix.lower() == ".txt":
         yield from _listed(source)
     elif source.suffix.lower() in FILMS and source.exists():
@@ -154,7 +169,7 @@ def _clips_of(source: Path) -> Iterator[Clip]:
         )
 
 
-def _walk(root: Path) -> Iterator[Clip]:
+def _walk(root: Path, pictures: bool) -> Iterator[Clip]:
     def unreadable(error: OSError) -> None:
         raise error
 
@@ -175,7 +190,8 @@ def _walk(root: Path) -> Iterator[Clip]:
                 yield clip_at(here / name, (here / name).relative_to(root).as_posix())
         for name in files:
             path = here / name
-            if path.suffix.lower() in FILMS and not name.startswith("."):
+            wanted = (*FILMS, *PICTURES) if pictures else FILMS
+            if path.suffix.lower() in wanted and not name.startswith("."):
                 yield clip_at(path, path.relative_to(root).as_posix())
 
 
@@ -207,6 +223,8 @@ def clip_at(path: Path, name: str) -> Clip:
         caption = _there(path.with_suffix(".txt"))
         face, lip = (_mask_of(path, part) for part in ("face", "lip"))
         return Clip(name, path, path, None, path, face, lip, caption, kind)
+    if path.suffix.lower() in PICTURES and not path.is_dir():
+        return Clip(name, path, path, None, None, None, None, _there(path.with_suffix(".txt")), kind)
     film, images, sound = path / "sub_clip.mp4", path / "images", path / "audio.wav"
     return Clip(
         name=name,

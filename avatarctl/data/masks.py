@@ -13,7 +13,8 @@ from torch.nn import functional
 from avatarctl.data.clips import Film, film_of
 from avatarctl.data.discover import Clip
 from avatarctl.errors import InputFileError
-from avatarctl.networks.vae import SPATIAL, TEMPORAL
+from avatarctl.networks.tiling import SPATIAL
+from avatarctl.networks.vae import TEMPORAL
 
 
 def mask_films(clip: Clip, film: Film) -> tuple[list[Film | None], list[str]]:

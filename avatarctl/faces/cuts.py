@@ -13,18 +13,23 @@ from PIL import Image
 WIDTH, HEIGHT = 64, 36  # of the pictures that are compared
 BINS = 16  # of each colour's histogram
 # How the thresholds were chosen: docs/prepare.md, "Thresholds".
-LEAST_CHANGE = 0.07  # of a cut's difference, 0 … 1
-TIMES_OTHERS = 2.5  # a cut's difference over the second largest one around it
+LEAST_CHANGE = 0.055  # of a cut's difference, 0 … 1
+TIMES_OTHERS = 2.0  # a cut's difference over the second largest one around it
 AROUND_S = 0.32
 FLASH_S = 0.16  # what is gone again after this long is no cut
 BACK_AGAIN = 0.5  # share of the difference that is left when what was before a flash is back
-FADE_S = (1.4, 2.8)  # stretches in which a dissolve or fade is looked for, with still ends
-FADE_EVERY = 3  # pictures
-FADE_CHANGE = 0.09  # mean difference of the pictures before and after a fade, 0 … 1
-FADE_LINE = 0.30  # how far pictures of a fade may be from the mix of both ends, in parts of their difference
+FADE_S = (0.5, 0.8, 1.3, 2.0, 3.0)  # stretches in which a dissolve or fade is looked for
+FADE_EVERY = 2  # pictures
+FADE_CHANGE = 0.10  # mean difference of the pictures before and after a fade, 0 … 1
+FADE_LINE = 0.45  # how far pictures of a fade may be from the mix of both ends, in parts of their difference
 FADE_STEP = 0.4  # share of a fade that one picture may bring: more is a cut
-SAME_SCENE = 0.6  # correlation of two pictures of one scene in other light
-FLAT = 0.02  # deviation of an empty picture's brightness, 0 … 1
+# Before and after a fade so many pictures at least (or a quarter of it) change by at most this part of what it changes.
+STILL, MOVING = 4, 0.8
+FADE_BACK = 0.1  # share by which it may go back: what moves isn't a mix
+FADE_ENDS = 2  # pictures by which a fade is taken longer than it shows
+EARLY_LATE = (0.4, 0.6)  # shares of a fade at which it is compared with a lamp that is dimmed
+SAME_SCENE = 0.9  # correlation of a change of light with what is seen
+EMPTY = 0.06  # brightness of a black picture, or what a white one lacks
 
 Small = NDArray[np.float32]
 
@@ -90,9 +95,10 @@ class CutFinder:
         second = others[-2] if len(others) > 1 else 0.0
         if change < TIMES_OTHERS * second or (others and change < others[-1]):
             return None
-        later = min(at + self._flash, len(self._held) - 1)
-        if _change(self._held[at - 1], self._held[later]) < BACK_AGAIN * change:
-            return None  # a flash
+        before, after = max(at - 1 - self._flash, 0), min(at + self._flash, len(self._held) - 1)
+        pairs = {(at - 1, after), (before, at), (before, after)} - {(at - 1, at)}
+        if any(_change(self._held[one], self._held[other]) < BACK_AGAIN * change for one, other in pairs):
+            return None  # a flash begins or ends
         return Cut(place, place)
 
     def _fade(self, length: int) -> Cut | None:
@@ -106,18 +112,25 @@ class CutFinder:
         pictures = np.stack([self._held[place - length - 1][0] for place in range(length + 1)])
         size = float((across**2).sum())
         shares = ((pictures - start) * across).sum(axis=(1, 2, 3)) / size
-        rising = np.flatnonzero((shares > 0.05) & (shares < 0.95))
-        if len(rising) < 3 or float(np.diff(shares).max()) > FADE_STEP:
+        if float(np.diff(shares).max()) > FADE_STEP:
             return None
         first, last = int(np.argmax(shares > 0.05)), int(len(shares) - np.argmax(shares[::-1] < 0.95))
-        if first < 3 or last > length - 2 or float(np.diff(shares[first:last]).min(initial=0)) < -0.1:
+        still = max(STILL, (last - first) // 4)
+        if first < still or last + still > length or last - first < 4:
             return None  # its ends aren't in sight yet, or no longer
+        inside = float(np.abs(across).mean()) / (last - first)
+        edges = (pictures[first] - pictures[first - still], pictures[last + still] - pictures[last])
+        outside = max(float(np.abs(edge).mean()) for edge in edges) / still
+        if outside > MOVING * inside or float(np.diff(shares[first:last]).min()) < -FADE_BACK:
+            return None  # what moves all the time
         mixes = start + shares[:, None, None, None] * across
         off = np.sqrt(((pictures - mixes) ** 2).sum(axis=(1, 2, 3)) / size)
-        if float(off[first:last].max()) > FADE_LINE or _alike(start, end):
+        early, late = (int(np.argmin(np.abs(shares[first:last] - share))) + first for share in EARLY_LATE)
+        lit = not (_empty(start) or _empty(end)) and _other_light(pictures[early], pictures[late])
+        if float(off[first:last].max()) > FADE_LINE or lit:
             return None
         begin = self._count - 1 - length
-        return Cut(begin + first, begin + last)
+        return Cut(max(begin + first - FADE_ENDS, self._last, 1), begin + last + FADE_ENDS)
 
 
 def _seen(picture_HWC: NDArray[np.uint8]) -> tuple[Small, Small, Small]:
@@ -131,17 +144,27 @@ def _seen(picture_HWC: NDArray[np.uint8]) -> tuple[Small, Small, Small]:
 
 
 def _change(one: tuple[Small, Small, Small], other: tuple[Small, Small, Small]) -> float:
-    """Return how unlike two pictures are, 0 … 1: in pixels, colours and edges."""
+    """Return how unlike two pictures are, 0 … 1: in pixels, colours (how far they have moved) and edges."""
     pixels = float(np.abs(one[0] - other[0]).mean())
-    colours = float(np.abs(one[1] - other[1]).sum()) / 6
+    colours = float(np.abs(np.cumsum(one[1] - other[1], axis=1)).sum()) / (3 * BINS)
     edges = float(np.abs(one[2] - other[2]).sum() / max(float((one[2] + other[2]).sum()), 1.0))
     return (2 * pixels + colours + 0.5 * edges) / 3.5
 
 
-def _alike(one: Small, other: Small) -> bool:
-    """Return whether two pictures show one scene in other light: a lamp that is dimmed isn't a fade."""
-    a, b = one.mean(axis=2) - one.mean(), other.mean(axis=2) - other.mean()
-    deviations = float(a.std()), float(b.std())
-    if min(deviations) < FLAT:
-        return False
-    return float((a * b).mean()) / (deviations[0] * deviations[1]) > SAME_SCENE
+def _empty(picture: Small) -> bool:
+    """Return whether a picture is black or white: what a fade leads to."""
+    return min(float(picture.mean()), 1 - float(picture.mean())) < EMPTY
+
+
+def _other_light(early: Small, late: Small) -> bool:
+    """Return whether what changes between two moments is what is seen in both: a lamp that is dimmed, not another scene."""
+    one, other = _coarse(early), _coarse(late)
+    change, both = other - one, one + other
+    sizes = float(np.sqrt((change**2).sum() * (both**2).sum()))
+    return sizes < 1e-6 or abs(float((change * both).sum())) / sizes > SAME_SCENE
+
+
+def _coarse(picture: Small) -> Small:
+    """Return colours of parts of a picture, about their mean: what moves a little doesn't show."""
+    parts = picture.reshape(HEIGHT // 4, 4, WIDTH // 4, 4, 3).mean(axis=(1, 3))
+    return parts - parts.mean()

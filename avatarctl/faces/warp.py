@@ -24,7 +24,7 @@ def warp(picture_HWC: NDArray[np.uint8], matrix: Matrix, side: int) -> Tensor:
     right, bottom = min(int(high[0]), width), min(int(high[1]), height)
     if right <= left or bottom <= top:
         return torch.zeros(1, 3, side, side)
-    part = torch.from_numpy(np.ascontiguousarray(picture_HWC[top:bottom, left:right])).permute(2, 0, 1)[None].float()
+    part = torch.from_numpy(picture_HWC[top:bottom, left:right].copy()).permute(2, 0, 1)[None].float()
     grid = ((places - torch.tensor([left, top])) + 0.5) / torch.tensor([right - left, bottom - top]) * 2 - 1
     return F.grid_sample(part, grid[None], align_corners=False, padding_mode="zeros")
 

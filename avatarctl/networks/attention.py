@@ -41,6 +41,33 @@ def check_attention(name: str, device: torch.device) -> str:
     return name
 
 
+CUDNN_CAPABILITIES = (
+    9,
+    10,
+)  # Hopper and data-centre Blackwell, where its kernels are the fastest (by their makers' figures)
+FUSED = ("_native_flash", "_native_efficient")
+HEAD_WIDTH = 128
+KEYS = (257, 512, 12)  # of the image, the text, and the voice in a latent frame
+
+
+def best_attention(device: torch.device, dtype: torch.dtype, capability: tuple[int, int]) -> str:
+    """Return the backend to use on a GPU: cuDNN's where its kernels are fastest, else flash, else memory-efficient attention.
+
+    Each is tried with the shapes of a render. Where none runs, torch chooses, and a warning says so: its plain kernel takes
+    more memory than a GPU has.
+    """
+    names = ["_native_cudnn"] if capability[0] in CUDNN_CAPABILITIES else []
+    for name in (*names, *FUSED):
+        if all(_runs(name, device, dtype, keys, HEAD_WIDTH) for keys in KEYS):
+            return name
+    warnings.warn(
+        f"attention: no fused kernel runs on {device} in {str(dtype).removeprefix('torch.')}; torch's plain one needs tens of "
+        "gigabytes at 512x512: use --dtype bfloat16 or float16, or name a backend that `avatarctl doctor` lists",
+        stacklevel=2,
+    )
+    return "native"
+
+
 def set_attention(model: nn.Module, name: str) -> None:
     """Set the backend on this model's processors alone: diffusers' own setter changes the default of the process too."""
     backend = AttentionBackendName(name)
@@ -55,16 +82,19 @@ def set_attention(model: nn.Module, name: str) -> None:
                 block.attn2.processor._attention_backend = AttentionBackendName.NATIVE
 
 
-def _runs(name: str, device: torch.device) -> bool:
-    """Try a backend on a tiny attention: whether a package or kernel works shows only then."""
-    probe = torch.zeros(1, 16, 2, 64, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+def _runs(
+    name: str, device: torch.device, dtype: torch.dtype | None = None, keys: int = 16, head_width: int = 64
+) -> bool:
+    """Try a backend on a small attention: whether a package or kernel works shows only then."""
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     function = _AttentionBackendRegistry._backends.get(AttentionBackendName(name))
     if function is None:
         return False
     with warnings.catch_warnings():  # torch warns of backends that work better compiled; it was only tried
         warnings.simplefilter("ignore")
         try:
-            function(probe, probe, probe)
+            query, key = (torch.zeros(1, length, 2, head_width, device=device, dtype=dtype) for length in (16, keys))
+            function(query, key, key)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)  # a kernel's fault shows here, not at the next call
         except (RuntimeError, ImportError, ValueError, TypeError, AttributeError, NotImplementedError, AssertionError):

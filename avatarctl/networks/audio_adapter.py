@@ -10,35 +10,14 @@ from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from torch import Tensor, nn
 
-from avatarctl.errors import UsageError
+from avatarctl.networks.spans import frame_spans
 
 ADAPTER_LAYERS = 2
-# Tokens added to both sides of a latent frame's span.
-CONTEXT_TOKENS = 4
 
 
 @lru_cache(maxsize=64)
-def frame_spans(audio_tokens: int, latent_frames: int) -> tuple[tuple[int, int], ...]:
-    """Return the first and the last token (inclusive, may lie outside) that each latent frame of a window listens to.
-
-    ``audio_tokens`` speech states cover the ``4 * (latent_frames - 1) + 1`` video frames of the window evenly. A span is
-    centred on its latent frame, half a latent frame wide to both sides, and widened by ``CONTEXT_TOKENS``. Rounding is
-    towards zero at each stage, as the released weights were trained with (StableAvatar, section 3.2 and released code).
-    """
-    if latent_frames < 2:
-        raise UsageError(f"audio adapter: got a window of {latent_frames} latent frame, expected at least 2")
-    per_frame = audio_tokens / (4 * (latent_frames - 1) + 1)
-    half = int(per_frame * 4 / 2)
-    centres = [int((per_frame * (4 * k - 3) + per_frame * (4 * k + 1)) / 2) - 1 for k in range(1, latent_frames)]
-    # The first latent frame is a single picture: its span ends where that of the second begins and is as wide.
-    first_stop = centres[0] - half
-    spans = [(first_stop - 2 * half, first_stop)] + [(centre - half, centre + half) for centre in centres]
-    return tuple((start - CONTEXT_TOKENS, stop + CONTEXT_TOKENS) for start, stop in spans)
-
-
-@lru_cache(maxsize=64)
-def frame_gather(audio_tokens: int, latent_frames: int) -> tuple[Tensor, Tensor]:
-    """Return index and validity, both (latent frames, tokens per frame), that cut audio tokens per latent frame.
+def frame_gather(audio_tokens: int, latent_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return index and validity, both (latent frames, tokens per frame) on a device, that cut audio tokens per latent frame.
 
     Tokens of a span that lie inside the sequence come first, in order; what lies outside is padding on the right.
     """
@@ -48,7 +27,7 @@ def frame_gather(audio_tokens: int, latent_frames: int) -> tuple[Tensor, Tensor]
         padding = stop - start + 1 - len(inside)
         index.append([*inside, *[0] * padding])
         valid.append([True] * len(inside) + [False] * padding)
-    return torch.tensor(index), torch.tensor(valid)
+    return torch.tensor(index, device=device), torch.tensor(valid, device=device)
 
 
 class AudioAdapterBlock(nn.Module):
@@ -123,8 +102,7 @@ class AudioAdapter(nn.Module):
         if self.proj_hidden is not None and self.norm_hidden is not None:
             tokens = self.norm_hidden(self.proj_hidden(tokens))
 
-        index, valid = frame_gather(audio_states.shape[1], latent_frames)
-        index, valid = index.to(tokens.device), valid.to(tokens.device)
+        index, valid = frame_gather(audio_states.shape[1], latent_frames, tokens.device)
         cut = tokens[:, index] * valid[None, :, :, None]
         tokens = cut.flatten(1, 2)
 

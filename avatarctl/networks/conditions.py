@@ -13,7 +13,8 @@ from torch.nn import functional
 from transformers import CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from avatarctl.errors import UsageError
-from avatarctl.networks.vae import SPATIAL, TEMPORAL, Tiling, encode_stream
+from avatarctl.networks.tiling import SPATIAL, Tiling
+from avatarctl.networks.vae import TEMPORAL, encode_stream
 
 # Mean and deviation of the pictures that CLIP was trained on (Radford et al. 2021, released preprocessing).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

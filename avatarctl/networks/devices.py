@@ -5,9 +5,22 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import sys
 from pathlib import Path
+from typing import Literal
 
-from avatarctl.errors import DeviceError
+from avatarctl.errors import DeviceError, UsageError
+
+# Compiling takes a minute or two and saves about a quarter of a pass.
+COMPILE_FROM_PASSES = 500
+FLOAT8_CAPABILITY = (8, 9)  # Ada; products of float8 matrices
+
+
+def let_segments_grow() -> None:
+    """Ask torch's allocator, before it starts, for memory that grows: less of it lies unused between networks of many sizes."""
+    known = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    if sys.platform == "linux" and not any(name in os.environ for name in known) and torch_has_gpus():
+        os.environ[known[0]] = "expandable_segments:True"
 
 
 def refuse_missing(device: str) -> None:
@@ -19,6 +32,32 @@ def refuse_missing(device: str) -> None:
         raise DeviceError(f"device {device}: no GPU is usable, torch is built for the CPU alone", hint)
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         raise DeviceError(f"device {device}: no GPU is usable, CUDA_VISIBLE_DEVICES hides all from this process", hint)
+
+
+def may_compile(compile_: bool | Literal["auto"], device: str, passes: int | None = None) -> bool:
+    """Return whether a render may compile its transformer, as far as settings and the build of torch tell.
+
+    ``passes``: of the transformer in all; None where nobody knows yet.
+    """
+    if compile_ != "auto":
+        return compile_
+    return device != "cpu" and (passes is None or passes >= COMPILE_FROM_PASSES) and torch_has_gpus()
+
+
+def refuse_float8_matmul(weights_dtype: str, capability: tuple[int, int], device: str) -> None:
+    """Raise an error where float8 matrices can't be multiplied: weights that aren't stored so, or a device that can't."""
+    if weights_dtype != "float8":
+        raise UsageError(
+            "matmul_dtype float8: got weights_dtype same, expected float8 (weights are multiplied as they are stored)",
+            "add --weights-dtype float8, or leave out --matmul-dtype",
+        )
+    if capability < FLOAT8_CAPABILITY:
+        wanted = ".".join(map(str, FLOAT8_CAPABILITY))
+        raise DeviceError(
+            f"matmul_dtype float8: {device} doesn't multiply float8 matrices, expected a GPU of compute capability {wanted} "
+            "or newer",
+            "use --matmul-dtype same: float8 weights are stored in one byte all the same",
+        )
 
 
 def torch_has_gpus() -> bool:

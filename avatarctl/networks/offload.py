@@ -6,8 +6,12 @@ memory take its place again. They may lie in the mapped file; then the system ma
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -90,7 +94,7 @@ class BlockStream:
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
         self._device = device
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._blocks = [_Packed(block) for block in blocks]
+        self._blocks = [_Packed(block, device) for block in blocks]
         self._coming: dict[
             int, tuple[Tensor, Any]
         ] = {}  # place of a block -> its buffer on the device, and when it is there
@@ -131,7 +135,7 @@ class BlockStream:
 class _Packed:
     """A block's weights in one buffer of bytes in main memory, where the module's tensors are views of it."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, device: torch.device) -> None:
         places = held(block)
         sizes = [-(-place.stored.nbytes // ALIGNMENT) * ALIGNMENT for place in places]
         self._starts = [0, *itertools.accumulate(sizes)]
@@ -142,7 +146,13 @@ class _Packed:
             view.copy_(place.stored.detach())
             put(place, view)
             self._places.append(Held(place.table, place.name, place.path, place.table[place.name]))
-        _lock(self.buffer)
+        # Under another device CUDA would begin a context there, half a gigabyte on a GPU that nobody asked for.
+        with (
+            torch.cuda.device(device)
+            if device.type == "cuda" and torch.cuda.is_available()
+            else contextlib.nullcontext()
+        ):
+            _lock(self.buffer)
 
     def unpack(self, buffer: Tensor) -> None:
         """Let the module's weights be views of a buffer on the device."""
@@ -162,7 +172,24 @@ def _view(buffer: Tensor, start: int, like: Tensor) -> Tensor:
 def _lock(buffer: Tensor) -> None:
     """Lock a buffer's pages in main memory where CUDA can; without it copies are slower and don't overlap.
 
-    ``Tensor.pin_memory`` would round its size up to a power of two.
+    ``Tensor.pin_memory`` would round its size up to a power of two. They are released with the buffer.
     """
-    if torch.cuda.is_available() and buffer.nbytes:
-        torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+    if not torch.cuda.is_available() or not buffer.nbytes:
+        return
+    cuda, place = torch.cuda.cudart(), buffer.data_ptr()
+    if int(cuda.cudaHostRegister(place, buffer.nbytes, 0)) == 0:
+        weakref.finalize(buffer.untyped_storage(), cuda.cudaHostUnregister, place)
+        return
+    _say_slow()
+    # CUDA reports the refusal once more, to whoever calls it next: that is this call.
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda").add_(1)
+
+
+@cache
+def _say_slow() -> None:
+    """Warn once that copies will be slow."""
+    warnings.warn(
+        "main memory: the system locks too little of it for the GPU (ulimit -l, or memory is short); weights travel slower",
+        stacklevel=4,
+    )

@@ -6,6 +6,7 @@ import gc
 from typing import Any, TypeVar
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, Wav2Vec2Model
 
@@ -37,6 +38,11 @@ class Residency:
         self.placement = placement
 
     @property
+    def together(self) -> bool:
+        """Whether networks may compute at the same time: there is room for what all of them need."""
+        return self.placement.beside
+
+    @property
     def load_device(self) -> torch.device:
         """Where weights are read to before :meth:`place`: the device, unless they are rounded to float8 on their way."""
         return torch.device("cpu") if self.placement.float8 else self.placement.device
@@ -48,9 +54,12 @@ class Residency:
             if self.placement.attention:
                 set_attention(model, self.placement.attention)
             if self.placement.float8:
-                to_float8(model)
+                to_float8(model, self.placement.float8_matmul)
             if self.placement.compile:
                 _compile_blocks(model)
+        on_cores = self.placement.device.type == "cuda" and self.placement.vae_dtype in NARROW
+        if on_cores and isinstance(model, AutoencoderKLWan):
+            _channels_last(model)
         self._settle(model)
         return model
 
@@ -107,6 +116,11 @@ class OneOnDevice(Residency):
         super().__init__(placement)
         self._guests: dict[int, Guest] = {}
         self._present: nn.Module | None = None
+
+    @property
+    def together(self) -> bool:
+        """They take turns."""
+        return False
 
     @property
     def load_device(self) -> torch.device:
@@ -188,6 +202,15 @@ MODES: dict[str, type[Residency]] = {
     "group": BlocksOnDevice,
     "sequential": LayersOnDevice,
 }
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Lay out the weights of convolutions as tensor cores want them; else each call would turn them."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for place in held(model):
+        stored = place.stored.detach()
+        if stored.dim() in formats:
+            put(place, stored.contiguous(memory_format=formats[stored.dim()]))
 
 
 def _compile_blocks(model: StableAvatarTransformer3DModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,27 +17,11 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from torch import Tensor, nn
 
 from avatarctl.errors import UsageError
+from avatarctl.networks.tiling import SPATIAL, Tiling, starts
 
 TEMPORAL = 4  # pictures per latent frame, after the first, which is one picture
-SPATIAL = 8  # pixels per latent row and column
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Square tiles of ``size_px`` that share ``overlap_px`` with their neighbours, blended linearly.
-
-    Less memory, but pictures close to those of a whole decode, not equal.
-    """
-
-    size_px: int = 256
-    overlap_px: int = 64
-
-    def __post_init__(self) -> None:
-        if self.size_px % SPATIAL or self.overlap_px % SPATIAL or not 0 < self.overlap_px < self.size_px:
-            raise UsageError(
-                f"tiling: got tiles of {self.size_px} px with {self.overlap_px} px of overlap, expected multiples of "
-                f"{SPATIAL} with 0 < overlap < size"
-            )
+# Latent frames that a tile codes before the next one does: between tiles, their caches wait in main memory.
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,10 @@ class _CausalStream:
         # Entries are tensors, nothing yet, or a mark of the first frame.
         self._cache = [entry.cpu() if isinstance(entry, Tensor) else entry for entry in self._cache]
 
+    def bring(self, device: torch.device) -> None:
+        """Bring back what rests."""
+        self._cache = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in self._cache]
+
     def push(self, chunk_BCTHW: Tensor, **first: bool) -> Tensor:
         return self._network(chunk_BCTHW, feat_cache=self._cache, feat_idx=[0], **first)
 
@@ -76,33 +65,63 @@ class DecodeStream:
         self._streams: dict[_Tile, _CausalStream] = {}
         self._size: tuple[int, ...] | None = None
 
-    @torch.no_grad()
     def push(self, latents_BC1HW: Tensor) -> Tensor:
         """Return the pictures (B, 3, t, 8 * H, 8 * W) in [-1, 1] of the next latent frame: t is 1 for the first, then 4.
 
         Computed where the VAE is at that moment and in its dtype. Raises ``UsageError`` for anything but one latent frame
         of the same size each time.
         """
+        [pictures] = self._push([latents_BC1HW])
+        return pictures
+
+    def run(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Return the pictures of each of the next latent frames in turn, as :meth:`push` does, to the bit.
+
+        Tiles decode several latent frames before the next tile does, so that their caches seldom travel.
+        """
+        for group in _groups(latents, self._tiling):
+            yield from self._push(group)
+
+    @torch.no_grad()
+    def _push(self, group: list[Tensor]) -> list[Tensor]:
+        """Return the pictures of a few latent frames, decoded tile by tile."""
+        frames, begins = [], self._size is None
+        for latents_BC1HW in group:
+            self._check(latents_BC1HW)
+            frames.append(self._scaled(latents_BC1HW))
+        tiles = _tiles(frames[0].shape[-2], frames[0].shape[-1], self._tiling)
+        parts: list[list[Tensor]] = [[] for _ in frames]
+        for tile in tiles:
+            stream = self._stream(tile)
+            stream.bring(frames[0].device)
+            for index, frame in enumerate(frames):
+                cut = self._vae.post_quant_conv(_cut(frame, tile, 1))
+                part = stream.push(cut, first_chunk=begins and index == 0)
+                if self._vae.config.patch_size is not None:
+                    part = unpatchify(part, self._vae.config.patch_size)
+                parts[index].append(part)
+            if len(tiles) > 1 and frames[0].is_cuda:
+                stream.rest()  # the device holds the cache of one tile at a time
+        return [_blend(each, tiles, SPATIAL, self._tiling).clamp(-1, 1) for each in parts]
+
+    def _check(self, latents_BC1HW: Tensor) -> None:
         channels = self._vae.config.z_dim
         if latents_BC1HW.ndim != 5 or latents_BC1HW.shape[2] != 1 or latents_BC1HW.shape[1] != channels:
             raise UsageError(
                 f"decode: got latents of shape {tuple(latents_BC1HW.shape)}, expected one latent frame "
                 f"(B, {channels}, 1, H, W)"
             )
-        first = self._size is None
         self._size = _same_size("decode", latents_BC1HW, self._size)
+
+    def _scaled(self, latents_BC1HW: Tensor) -> Tensor:
         weight = self._vae.post_quant_conv.weight
         mean, std = _statistics(self._vae, weight.device)
-        latents = (latents_BC1HW.to(weight.device, torch.float32) * std + mean).to(weight.dtype)
-        tiles = _tiles(latents.shape[-2], latents.shape[-1], self._tiling)
-        parts = []
-        for tile in tiles:
-            stream = self._streams.setdefault(tile, _CausalStream(self._vae.decoder))
-            part = stream.push(self._vae.post_quant_conv(_cut(latents, tile, 1)), first_chunk=first)
-            if self._vae.config.patch_size is not None:
-                part = unpatchify(part, self._vae.config.patch_size)
-            parts.append(part)
-        return _blend(parts, tiles, SPATIAL, self._tiling).clamp(-1, 1)
+        return (latents_BC1HW.to(weight.device, torch.float32) * std + mean).to(weight.dtype)
+
+    def _stream(self, tile: _Tile) -> _CausalStream:
+        if tile not in self._streams:
+            self._streams[tile] = _CausalStream(self._vae.decoder)
+        return self._streams[tile]
 
     def rest(self) -> None:
         """Send the causal cache to main memory; the next push brings back what it needs."""
@@ -119,26 +138,41 @@ class EncodeStream:
         self._streams: dict[_Tile, _CausalStream] = {}
         self._size: tuple[int, ...] | None = None
 
-    @torch.no_grad()
     def push(self, pixels_BCTHW: Tensor) -> Tensor:
         """Return the posterior's moments (B, 2 * C, 1, H / 8, W / 8), mean then log-variance, not normalised.
 
         Raises ``UsageError`` unless the first chunk is one picture, each later one four of the same size.
         """
-        _check_pixels(pixels_BCTHW, 1 if self._size is None else TEMPORAL)
-        self._size = _same_size("encode", pixels_BCTHW, self._size)
-        weight = self._vae.quant_conv.weight
-        pixels = pixels_BCTHW.to(weight.device, weight.dtype)
-        patch = self._vae.config.patch_size
-        if patch is not None:
-            pixels = patchify(pixels, patch)
+        [moments] = self._push([pixels_BCTHW])
+        return moments
+
+    def run(self, pixels: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Return the moments of each of the next chunks in turn, as :meth:`push` does; tiles as in ``DecodeStream.run``."""
+        for group in _groups(pixels, self._tiling):
+            yield from self._push(group)
+
+    @torch.no_grad()
+    def _push(self, group: list[Tensor]) -> list[Tensor]:
+        weight, patch = self._vae.quant_conv.weight, self._vae.config.patch_size
+        chunks = []
+        for pixels_BCTHW in group:
+            _check_pixels(pixels_BCTHW, 1 if self._size is None else TEMPORAL)
+            self._size = _same_size("encode", pixels_BCTHW, self._size)
+            chunks.append(patchify(pixels_BCTHW, patch) if patch is not None else pixels_BCTHW)
         scale = SPATIAL // (patch or 1)
-        tiles = _tiles(pixels.shape[-2] // scale, pixels.shape[-1] // scale, self._tiling)
-        parts = []
+        tiles = _tiles(chunks[0].shape[-2] // scale, chunks[0].shape[-1] // scale, self._tiling)
+        parts: list[list[Tensor]] = [[] for _ in chunks]
         for tile in tiles:
-            stream = self._streams.setdefault(tile, _CausalStream(self._vae.encoder))
-            parts.append(self._vae.quant_conv(stream.push(_cut(pixels, tile, scale))))
-        return _blend(parts, tiles, 1, self._tiling)
+            if tile not in self._streams:
+                self._streams[tile] = _CausalStream(self._vae.encoder)
+            stream = self._streams[tile]
+            stream.bring(weight.device)
+            for index, chunk in enumerate(chunks):
+                cut = _cut(chunk, tile, scale).to(weight.device, weight.dtype)
+                parts[index].append(self._vae.quant_conv(stream.push(cut)))
+            if len(tiles) > 1 and weight.is_cuda:
+                stream.rest()
+        return [_blend(each, tiles, 1, self._tiling) for each in parts]
 
 
 def decode_stream(
@@ -150,11 +184,7 @@ def decode_stream(
     from latent frame ``k``, start at ``s = max(0, k - decoder_warmup(vae))`` and skip ``k - s``: the pictures equal those of
     an uninterrupted stream bit for bit (the single picture that a restart begins with is in the warm-up).
     """
-    stream = DecodeStream(vae, tiling)
-    for index, frame in enumerate(latents):
-        pictures = stream.push(frame)
-        if index >= skip:
-            yield pictures
+    yield from islice(DecodeStream(vae, tiling).run(latents), skip, None)
 
 
 def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -164,9 +194,8 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None =
 
 def encode_stream(vae: AutoencoderKLWan, pixels: Iterable[Tensor], tiling: Tiling | None = None) -> Iterator[Tensor]:
     """Return normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
-    stream = EncodeStream(vae, tiling)
-    for chunk in pixels:
-        yield _normalise(vae, stream.push(chunk).chunk(2, dim=1)[0])
+    for moments in EncodeStream(vae, tiling).run(pixels):
+        yield _normalise(vae, moments.chunk(2, dim=1)[0])
 
 
 def encode(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = None) -> Tensor:
@@ -185,7 +214,7 @@ def encode_moments(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling |
     _check_pixels(pixels_BCTHW, frames)
     stream = EncodeStream(vae, tiling)
     chunks = pixels_BCTHW.split([1] + [TEMPORAL] * (frames // TEMPORAL), dim=2)
-    mean, log_variance = torch.cat([stream.push(chunk).float() for chunk in chunks], dim=2).chunk(2, dim=1)
+    mean, log_variance = torch.cat([moments.float() for moments in stream.run(chunks)], dim=2).chunk(2, dim=1)
     return _normalise(vae, mean), log_variance
 
 
@@ -246,19 +275,20 @@ def _check_pixels(pixels: Tensor, frames: int) -> None:
 # -- Tiles ----------------------------------------------------------------------------------------------------------
 
 
+def _groups(items: Iterable[Tensor], tiling: Tiling | None) -> Iterator[list[Tensor]]:
+    """Return the items a few at a time where there are tiles, else one by one."""
+    iterator = iter(items)
+    while group := list(islice(iterator, 1 if tiling is None else TOGETHER)):
+        yield group
+
+
 def _tiles(height: int, width: int, tiling: Tiling | None) -> list[_Tile]:
-    """Cover ``height`` x ``width`` latents with tiles of one size; the last ones are moved back to end at the edge."""
+    """Cover ``height`` x ``width`` latents with tiles of one size."""
     if tiling is None:
         return [_Tile(0, 0, height, width)]
-    size, step = tiling.size_px // SPATIAL, (tiling.size_px - tiling.overlap_px) // SPATIAL
-    rows, columns = (_starts(length, size, step) for length in (height, width))
-    return [_Tile(top, left, min(size, height), min(size, width)) for top in rows for left in columns]
-
-
-def _starts(length: int, size: int, step: int) -> list[int]:
-    if length <= size:
-        return [0]
-    return [*range(0, length - size, step), length - size]
+    tall, wide, overlap = (px // SPATIAL for px in (tiling.size_px, tiling.columns_px, tiling.overlap_px))
+    rows, columns = starts(height, tall, overlap), starts(width, wide, overlap)
+    return [_Tile(top, left, min(tall, height), min(wide, width)) for top in rows for left in columns]
 
 
 def _cut(values: Tensor, tile: _Tile, scale: int) -> Tensor:

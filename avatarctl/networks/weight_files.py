@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from avatarctl import durable
-from avatarctl.errors import DeviceError, WeightsError
+from avatarctl import durable, tensorfile
+from avatarctl.errors import WeightsError
 from avatarctl.networks.header import TORCH_SUFFIXES, refuse_damaged
 from avatarctl.networks.header import WEIGHTS_HINT as HINT
 
@@ -96,29 +95,13 @@ def open_weights(source: str | Path | Mapping[str, Tensor], what: str = "weights
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], elsewhere: str) -> None:
     """Write tensors as a safetensors file that appears whole or not at all; the same content gives the same bytes.
 
+    Tensors are written one by one, without a copy of all of them, and aligned, so that they are used where they are mapped.
+
     Raises ``DeviceError`` for a full disk, ``InputFileError`` (hint: ``elsewhere``) where it can't be written.
     """
     again = "free some space and run the same command again"
-    with durable.guarded(path, again, elsewhere), durable.beside(path) as part:
-        try:
-            save_file(dict(tensors), part, dict(metadata))
-        except SafetensorError as error:  # the library wraps the system's error in words
-            if "No space left" in str(error) or "quota" in str(error):
-                raise DeviceError(f"{path}: the disk is full", again) from error
-            raise
-        _sort_metadata(part)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Put what is written beside the tensors in order: the library's own order is another one every time."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
-        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-        assert len(text) <= length, "the same entries take no more room"
-        file.seek(8)
-        file.write(text.ljust(length))
+    with durable.guarded(path, again, elsewhere), durable.beside(path) as part, part.open("wb") as file:
+        tensorfile.write_tensors(file, tensors, dict(sorted(metadata.items())))
 
 
 def _open_folder(folder: Path) -> Stored:

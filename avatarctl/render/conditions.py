@@ -8,9 +8,9 @@ import torch
 
 from avatarctl.networks import checkpoints
 from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
+from avatarctl.networks.full import during
 from avatarctl.networks.images import load_image
 from avatarctl.networks.text_stream import stream_text_encoder
-from avatarctl.networks.vae import Tiling
 from avatarctl.render import texts
 from avatarctl.render.crop import framing_in
 from avatarctl.render.finite import require_finite_conditions
@@ -28,7 +28,8 @@ def make_conditions(checked: Checked, networks: Networks, folder: RenderFolder, 
     """Return text states, image tokens, the reference condition, and the function that hears a window."""
     tensors = folder.read_tensors(FILE)
     if tensors is None:
-        tensors = _encode(checked, networks, plan, folder)
+        with during("conditions"):
+            tensors = _encode(checked, networks, plan, folder)
         require_finite_conditions(tensors, networks.files)
         folder.write_tensors(FILE, {name: tensor.cpu() for name, tensor in tensors.items()})
 
@@ -52,9 +53,8 @@ def _encode(checked: Checked, networks: Networks, plan: Plan, folder: RenderFold
     picture, _ = load_image(job.image, width, height, job.render.fit, crop)  # what there is to say was said before
     positive, negative = _text_states([job.render.prompt, job.render.negative_prompt], networks)
     image = _image_tokens(picture.to(device), networks)
-    tiling = Tiling() if job.placement.vae_tiling else None
     vae = networks.residency.use(networks.vae)
-    reference = reference_condition(vae, picture.to(device), plan.window, tiling)
+    reference = reference_condition(vae, picture.to(device), plan.window, networks.placement.tiling)
     return {
         "positive": positive[None].float(),
         "negative": negative[None].float(),

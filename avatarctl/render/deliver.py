@@ -8,8 +8,8 @@ from pathlib import Path
 from avatarctl.render import marks
 from avatarctl.render.contact_sheet import contact_sheet
 from avatarctl.render.delivered import hand_over
+from avatarctl.render.encoding import segment_file
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.frames import segment_file
 from avatarctl.render.join import join
 from avatarctl.render.sound import Sound
 from avatarctl.render.subtitles import SoftTrack

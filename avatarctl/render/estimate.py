@@ -7,14 +7,23 @@ import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from statistics import median
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from avatarctl.audio.source import AudioInfo
-from avatarctl.networks import memory
-from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
+from avatarctl.networks.cards import Card
+from avatarctl.networks.devices import COMPILE_FROM_PASSES
+from avatarctl.networks.dims import WAN_VAE, VaeDims
 from avatarctl.networks.header import read_header
+from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, Formats, Workload, estimate_of
+from avatarctl.networks.tiling import small_tiling
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
+from avatarctl.render.machine import Machine, of_card, this_machine
+from avatarctl.render.timing import Timing, time_of
+from avatarctl.render.workload import workload_of
+from avatarctl.sampling.passes import passes_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import RenderJob, RenderSettings
@@ -22,12 +31,17 @@ from avatarctl.weights import WeightFiles
 
 SPEEDS = "speeds.json"
 RECENT = 5  # renders whose speeds count
-PASSES = {"cfg": 3, "native": 3, "none": 1}
+PATIENCE_S = 5.0  # with another process that notes its own
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The plan in numbers. ``time_s`` None: nothing was rendered like this here yet; ``basis`` says what it rests on."""
+    """The plan in numbers. ``time_s`` None: nobody knows yet; ``basis`` says what a figure rests on.
+
+    ``in_flight``: windows that are begun and needed at a time, in main memory. ``memory``, ``tiles``: the memory mode and
+    the VAE's tiles that fit ``free_bytes`` (None: they were not asked for a device).
+    ``times``: seconds of the parts of a calculated time.
+    """
 
     video_s: float
     pictures: int
@@ -38,75 +52,106 @@ class Estimate:
     cache_bytes: int
     least_bytes: int
     video_bytes: int
+    in_flight: int
+    in_flight_bytes: int
     memory_bytes: int
     memory_basis: str
     time_s: float | None
     time_basis: str
+    memory: str = "full"
+    tiles: str | None = None
+    free_bytes: int | None = None
+    times: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         return asdict(self)
 
 
-def estimate(checked: Checked, samples: int | None = None) -> Estimate:
-    """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length)."""
+def estimate(checked: Checked, samples: int | None = None, where: Card | Literal["here"] | None = None) -> Estimate:
+    """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length).
+
+    ``where``: calculate time and memory mode for a published GPU, or for this machine, which is measured for that; None: of
+    the time only what earlier renders took.
+    """
     job, settings = checked.job, checked.job.render
     plan = plan_of(settings, _samples(checked) if samples is None else samples)
-    guided = len(settings.guidance) if isinstance(settings.guidance, tuple) else PASSES[settings.guidance]
+    passes = passes_of(settings)
     window_steps = plan.count * settings.steps
-    known = _read_speeds().get(speed_key(settings, job.placement, checked.weights))
-    peak, basis = _memory(job, checked.weights, plan.window)
-    reach = plan.reach
+    work, basis = workload_of(checked.weights, settings, plan.window, plan.count * passes.total)
+    machine = _machine(job, work, where)
+    peak = _peak(job, work, machine)
+    timing = None if machine is None else time_of(plan, work, passes, machine, _vae(checked), settings.enlarge)
+    known = None if isinstance(where, Card) else _read_speeds().get(speed_key(settings, job.placement, checked.weights))
+    time_s, time_basis = _time(known, window_steps, timing, machine)
     width, height = settings.size
     track_bytes = _track_bytes(checked.audio, plan.samples)
+    fit = None if machine is None else machine.fit
     return Estimate(
         video_s=float(plan.video_frames / plan.fps),
         pictures=plan.video_frames,
         windows=plan.count,
         window_steps=window_steps,
-        passes=window_steps * guided,
+        passes=plan.count * passes.total,
         steps_to_first_window=first_window_steps(plan, settings.steps),
         video_bytes=job.video.about_bytes((width * settings.enlarge, height * settings.enlarge), plan.video_frames),
-        cache_bytes=_cache_bytes(plan, settings, reach) + track_bytes,
+        cache_bytes=_cache_bytes(plan, settings) + track_bytes,
         least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
+        in_flight=_windows_in_flight(plan, settings),
+        in_flight_bytes=_windows_in_flight(plan, settings) * plan.window * _frame_bytes(settings),
         memory_bytes=peak,
-        memory_basis=basis,
-        time_s=None if known is None else known["step_s"] * window_steps,
-        time_basis=(
-            "no render like this was finished on this machine yet"
-            if known is None
-            else f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
-        ),
+        memory_basis=f"calculated {basis}",
+        time_s=time_s,
+        time_basis=time_basis,
+        memory="full" if machine is None else machine.memory,
+        tiles=None if fit is None or fit.tiling is None else fit.tiling.name(width, height),
+        free_bytes=None if fit is None else fit.free_bytes,
+        times=None if timing is None else {name: round(value, 3) for name, value in asdict(timing).items()},
     )
 
 
-def _memory(job: RenderJob, weights: WeightFiles, window: int) -> tuple[int, str]:
-    """Return the bytes at the peak, and what they were calculated for: the sizes in the files, or the released ones."""
-    heads = [read_header(path) for path in (weights.transformer, weights.vae, weights.speech_encoder)]
-    dims, width = TRANSFORMER_1_3B, WAN_VAE.base_dim
-    vae, speech = memory.PARAMETERS["vae"], memory.PARAMETERS["speech encoder"]
-    basis = "calculated for the 1.3B network"
-    if heads[0] is not None:
-        dims = TransformerDims.parse(heads[0].dims)
-        basis = f"calculated for this transformer of {heads[0].parameters / 1e6:.1f} million weights"
-    if heads[1] is not None and heads[2] is not None:
-        width = VaeDims.parse(heads[1].dims).base_dim
-        vae, speech = heads[1].parameters, heads[2].parameters
+def _machine(job: RenderJob, work: Workload, where: Card | Literal["here"] | None) -> Machine | None:
+    if where is None:
+        return None
+    if isinstance(where, Card):
+        return of_card(where, job.placement, work, COMPILE_FROM_PASSES)
+    return this_machine(job.placement, work)
+
+
+def _peak(job: RenderJob, work: Workload, machine: Machine | None) -> int:
+    """Return the bytes at the peak on the device: as the machine places the render, else as far as the settings tell.
+
+    Where the machine is unknown it is taken for a GPU, with CUDA's own context.
+    """
     placement = job.placement
-    peak = memory.estimate(
-        dims,
-        *job.render.size,
-        window,
-        placement.memory,
-        value_bytes=4 if placement.dtype == "float32" or placement.device == "cpu" else 2,
-        float8=placement.weights_dtype == "float8",
-        on_gpu=placement.device != "cpu",
-        tile_px=256 if placement.vae_tiling else None,
-        vae=vae,
-        speech=speech,
-        decoder_width=width,
-    ).peak
-    return peak, basis
+    if machine is not None and machine.fit is not None:
+        return machine.fit.estimate.peak
+    float8 = placement.weights_dtype == "float8"
+    on_cpu = placement.device == "cpu" or machine is not None  # a GPU has a fit
+    wide = placement.dtype == "float32" or (placement.dtype == "auto" and on_cpu)
+    wide_vae = placement.vae_dtype == "float32" or (placement.vae_dtype == "auto" and on_cpu)
+    formats = Formats(4 if wide else 2, 4 if wide_vae else 2, float8)
+    memory = "full" if placement.memory == "auto" or on_cpu else placement.memory
+    tiling = small_tiling(work.width, work.height) if placement.vae_tiling is True else None
+    return estimate_of(work, formats, memory, tiling).peak + (0 if on_cpu else CUDA_CONTEXT_BYTES)
+
+
+def _vae(checked: Checked) -> VaeDims:
+    head = read_header(checked.weights.vae)
+    return WAN_VAE if head is None else VaeDims.parse(head.dims)
+
+
+def _time(
+    known: dict[str, Any] | None, window_steps: int, timing: Timing | None, machine: Machine | None
+) -> tuple[float | None, str]:
+    """Return the seconds of a render and what they rest on: earlier renders, else a calculation."""
+    if known is not None:
+        basis = f"{known['step_s']:.3g} s per pass in {known['renders']} earlier renders with these settings"
+        rest = 0.0 if timing is None else timing.total_s - timing.sampling_s
+        return known["step_s"] * window_steps + rest, basis
+    if timing is None or machine is None:
+        return None, "no render like this was finished on this machine yet"
+    return timing.total_s, machine.basis
 
 
 def first_window_steps(plan: Plan, steps: int) -> int:
@@ -134,10 +179,15 @@ def _samples(checked: Checked) -> int:
     return max(round(used_s * SAMPLE_RATE_HZ), 1)
 
 
-def _cache_bytes(plan: Plan, settings: RenderSettings, reach: int) -> int:
+def _windows_in_flight(plan: Plan, settings: RenderSettings) -> int:
+    """Count the windows that are begun and still needed at a time, at most."""
+    return min(plan.reach * (settings.steps - 1) + 1 + plan.reach, plan.count)
+
+
+def _cache_bytes(plan: Plan, settings: RenderSettings) -> int:
     """Waveform, final latents, and three generations of the windows in flight (a third while it is written); no video."""
     frame = _frame_bytes(settings)
-    in_flight = min(reach * (settings.steps - 1) + 1 + reach, plan.count)
+    in_flight = _windows_in_flight(plan, settings)
     return plan.samples * 4 + plan.latent_frames * frame + 3 * in_flight * plan.window * frame
 
 
@@ -162,24 +212,28 @@ def speed_key(settings: RenderSettings, placement: PlacementSettings, weights: W
         placement.dtype,
         placement.memory,
     )
-    return json.dumps([str(part) for part in (*parts, placement.weights_dtype, placement.attention, placement.compile)])
+    how = (placement.weights_dtype, placement.matmul_dtype, placement.attention, placement.compile)
+    guided = (settings.guidance_interval, settings.guidance_reuse, settings.audio_scale == settings.text_scale)
+    together = (settings.window_batch, os.environ.get("WORLD_SIZE", "1"))
+    return json.dumps([str(part) for part in (*parts, *how, *guided, *together)])
 
 
 def remember_speed(job: RenderJob, weights: WeightFiles, step_s: float) -> None:
     """Note the seconds per window step of a finished render, for later estimates."""
-    known = _read_speeds()
-    key = speed_key(job.render, job.placement, weights)
-    before = known.get(key, {})
-    # The median of the last few: one render beside another busy program is no measure.
-    recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
-    known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
-    folder = cache_folder()
+    key, folder = speed_key(job.render, job.placement, weights), cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{SPEEDS}.{os.getpid()}.part"
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(folder / SPEEDS)
-    except OSError:
+        # Workers of a batch end at the same time: each adds to what the others noted.
+        with FileLock(folder / f".{SPEEDS}.lock", timeout=PATIENCE_S):
+            known = _read_speeds()
+            before = known.get(key, {})
+            # The median of the last few: one render beside another busy program is no measure.
+            recent = [*before.get("recent", [before["step_s"]] if before else []), step_s][-RECENT:]
+            known[key] = {"step_s": median(recent), "renders": before.get("renders", 0) + 1, "recent": recent}
+            part = folder / f".{SPEEDS}.{os.getpid()}.part"
+            part.write_text(json.dumps(known), encoding="utf-8")
+            part.replace(folder / SPEEDS)
+    except (OSError, Timeout):
         return  # an estimate less
 
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from avatarctl import __version__, durable, jsontext, ownership
+from avatarctl import __version__, durable, jsontext, ownership, tensorfile
 from avatarctl.durable import digest, read_json, sealed, to_json, unsealed
 from avatarctl.errors import BusyError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.render import ours, tensorfile
+from avatarctl.render import ours
 from avatarctl.render.guard import guarded
 from avatarctl.render.index import Entry, Index, read_index
 from avatarctl.render.ours import (

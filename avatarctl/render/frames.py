@@ -1,4 +1,4 @@
-"""Decode final latents into encoded segments (and PNG files) so that a decode resumes exactly.
+"""Decode final latents into the pictures of segments so that a decode resumes exactly.
 
 Segment ``s`` holds the pictures of latent frames ``s * K`` … ``(s + 1) * K - 1``. A decode begun anew is fed the latent
 frames before the segment that the decoder's causal convolutions remember (``decoder_warmup``), so pictures don't change.
@@ -6,35 +6,23 @@ frames before the segment that the decoder's causal convolutions remember (``dec
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from avatarctl import durable
-from avatarctl.networks.vae import DecodeStream, Tiling, decoder_warmup
-from avatarctl.render import pngs
+from avatarctl.networks.tiling import Tiling
+from avatarctl.networks.vae import DecodeStream, decoder_warmup
 from avatarctl.render.finite import require_finite_pictures
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.guard import guarded
-from avatarctl.render.segment import SegmentWriter
 from avatarctl.sampling.denoise import Final
 from avatarctl.sampling.windows import PER_LATENT, Plan, pictures_of
-from avatarctl.settings.formats import VideoFormat
-from avatarctl.settings.render import RenderSettings
 
 
 def window_file(index: int) -> str:
     """Return the name of the final latents of a window's stride."""
     return f"windows/{index:06d}.safetensors"
-
-
-def segment_file(index: int, video: VideoFormat) -> str:
-    """Return the name of an encoded segment."""
-    return f"segments/{index:06d}{video.segment_suffix}"
 
 
 def save_final(folder: RenderFolder, final: Final) -> None:
@@ -43,85 +31,61 @@ def save_final(folder: RenderFolder, final: Final) -> None:
 
 
 class Frames:
-    """Decodes and encodes segments in order; the decoder's memory lives on from one segment to the next."""
+    """Decodes segments of ``length`` latent frames in order; the decoder's memory lives on from one segment to the next.
+
+    Between segments it ``rests`` in main memory where the transformer needs its room.
+    """
 
     def __init__(
-        self,
-        folder: RenderFolder,
-        plan: Plan,
-        settings: RenderSettings,
-        vae: object,
-        tiling: Tiling | None,
-        png: Path | None,
-        video: VideoFormat,
+        self, folder: RenderFolder, plan: Plan, length: int, vae: object, tiling: Tiling | None, rests: bool
     ) -> None:
-        self._folder, self._plan, self._settings, self._video = folder, plan, settings, video
-        self._vae, self._tiling, self._png = vae, tiling, png
+        self._folder, self._plan, self._length = folder, plan, length
+        self._vae, self._tiling, self._rests = vae, tiling, rests
         self._warmup = decoder_warmup(vae)
         self._stream: DecodeStream | None = None
         self._next = 0  # latent frame that the stream expects
         self._loaded: tuple[int, Tensor] | None = None
-        if png is not None:
-            pngs.sweep(folder, png)
 
     @property
     def count(self) -> int:
         """The number of segments."""
-        return -(-self._last_needed() // self._settings.segment_latent_frames)
+        return -(-self._last_needed() // self._length)
 
-    def span(self, segment: int) -> tuple[int, int]:
-        """Return the first latent frame of a segment and the one after its last."""
-        length = self._settings.segment_latent_frames
-        return segment * length, min((segment + 1) * length, self._last_needed())
-
-    def missing(self) -> list[int]:
-        """Return the segments that are not there as they were written, in order (or whose PNG files are asked for and lack)."""
-        return [
-            s for s in range(self.count) if not (self._folder.valid(segment_file(s, self._video)) and self._has_png(s))
-        ]
+    def pictures_of(self, segment: int) -> range:
+        """Return which pictures of the video a segment holds."""
+        start, stop = self._span(segment)
+        return range(pictures_of(start) if start else 0, min(pictures_of(stop), self._plan.video_frames))
 
     def needed_windows(self, segment: int) -> range:
         """Return the windows whose final latents a decode begun at this segment reads."""
-        start, stop = self.span(segment)
+        start, stop = self._span(segment)
         return range(self._plan.owner(max(start - self._warmup, 0)), self._plan.owner(stop - 1) + 1)
 
-    def write_segment(self, segment: int, after_each: Callable[[int], None] = lambda _: None) -> None:
-        """Decode and encode one segment from the final latents in the folder.
-
-        ``after_each`` hears after each latent frame how many pictures of the video are there.
-        """
-        start, stop = self.span(segment)
+    def decode(self, segment: int) -> Iterator[NDArray[np.uint8]]:
+        """Return the pictures (T, H, W, 3), uint8 RGB, of each latent frame of a segment, from the latents in the folder."""
+        start, stop = self._span(segment)
         stream = self._at(start)
-        first = self._first_picture(start)
-        name = segment_file(segment, self._video)
-        part = self._folder.new_part(name)
-        if self._png is not None:
-            with guarded(self._png):
-                pngs.reserve(self._folder, self._png, min(pictures_of(stop), self._plan.video_frames))
-        settings = self._settings
-        with SegmentWriter(part, *settings.size, settings.fps, self._video, settings.enlarge) as writer:
-            for frame in range(start, stop):
-                pictures = self._decoded(stream, frame, segment)
-                pictures = pictures[: self._plan.video_frames - first - writer.pictures]
-                if self._png is not None:
-                    self._save_png(first + writer.pictures, pictures)
-                writer.write(pictures)
-                after_each(first + writer.pictures)
+        self._next = -1  # until the last one is decoded, it stands in the middle of a segment
+        left = len(self.pictures_of(segment))
+        for pixels in stream.run(map(self._latents, range(start, stop))):
+            require_finite_pictures(pixels, segment)
+            pictures = to_pictures(pixels)[:left]
+            left -= len(pictures)
+            yield pictures
         self._next = stop
-        stream.rest()
-        self._folder.adopt(part, name)
+        if self._rests:
+            stream.rest()
 
-    def _decoded(self, stream: DecodeStream, frame: int, segment: int) -> NDArray[np.uint8]:
-        pixels = stream.push(self._latents(frame))
-        require_finite_pictures(pixels, segment)
-        return to_pictures(pixels)
+    def _span(self, segment: int) -> tuple[int, int]:
+        """Return the first latent frame of a segment and the one after its last."""
+        return segment * self._length, min((segment + 1) * self._length, self._last_needed())
 
     def _at(self, start: int) -> DecodeStream:
         """Return a stream that stands before ``start``: the one that runs, or a new one that is warmed up."""
         if self._stream is None or self._next != start:
             self._stream = DecodeStream(self._vae, self._tiling)
-            for frame in range(max(start - self._warmup, 0), start):
-                self._stream.push(self._latents(frame))
+            for _ in self._stream.run(map(self._latents, range(max(start - self._warmup, 0), start))):
+                pass
         return self._stream
 
     def _latents(self, frame: int) -> Tensor:
@@ -136,28 +100,6 @@ class Frames:
     def _last_needed(self) -> int:
         # Latents past the last picture (a recording shorter than a window) are not decoded.
         return min(-(-(self._plan.video_frames - 1) // PER_LATENT) + 1, self._plan.latent_frames)
-
-    def _has_png(self, segment: int) -> bool:
-        if self._png is None:
-            return True
-        start, stop = self.span(segment)
-        pictures = range(self._first_picture(start), min(pictures_of(stop), self._plan.video_frames))
-        return all(self._png_file(picture).is_file() for picture in pictures)
-
-    def _png_file(self, picture: int) -> Path:
-        assert self._png is not None
-        return self._png / pngs.name_of(picture)
-
-    @staticmethod
-    def _first_picture(start: int) -> int:
-        return pictures_of(start) if start else 0
-
-    def _save_png(self, first: int, pictures: NDArray[np.uint8]) -> None:
-        assert self._png is not None
-        with guarded(self._png):
-            for offset, picture in enumerate(pictures):
-                with durable.beside(self._png_file(first + offset)) as part:
-                    Image.fromarray(picture).save(part, format="PNG")
 
 
 def to_pictures(pixels_1CTHW: Tensor) -> NDArray[np.uint8]:

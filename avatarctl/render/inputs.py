@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -24,7 +23,7 @@ from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
 from avatarctl.render.delivered import wrote
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
-from avatarctl.render.numbers import changed_placement, versions
+from avatarctl.render.numbers import BEFORE, changed_placement, versions
 from avatarctl.render.ours import MANIFEST
 from avatarctl.render.subtitles import check_subtitles
 from avatarctl.sampling.windows import Plan, plan_windows
@@ -33,7 +32,7 @@ from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import other_steps
-from avatarctl.weights import WeightFiles, find_separator, find_weights, fingerprint
+from avatarctl.weights import Variant, WeightFiles, find_weights, fingerprint, usable_separator
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 
@@ -102,9 +101,7 @@ def check_lora(path: Path) -> None:
     refuse_damaged_lora(path)
 
 
-def usable_weights(
-    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
-) -> WeightFiles:
+def usable_weights(folder: Path | None, size: tuple[int, int], variant: Literal["auto"] | Variant) -> WeightFiles:
     """Find every network's weights, each of them whole as far as its ends tell; raises ``WeightsError``."""
     weights = find_weights(folder, size, variant)
     for role, path in weights.by_role().items():
@@ -134,17 +131,6 @@ def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
 def separator_of(job: RenderJob) -> Path | None:
     """Return the network that takes the voice out of music, where the job asks for it."""
     return usable_separator(job.weights) if job.render.separate_vocals else None
-
-
-def usable_separator(weights: Path | None) -> Path:
-    """Return the network that takes the voice out of music; raises an error where it is missing or can't run."""
-    path = find_separator(weights)
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(
-            "separate_vocals: got no onnxruntime, which runs the separator",
-            "pip install 'avatarctl[vocals]', or render with --no-separate-vocals",
-        )
-    return path
 
 
 def check_output(output: Path) -> None:
@@ -244,7 +230,8 @@ def manifest_of(checked: Checked) -> dict[str, Any]:
 def job_of(manifest: Mapping[str, Any]) -> RenderJob:
     """Return the job that a manifest describes."""
     render = {"fit": OLD_FIT, **manifest["job"]["render"]}
-    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render}))
+    placement = {**BEFORE, **manifest["job"]["placement"]}
+    return RenderJob.model_validate_json(json.dumps({**manifest["job"], "render": render, "placement": placement}))
 
 
 def as_begun(checked: Checked, manifest: Mapping[str, Any]) -> Checked:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,12 +28,13 @@ def join(
     video: VideoFormat,
     tags: Mapping[str, str] = MappingProxyType({}),
     subtitles: Sequence[SoftTrack] = (),
+    started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> None:
     """Join segments without encoding again, with the recording's sound beside them, into a video at ``target``.
 
     The segments' names must be plain (they are the render folder's own). Sound and picture end together: sound is cut
     or padded with silence to the picture's length, to the sample. ``tags`` are written as they are; of ``subtitles`` none is
-    shown until somebody asks for it.
+    shown until somebody asks for it. ``started`` hears of the process that joins.
     """
     # Plain names, seen from their folder: no listing can hold every name that a folder may have.
     listing = "ffconcat version 1.0\n" + "".join(f"file 'file:{path.name}'\n" for path in segments)
@@ -50,6 +52,7 @@ def join(
     result += ["-c:v", "copy", *PLAYS_WHILE_LOADING.get(video.container.muxer, ()), *BITEXACT]
     result += ["-f", video.container.muxer, "-y", f"file:{target.absolute()}"]
     process = start([*inputs, *result], folder=segments[0].parent)
+    started(process)
     _, log = process.communicate(listing.encode())
     check(process.returncode, log)
     if video.suffix == ".mov" and subtitles:

@@ -11,6 +11,7 @@ from avatarctl import console, launcher
 from avatarctl.errors import AvatarError, DeviceError, Ended, Interrupted, ProcessLost, UsageError
 from avatarctl.interrupts import undoing
 from avatarctl.networks import lean
+from avatarctl.networks.devices import may_compile
 from avatarctl.ownership import listed
 from avatarctl.progress import Progress
 from avatarctl.render.crop import frame, framing_in, framing_json
@@ -53,9 +54,9 @@ def journey(job: RenderJob, force: bool, show: Progress, loaded: LoadedNetworks 
     return None
 
 
-def import_engine(job: RenderJob) -> None:
-    """Import what renders, as lean as the job allows."""
-    if not job.placement.compile:
+def import_engine(job: RenderJob, passes: int | None = None) -> None:
+    """Import what renders, as lean as the job allows; ``passes`` of the transformer, as far as they are known."""
+    if not may_compile(job.placement.compile, job.placement.device, passes):
         lean.import_networks()
     import avatarctl.render.engine  # noqa: F401
 
@@ -81,8 +82,10 @@ def lead(
     if force:
         folder.check_all_ours()
     with folder.held():
+        planned = None
         if checked.audio.duration_s is not None:  # else nobody knows before it is decoded
-            check_room(disks_of(needs_of(job, estimate(checked), checked.audio)))
+            planned = estimate(checked)
+            check_room(disks_of(needs_of(job, planned, checked.audio)))
         begun = None if force else folder.note_of(MANIFEST)
         if begun is not None and (older := as_begun(checked, begun)) is not checked:
             console.note(
@@ -118,12 +121,12 @@ def lead(
             with undoing(lambda: folder.remove(and_folder=False) if fresh else None):
                 if processes is not None:
                     processes.tell("begun")
-                import_engine(job)
+                import_engine(job, planned.passes if planned else None)
                 from avatarctl.render.engine import run
 
             try:
                 with computing_with(folder.manifest().get("threads")):  # renders of older versions don't tell
-                    rendered = run(checked, folder, show, loaded, processes)
+                    rendered = run(checked, folder, show, loaded, processes, planned.passes if planned else 0)
             except AvatarError as error:
                 # Where a hint says to resume, it says what.
                 error.hint = error.hint.replace("`avatarctl resume`", f"`avatarctl resume {quote(str(folder.path))}`")
@@ -145,12 +148,12 @@ def lead(
 def failed_to_start(folder: RenderFolder, error: AvatarError) -> bool:
     """Return whether nothing was computed yet that a resumed render could use: then nothing is left.
 
-    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk, an interruption and
-    a lost process are none: what is decoded by then is kept.
+    Mistakes that show late, such as a LoRA of another network or a device that isn't there. A full disk, full memory, an
+    interruption and a lost process are none: what is decoded by then is kept.
     """
     if any(folder.listed(name) for name in COMPUTED):
         return False
-    full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError)
+    full = isinstance(error, DeviceError) and isinstance(error.__cause__, OSError | RuntimeError | MemoryError)
     return not full and not isinstance(error, Interrupted | ProcessLost)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 
 from avatarctl.networks import checkpoints
 from avatarctl.networks.adapters import load_merged
+from avatarctl.networks.memory import Workload
 from avatarctl.networks.placement import Placement
 from avatarctl.networks.residency import NARROW, residency_of
 from avatarctl.render.inputs import Checked
+from avatarctl.settings.placement import PlacementSettings
 from avatarctl.weights import WeightFiles, checksum
 
 LARGE = 500_000_000  # weights
@@ -81,6 +84,8 @@ class LoadedNetworks:
     def __init__(self) -> None:
         self._key: Any = None
         self._networks: Networks | None = None
+        self._asked: Any = None
+        self._placement: Placement | None = None
 
     def of(self, checked: Checked, placement: Placement) -> Networks:
         """Return the networks of a render: those of the last one, if they are the same."""
@@ -91,6 +96,22 @@ class LoadedNetworks:
             self.clear()  # before: both may not fit
             self._key, self._networks = key, Networks(files, loras, placement)
         return self._networks
+
+    def placement_of(self, checked: Checked, settings: PlacementSettings, work: Workload) -> Placement | None:
+        """Return where they are, if this render is the last one's kind: what is free now says nothing of what fits."""
+        return (
+            self._placement
+            if self._networks is not None and self._asked == self._kind(checked, settings, work)
+            else None
+        )
+
+    def remember(self, checked: Checked, settings: PlacementSettings, work: Workload, placement: Placement) -> None:
+        """Note where the networks of a render are put."""
+        self._asked, self._placement = self._kind(checked, settings, work), placement
+
+    @staticmethod
+    def _kind(checked: Checked, settings: PlacementSettings, work: Workload) -> Any:
+        return checked.weights, checked.job.lora, settings, replace(work, passes=0)
 
     def clear(self) -> None:
         """Forget them, so that their memory can be used."""

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "soxr", "imageio-ffmpeg")
 # Placement that changes the numbers; the rest (device, memory mode …) may differ when a render is resumed.
-PLACEMENT_THAT_COUNTS = ("dtype", "weights_dtype", "attention", "compile", "vae_tiling")
+PLACEMENT_THAT_COUNTS = (
+    "dtype",
+    "weights_dtype",
+    "matmul_dtype",
+    "attention",
+    "compile",
+    "vae_dtype",
+    "vae_tiling",
+)
+# What renders of older versions computed with, whose manifests don't tell.
+BEFORE = {"memory": "full", "matmul_dtype": "same", "compile": False, "vae_dtype": "float32", "vae_tiling": False}
+HELD = ("attention", "compile", "vae_dtype", "vae_tiling")  # left open, they stay as a render began
 DEVICE = ("device", "device_name")
 
 
@@ -39,13 +50,21 @@ def changed_placement(old: Mapping[str, Any], was: Mapping[str, Any], now: Mappi
     ``old``: the manifest. Where a setting names what was decided then, or leaves it to be decided, nothing differs yet:
     :func:`settle` sees what it comes to.
     """
-    decided = old.get("decided", {})
+    decided = begun_with(old)
     changes = []
     for name in PLACEMENT_THAT_COUNTS:
         same = name in decided and now.get(name) in ("auto", decided[name])
+        same = same or (name in HELD and now.get(name) == "auto") or (now.get(name) is True and bool(decided.get(name)))
         if was.get(name) != now.get(name) and not same:
-            changes.append(f"{name}: was {was.get(name)}, is {now.get(name)}")
+            changes.append(f"{name}: was {decided.get(name, was.get(name))}, is {now.get(name)}")
     return changes
+
+
+def begun_with(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was decided when a render began; of a render of an older version, what is known of that."""
+    known = manifest.get("decided") or manifest["job"]["placement"]
+    older = {name: BEFORE[name] for name in PLACEMENT_THAT_COUNTS if name in BEFORE and name not in known}
+    return {**older, **(manifest.get("decided") or _chosen(manifest))}
 
 
 def decided_by(job: RenderJob, placement: Placement, processes: int = 1) -> dict[str, Any]:
@@ -55,9 +74,11 @@ def decided_by(job: RenderJob, placement: Placement, processes: int = 1) -> dict
     return {
         "dtype": str(placement.dtype).removeprefix("torch."),
         "weights_dtype": "float8" if placement.float8 else "same",
+        "matmul_dtype": "float8" if placement.float8_matmul else "same",
         "attention": placement.attention or "auto",
         "compile": placement.compile,
-        "vae_tiling": job.placement.vae_tiling,
+        "vae_dtype": str(placement.vae_dtype).removeprefix("torch."),
+        "vae_tiling": _tiles(job, placement),
         "device": placement.device.type,
         "device_name": _device_name(placement.device),
         # Which windows share a pass depends on how many processes share the windows, and the last bits on that.
@@ -72,7 +93,7 @@ def settle(job: RenderJob, folder: RenderFolder, placement: Placement, processes
     now on.
     """
     manifest, now = folder.manifest(), decided_by(job, placement, processes)
-    was = manifest.get("decided") or _chosen(manifest)  # renders of older versions tell only what was chosen
+    was = begun_with(manifest)
     changes = _differences(was, now, (*PLACEMENT_THAT_COUNTS, "processes"))
     if changes and not job.accept_changes:
         raise ChangedError(
@@ -100,7 +121,16 @@ def settle(job: RenderJob, folder: RenderFolder, placement: Placement, processes
 def _chosen(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of placement that count and left nothing to decide."""
     placement = manifest["job"]["placement"]
-    return {name: placement[name] for name in PLACEMENT_THAT_COUNTS if placement.get(name, "auto") != "auto"}
+    chosen = {name: placement[name] for name in PLACEMENT_THAT_COUNTS if placement.get(name, "auto") != "auto"}
+    if "vae_dtype" in placement and chosen.get("vae_tiling") is True:
+        del chosen["vae_tiling"]  # how many tiles is still to be decided; in older versions it wasn't
+    return chosen
+
+
+def _tiles(job: RenderJob, placement: Placement) -> bool | str:
+    """Return the tiles of the VAE as a manifest notes them: none, rows and columns, or true for those of older versions."""
+    tiling = placement.tiling
+    return False if tiling is None else True if tiling.width_px is None else tiling.name(*job.render.size)
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.errors import BusyError
+from avatarctl.networks.cards import Card
 from avatarctl.render.crop import Framing, frame_apart, framing_in, require_face
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.folder import RenderFolder
@@ -30,11 +32,14 @@ class Rehearsal:
     framing: Framing | None = None
 
 
-def rehearse(job: RenderJob, force: bool = False) -> Rehearsal:
-    """Check a job as a start would; raises what the render would raise."""
+def rehearse(job: RenderJob, force: bool = False, card: Card | None = None) -> Rehearsal:
+    """Check a job as a start would; raises what the render would raise.
+
+    Time is calculated for this machine, or for a published ``card``.
+    """
     checked = check(job, force)
     check_folder(checked, force)
-    return replace(rehearse_checked(checked), framing=framing_of(job, force))
+    return replace(rehearse_checked(checked, card or "here"), framing=framing_of(job, force))
 
 
 def framing_of(job: RenderJob, force: bool = False) -> Framing | None:
@@ -46,12 +51,16 @@ def framing_of(job: RenderJob, force: bool = False) -> Framing | None:
     return None if framing is None else require_face(framing, job)
 
 
-def rehearse_checked(checked: Checked) -> Rehearsal:
-    """Check what a render meets after its start: the sound to its end, LoRAs, the device, room on the disks."""
-    planned = estimate(checked, samples_of(checked))
+def rehearse_checked(checked: Checked, where: Card | Literal["here"] | None = None) -> Rehearsal:
+    """Check what a render meets after its start: the sound to its end, LoRAs, the device, room on the disks.
+
+    ``where``: the machine that time is calculated for, None: no calculation.
+    """
+    planned = estimate(checked, samples_of(checked), where)
     disks = disks_of(needs_of(checked.job, planned, checked.audio))
     check_room(disks)
-    check_device(checked.job.placement)
+    if not isinstance(where, Card):
+        check_device(checked.job.placement)
     check_loras(checked)
     return Rehearsal(checked, planned, tuple(disks))
 
@@ -80,8 +89,9 @@ def samples_of(checked: Checked) -> int:
 
 
 def check_device(settings: PlacementSettings) -> None:
-    """Raise ``DeviceError`` for a device that is asked for and isn't there."""
-    if settings.device in ("auto", "cpu"):
+    """Raise an error for a device that is asked for and isn't there, or can't do what is asked of it."""
+    plain = PlacementSettings(device=settings.device, memory=settings.memory, vae_tiling=settings.vae_tiling)
+    if settings.device in ("auto", "cpu") and settings == plain:
         return
     from avatarctl.networks.placement import decide  # needs torch
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from avatarctl.errors import AvatarError
 from avatarctl.interrupts import Stop
+from avatarctl.networks.full import is_full
 from avatarctl.progress import Progress
 from avatarctl.render import frontier
 from avatarctl.render.checkpoints import Checkpoints
@@ -73,6 +74,7 @@ class SamplingLoop:
         self._team = Team()
         self._sampler, self._predictor = self._begin()
         self._total = plan.count * job.render.steps
+        self._began_with = self._sampler.progress.steps_done()
         self._step_s: list[float] = []
         self._checkpoints = Checkpoints(folder, job.render.checkpoint_every_s)
 
@@ -96,19 +98,30 @@ class SamplingLoop:
 
     def run(self) -> int:
         """Run the window steps that are left, then write the segments that are left; return the number of steps."""
-        progress = self._sampler.progress
-        if not progress.finished():
+        if not self._sampler.progress.finished():
             self._show(0, 0, stage="sampling")
-        began_with = progress.steps_done()
         with self._checkpoints:
             try:
                 self._sample()
             except TeamBroken as broken:
                 raise self._lost() from broken
-        self._write_segments(self._plan.count - 1)
-        return progress.steps_done() - began_with
+        self._segments.finish()
+        self._stop_if_asked()
+        return self.steps()
+
+    def steps(self) -> int:
+        """Return the number of window steps that were run."""
+        return self._sampler.progress.steps_done() - self._began_with
 
     def _sample(self) -> None:
+        try:
+            self._run_steps()
+        except (RuntimeError, MemoryError) as error:
+            if is_full(error):  # a step that fails leaves the windows as they were
+                self._checkpoint(now=True)
+            raise
+
+    def _run_steps(self) -> None:
         progress = self._sampler.progress
         done, began = progress.steps_done(), time.monotonic()
         for finals in self._sampler.run(self._job.render.order):
@@ -124,6 +137,7 @@ class SamplingLoop:
             if asked:
                 self._stop.signal = asked
                 self._interrupt()
+            self._segments.check()
             if finals:
                 self._write_segments(finals[-1].window)
             self._report()
@@ -165,12 +179,13 @@ class SamplingLoop:
     def _write_segments(self, last_final: int) -> None:
         progress = self._sampler.progress
         sampled = 1.0 if progress.finished() else progress.steps_done() / self._total
-        self._segments.write_ready(last_final, sampled, self._stop_if_nothing_is_in_flight)
-        self._networks.residency.use(self._networks.transformer)
+        self._segments.write_ready(last_final, sampled)
+        if not progress.finished():
+            self._networks.residency.use(self._networks.transformer)
 
-    def _stop_if_nothing_is_in_flight(self) -> None:
-        """Stop between two segments once sampling is over: what is missing is decoded from the folder."""
-        if self._stop.asked and self._sampler.progress.finished():
+    def _stop_if_asked(self) -> None:
+        """Stop once every window is final: what is missing is decoded from the folder."""
+        if self._stop.asked:
             self._interrupt()
 
     def _report(self) -> None:

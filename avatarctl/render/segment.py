@@ -53,7 +53,7 @@ class SegmentWriter:
         try:
             self._process.stdin.write(np.ascontiguousarray(pictures_THWC).data)
         except BrokenPipeError:
-            self._finish()
+            self.close()
             raise
         self.pictures += len(pictures_THWC)
 
@@ -64,11 +64,16 @@ class SegmentWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._process.kill()
-            self._process.communicate()
-            return
-        self._finish()
+            self.kill()
+        else:
+            self.close()
 
-    def _finish(self) -> None:
+    def kill(self) -> None:
+        """Give up; what is in the file is of no use."""
+        self._process.kill()
+        self._process.communicate()
+
+    def close(self) -> None:
+        """Complete the file; raises the error of an encoder that failed."""
         _, log = self._process.communicate()
         check(self._process.returncode, log)

@@ -13,9 +13,9 @@ from avatarctl.errors import AvatarError
 from avatarctl.render.index import Entry, read_index
 from avatarctl.render.inputs import exact, job_of, plan_of
 from avatarctl.render.ours import DELIVERED, MANIFEST, OWN_FOLDERS
-from avatarctl.render.tensorfile import facts_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ, Plan
 from avatarctl.settings.render import RenderJob, RenderSettings
+from avatarctl.tensorfile import facts_of
 
 WAVEFORM = "audio.f32"
 

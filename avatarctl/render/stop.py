@@ -10,8 +10,10 @@ import torch
 
 from avatarctl.errors import DeviceError, InputFileError, Interrupted
 from avatarctl.interrupts import Stop
+from avatarctl.networks.full import is_full, is_main_memory
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.guard import gone
+from avatarctl.render.place import first_line, no_memory
 from avatarctl.settings.render import RenderJob
 
 
@@ -29,16 +31,15 @@ def no_grad_on(job: RenderJob) -> Iterator[None]:
     try:
         with torch.no_grad():
             yield
-    except torch.OutOfMemoryError as error:
-        modes = {"full": "model", "model": "group", "group": "sequential"}
-        mode = modes.get(job.placement.memory)
-        again = f"avatarctl resume {shlex.quote(str(job.folder))} --memory {mode}"
-        hint = again if mode else "use --weights-dtype float8, --vae-tiling or a smaller size"
-        raise DeviceError(
-            f"device: out of memory ({str(error).splitlines()[0]})", f"{hint}; what is done is kept"
-        ) from error
-    except MemoryError as error:
-        raise DeviceError("out of memory", "close other programs and resume; what is done is kept") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_full(error):
+            raise
+        if is_main_memory(error):
+            raise DeviceError(
+                f"main memory is full ({first_line(error)}); what is done is kept",
+                f"end other programs and resume: avatarctl resume {shlex.quote(str(job.folder))}",
+            ) from error
+        raise no_memory(job, error) from error
     except (FileNotFoundError, InputFileError, DeviceError) as error:
         if not job.folder.is_dir():  # whatever failed first: a reader, a writer or an encoder of its own process
             raise gone(job.folder) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from avatarctl.errors import UsageError
+from avatarctl.settings.render import RenderSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,17 @@ def native(audio_weight: float, token_weight: float) -> Scheme:
 def none() -> Scheme:
     """One conditional pass, for weights that were distilled."""
     return {CONDITIONAL: 1.0}
+
+
+def scheme_of(settings: RenderSettings) -> Scheme:
+    """Return the table of passes that the settings ask for."""
+    if isinstance(settings.guidance, tuple):
+        return scheme([(Inputs(row.text, row.audio, row.tokens), row.weight) for row in settings.guidance])
+    if settings.guidance == "cfg":
+        return cfg(settings.audio_scale, settings.text_scale)
+    if settings.guidance == "native":
+        return native(settings.native_audio_weight, settings.native_token_weight)
+    return none()
 
 
 def active(guided: Scheme, sigma: float, interval: tuple[float, float] | None) -> Scheme:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from avatarctl.networks.block import ContextKV
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import Final, InFlight, Noise, Sampler, Schedule, WindowRequest, schedule
-from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme
+from avatarctl.sampling.guidance import CONDITIONAL, Inputs, Scheme, scheme_of
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.team import Team, TeamSampler
-from avatarctl.sampling.windows import Plan, Window
+from avatarctl.sampling.windows import TOKENS_AT_ONCE, Plan, Window
 from avatarctl.settings.render import RenderSettings
 
 
@@ -36,19 +36,12 @@ class Conditions:
     speech: Callable[[Window], Tensor]
 
 
-def scheme_of(settings: RenderSettings) -> Scheme:
-    """Return the table of passes that the settings ask for."""
-    if isinstance(settings.guidance, tuple):
-        return guidance.scheme([(Inputs(row.text, row.audio, row.tokens), row.weight) for row in settings.guidance])
-    if settings.guidance == "cfg":
-        return guidance.cfg(settings.audio_scale, settings.text_scale)
-    if settings.guidance == "native":
-        return guidance.native(settings.native_audio_weight, settings.native_token_weight)
-    return guidance.none()
-
-
 class Predictor:
-    """Runs the passes of a window step. What doesn't change is made once; speech states live while a window is in flight."""
+    """Runs the passes of a window step.
+
+    What doesn't change is made and sent to the device once; speech states live there while a window is in flight. Of a window
+    step only the latents go there, and only the guided velocity comes back (with what guidance keeps, where it is reused).
+    """
 
     def __init__(
         self,
@@ -72,7 +65,10 @@ class Predictor:
         self._contexts: dict[str, tuple[ContextKV, ...]] = {}
         self._rotary: dict[torch.Size, tuple[Tensor, Tensor]] = {}
         self._speech: dict[int, Tensor] = {}
-        self._reference = conditions.reference.to(transformer.device)
+        self._sent: dict[str, Tensor] = {}
+        self._device = transformer.device
+        self._reference = conditions.reference.to(self._device)
+        self._timesteps = levels.timesteps.to(self._device)
 
     @torch.no_grad()
     def __call__(self, asked: Sequence[WindowRequest]) -> list[tuple[Tensor, Tensor | None]]:
@@ -87,11 +83,14 @@ class Predictor:
             alike.setdefault((tuple(scheme.items()), reused, shapes), []).append(place)
         found: dict[int, tuple[Tensor, Tensor | None]] = {}
         for (rows, reused, _), places in alike.items():
-            scheme, together = dict(rows), [asked[place] for place in places]
-            predictions = self._passes(scheme, together)
+            velocity, residual = self._guided(dict(rows), reused, [asked[place] for place in places])
             for row, place in enumerate(places):
-                own = {inputs: prediction[row : row + 1] for inputs, prediction in predictions.items()}
-                found[place] = self._guided(scheme, own, reused, asked[place].guidance_residual)
+                own, before = velocity[row : row + 1], asked[place].guidance_residual
+                if reused:
+                    assert before is not None
+                    found[place] = own + before, before
+                else:
+                    found[place] = own, None if residual is None else residual[row : row + 1].clone()
         return [found[place] for place in range(len(asked))]
 
     def _scheme_at(self, asked: WindowRequest) -> tuple[Scheme, bool]:
@@ -101,25 +100,28 @@ class Predictor:
             return guidance.none(), True
         return scheme, False
 
-    def _guided(
-        self, scheme: Scheme, predictions: dict[Inputs, Tensor], reused: bool, guidance_residual: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if reused:
-            assert guidance_residual is not None
-            return predictions[CONDITIONAL] + guidance_residual, guidance_residual
+    def _guided(self, scheme: Scheme, reused: bool, asked: Sequence[WindowRequest]) -> tuple[Tensor, Tensor | None]:
+        """Return the guided velocities (B, C, T, H, W) where the windows live, and what guidance keeps of them.
+
+        Passes are summed on the device, in float32: where they are summed changes no bit. ``reused``: the conditional pass
+        alone is run, and what the windows keep is added later.
+        """
+        predictions = self._passes(scheme, asked)
+        home = asked[0].latents.device
         guided = guidance.combine(scheme, predictions)
-        if self._reuse > 1 and len(scheme) > 1:
-            return guided, guided - predictions[CONDITIONAL]
-        return guided, None  # outside the interval there is no difference to keep
+        if self._reuse == 1 or reused or len(scheme) == 1:  # outside the interval there is no difference to keep
+            return guided.to(home), None
+        residual = guided - predictions[CONDITIONAL].float()
+        return guided.to(home), residual.to(home)
 
     def forget(self, window: int) -> None:
         """Drop the speech states of windows up to this one: they are final."""
         self._speech = {index: states for index, states in self._speech.items() if index > window}
 
     def _passes(self, scheme: Scheme, asked: Sequence[WindowRequest]) -> dict[Inputs, Tensor]:
-        device, home = self._transformer.device, asked[0].latents.device
-        latents = torch.cat([one.latents for one in asked]).to(device)
-        timestep = torch.stack([self._levels.timesteps[one.step] for one in asked]).to(device)
+        """Return what each pass of the scheme predicts (B, C, T, H, W), on the device."""
+        latents = torch.cat([one.latents for one in asked]).to(self._device)
+        timestep = torch.stack([self._timesteps[one.step] for one in asked])
         count = len(asked)
         # The adapter hears audio, latents and time, not the text: passes that share these share its tokens.
         heard: dict[str, Tensor | None] = {}
@@ -127,7 +129,7 @@ class Predictor:
         for inputs in scheme:
             speech = None
             if inputs.tokens == "adapter" and inputs.audio not in heard:
-                speech = torch.cat([self._states(one.window) for one in asked]).to(device)
+                speech = torch.cat([self._states(one.window) for one in asked])
                 speech = torch.zeros_like(speech) if inputs.audio == "zero" else speech
             out = self._transformer(
                 hidden_states=latents,
@@ -141,22 +143,25 @@ class Predictor:
             )
             if inputs.tokens == "adapter":
                 heard[inputs.audio] = out.audio_tokens
-            # Back to where the windows live (the CPU): a few megabytes, and the device's memory doesn't grow with windows.
-            predictions[inputs] = out.sample.float().to(home)
+            predictions[inputs] = out.sample
         return predictions
 
-    def _text(self, which: str, count: int) -> dict[str, object]:
-        states = self._conditions.positive if which == "positive" else self._conditions.negative
-        device = self._transformer.device
-        states, image = states.to(device), self._conditions.image.to(device)
+    def _text(self, which: Literal["positive", "negative"], count: int) -> dict[str, object]:
         if not self._precompute:
-            return {"encoder_hidden_states": states.expand(count, -1, -1), "encoder_hidden_states_image": image}
+            states = self._constant(which).expand(count, -1, -1)
+            return {"encoder_hidden_states": states, "encoder_hidden_states_image": self._constant("image")}
         if which not in self._contexts:
-            self._contexts[which] = self._transformer.precompute_context(states, image)
+            self._contexts[which] = self._transformer.precompute_context(self._constant(which), self._constant("image"))
         context = self._contexts[which]
         if count > 1:
             context = tuple(ContextKV(*(part.expand(count, -1, -1, -1) for part in block)) for block in context)
         return {"context": context}
+
+    def _constant(self, name: Literal["positive", "negative", "image"]) -> Tensor:
+        """Return text states or image tokens on the device."""
+        if name not in self._sent:
+            self._sent[name] = getattr(self._conditions, name).to(self._device)
+        return self._sent[name]
 
     def _places(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self._precompute:
@@ -167,11 +172,8 @@ class Predictor:
 
     def _states(self, window: Window) -> Tensor:
         if window.index not in self._speech:
-            self._speech[window.index] = self._conditions.speech(window)
+            self._speech[window.index] = self._conditions.speech(window).to(self._device)
         return self._speech[window.index]
-
-
-TOKENS_AT_ONCE = 32_768  # from about here on one window keeps a GPU busy (480x832x81 has 32,760)
 
 
 def windows_at_once(settings: RenderSettings, transformer: StableAvatarTransformer3DModel, tokens: int) -> int:

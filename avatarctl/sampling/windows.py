@@ -16,6 +16,7 @@ from avatarctl.errors import UsageError
 
 SAMPLE_RATE_HZ = 16_000  # of the waveform that the speech encoder hears
 PER_LATENT = 4  # video frames per latent frame, after the first
+TOKENS_AT_ONCE = 32_768  # from about here on one window keeps a GPU busy (480x832x81 has 32,760)
 
 Tail = Literal["full", "reference"]
 AudioSpan = Literal["exact", "reference"]

@@ -85,7 +85,8 @@ def measured(job: Job) -> dict[str, Any]:
     if not rows:
         problems = content.get("errors") or [{"message": "no reason was given"}]
         return {"error": str(problems[0]["message"]).replace(f"{job.folder}/", "")}
-    return dict(list(_flat(rows[0]).items())[:SHOWN])
+    findings = "; ".join(str(each["text"]) for each in rows[0].get("findings", ()))
+    return {**dict(list(_flat(rows[0]).items())[:SHOWN]), "findings": findings.replace(f"{job.folder}/", "")}
 
 
 def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -19,7 +19,13 @@ from avatarctl.settings.render import GuidancePass
 from avatarctl.settings.values import parse_seconds
 
 # Settings -> a preset that has them, and the flag that says so where its name doesn't.
-EXAMPLES = {"TrainSettings": "full-1.3b", "EncodeSettings": "puppet --kind data", "EncodeJob": "puppet --kind data"}
+EXAMPLES = {
+    "TrainSettings": "full-1.3b",
+    "EncodeSettings": "puppet --kind data",
+    "EncodeJob": "puppet --kind data",
+    "PrepareSettings": "talking-head",
+    "PrepareJob": "talking-head",
+}
 
 
 def make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,12 @@ from avatarctl.settings.values import Fps, Size, check_device
 
 # What may be another when a cache is gone on with: nothing in a sample depends on it.
 FREE = ("shard_mb",)
+# Settings of later versions: a cache without them was made with their defaults, and is as good.
+LATER = {"separate_vocals": False, "split_at_cuts": True}
+OWN_RATES = (20, 30)  # pictures a second that a clip keeps
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
     """Take one size where a list is expected."""
     single = isinstance(value, str) or (isinstance(value, list | tuple) and value and isinstance(value[0], int))
     return (value,) if single else value
@@ -28,7 +32,12 @@ class EncodeSettings(Settings):
     """Latent frames of a sample, as trained: 21 are 81 frames of video."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Frames from one sample's start to the next (null: a window, no overlap)."""
-    sizes: Annotated[tuple[Size, ...], BeforeValidator(_one_or_more), Field(min_length=1)] = (
+    starts: Literal["even", "fixed", "random"] = "even"
+    """Where a clip's windows begin: even lets the last one end with the clip.
+
+    fixed leaves out what remains at its end; random begins each clip's first window somewhere within a stride.
+    """
+    sizes: Annotated[tuple[Size, ...], BeforeValidator(one_or_more), Field(min_length=1)] = (
         (512, 512),
         (480, 832),
         (832, 480),
@@ -38,7 +47,24 @@ class EncodeSettings(Settings):
     It is scaled to cover that size, and cropped in the middle.
     """
     fps: Fps | None = None
-    """Frames per second of every sample (null: each clip's own)."""
+    """Frames per second of every sample (null: each clip's own).
+
+    Clips of less than 20 or more than 30 become 25.
+    """
+    latents: Literal["mean", "sample"] = "mean"
+    """What the VAE says of a picture: its mean, or a draw around it, as released."""
+    pictures: bool = False
+    """Also encode picture files of the SOURCE, as samples without motion or sound."""
+    split_at_cuts: bool = True
+    """Look for cuts in clips that `data prepare` didn't make.
+
+    No sample shows two shots then.
+    """
+    separate_vocals: bool = False
+    """Take the voice out of the music first.
+
+    Speech states are those of the voice alone.
+    """
     short: Literal["pad", "skip"] = "pad"
     """Clips shorter than a window: pad fills them up, skip leaves them out.
 
@@ -74,7 +100,13 @@ class EncodeSettings(Settings):
 
     def that_count(self) -> dict[str, Any]:
         """Give, as JSON holds them, the settings that every sample of a cache has in common."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in FREE}
+        values = self.model_dump(mode="json").items()
+        return {name: value for name, value in values if name not in FREE and value != LATER.get(name, ...)}
+
+    def rate_of(self, own: Fraction) -> Fraction:
+        """Return the pictures per second of the samples of a clip: what is asked for, its own, or 25 where that is unusual."""
+        lowest, highest = OWN_RATES
+        return self.fps or (own if lowest <= own <= highest else Fraction(25))
 
     def prompt_of(self, kind: str | None) -> str:
         """Return the prompt of a clip without a caption."""
@@ -93,6 +125,8 @@ class EncodeJob(Settings):
     """How clips become samples."""
     weights: Path | None = None
     """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    batch: Annotated[int, Field(ge=0)] = 0
+    """Windows that are encoded together (0: two on a GPU, one on the CPU)."""
     device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     force: bool = False

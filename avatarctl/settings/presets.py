@@ -28,6 +28,7 @@ KINDS = {
     "train": ("avatarctl.settings.train", "TrainSettings"),
     "lora": ("avatarctl.settings.train", "TrainSettings"),
     "data": ("avatarctl.settings.encode", "EncodeSettings"),
+    "prepare": ("avatarctl.settings.prepare", "PrepareSettings"),
 }
 # What a preset says about itself, beside settings.
 HEADER = ("description", "extends")

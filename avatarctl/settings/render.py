@@ -13,7 +13,16 @@ from avatarctl.settings.base import Model, Settings
 from avatarctl.settings.formats import VideoFormat, format_of
 from avatarctl.settings.languages import check_subtitles
 from avatarctl.settings.placement import PlacementSettings
-from avatarctl.settings.values import LARGEST_VIDEO_PX, Fps, Seconds, Size, WindowBatch, check_lora, one_or_more
+from avatarctl.settings.values import (
+    LARGEST_VIDEO_PX,
+    Fps,
+    Seconds,
+    Size,
+    WindowBatch,
+    check_lora,
+    one_or_more,
+    parse_interval,
+)
 
 WeightsFolder = Annotated[Path | None, AfterValidator(weights_place)]
 
@@ -90,7 +99,7 @@ class RenderSettings(Settings):
 
     Weight of the difference to a prediction without any audio tokens.
     """
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)] = None
     """Guide only between these two noise levels, 0 to 1: faster (null: always).
 
     Elsewhere a step makes one prediction instead of three. The narrower, the faster, and the less prompt and voice are
@@ -222,8 +231,11 @@ class WeightsSettings(Settings):
 
     puppet stands for the embedded avatar's.
     """
-    variant: Literal["auto", "square", "rec-vec"] = "auto"
-    """Which released transformer: square, rec-vec (480x832, 832x480), or by size."""
+    variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
+    """Which released transformer: square, rec-vec (480x832, 832x480), or by size.
+
+    Those of Wan2.1 have no audio layers: for a LoRA that brings them.
+    """
     lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
     """LoRA files as FILE or FILE:SCALE, applied in this order."""
 
@@ -266,8 +278,8 @@ class RenderJob(Settings):
     """Where and how the networks compute."""
     weights: WeightsFolder = None
     """Folder of the weights (null: where `avatarctl fetch` puts them; puppet: the embedded avatar's)."""
-    variant: Literal["auto", "square", "rec-vec"] = "auto"
-    """Released transformer: square for square sizes, rec-vec for others."""
+    variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
+    """Released transformer: square for square sizes, rec-vec for others; Wan2.1's with a LoRA that brings audio layers."""
     lora: tuple[tuple[Path, float], ...] = ()
     """LoRA files and their scales, merged into the transformer in this order."""
     subtitles: tuple[tuple[str, Path], ...] = ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.networks.adapters import trained_state
+from avatarctl.networks.attach import trained_state
 from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
@@ -18,7 +18,7 @@ from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prun
 from avatarctl.training.folder import guarded
 from avatarctl.training.held_out import as_exported
 from avatarctl.training.model import make_model
-from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
+from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
 from avatarctl.training.state import RunState
 
 
@@ -47,7 +47,7 @@ def save(state: RunState) -> None:
             "dims": state.bare.dims.to_json(),
         }
         if not state.sharded:
-            tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.names)
+            tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.by_parameter)
             checkpoints.write(
                 folder, {"trained": trained_state(state.bare), "optimizer": tensors, **_ema_tensors(state)}
             )
@@ -62,7 +62,9 @@ def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
     if state.sharded:
         state.accelerator.load_state(str(checkpoint.path / "sharded"))
     elif same_optimizer:
-        restore_optimizer(state.optimizer.optimizer, state.names, checkpoint.tensors("optimizer"), facts["optimizer"])
+        restore_optimizer(
+            state.optimizer.optimizer, state.by_parameter, checkpoint.tensors("optimizer"), facts["optimizer"]
+        )
     if state.ema is not None and (checkpoint.path / "ema.safetensors").exists():
         tensors = checkpoint.tensors("ema")
         state.ema.optimization_step = int(tensors.pop("optimization_step"))
@@ -103,7 +105,7 @@ def export_result(state: RunState, path: Path) -> Path | None:
         return None
     model = state.bare
     if gathered is not None:
-        model = make_model(state.settings, state.samples.shapes())
+        model, _ = make_model(state.settings, state.samples.shapes())
         model.load_state_dict(gathered)
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
     about = metadata(

@@ -31,7 +31,7 @@ from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
-from avatarctl.training.optimizer import learning_rate
+from avatarctl.training.optimizer import clip_limit, learning_rate, set_learning_rates, shorten_outlier
 from avatarctl.training.plan import explained, text_len_of
 from avatarctl.training.processes import accelerated
 from avatarctl.training.samples import Samples
@@ -57,7 +57,8 @@ class Trained:
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
-    read_about(job.data)
+    for cache in (job.data, *job.more_data):
+        read_about(cache)
     videos = videos_of(job.train)
     with stopping() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(job.train))
@@ -83,7 +84,11 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
             if checkpoint is not None:
                 checkpointing.restore(state, checkpoint)
             steps_before = state.step
-            log = stack.enter_context(Log(job.output, state.step)) if accelerator.is_main_process else None
+            log = (
+                stack.enter_context(Log(job.output, state.step, job.train.tracker))
+                if accelerator.is_main_process
+                else None
+            )
             Trainer(state, stop, show, log, videos).train()
     if not accelerator.is_main_process:
         return None
@@ -116,8 +121,7 @@ class Trainer:
         batches = state.samples.stream(self._numbers())
         while state.step < settings.steps:
             began = time.monotonic()
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, state.step)
+            set_learning_rates(state.optimizer, settings, state.step)
             metrics = StepMetrics(settings.accumulate)
             for micro in range(settings.accumulate):
                 batch = next(batches).to(accelerator.device)
@@ -125,6 +129,8 @@ class Trainer:
                 with accelerator.accumulate(state.model):
                     with self._activations():
                         loss, errors = flow_loss(state.model, batch, draws, settings)
+                        if batch.speech is None and accelerator.num_processes > 1:
+                            loss = loss + state.without_audio()
                     metrics.add(batch, draws, errors)
                     broken = 0.0
                     if micro + 1 == settings.accumulate:
@@ -197,7 +203,11 @@ class Trainer:
         first = self._pass(micro) * settings.batch_size
         names = [(settings.seed, self.state.step, first + i) for i in range(len(batch.keys))]
         torch.manual_seed(seed_of("dropout", *names[0]))  # the LoRA's dropout, inside the passes
-        return draw(settings, batch.latents.shape, names).to(self.state.accelerator.device)
+        count = self.state.samples_per_step
+        places = range(first, first + len(names)) if settings.stratify else ()
+        # A place's band moves on from step to step, so that every sample meets all of them.
+        bands = [((place + self.state.step) % count, count) for place in places]
+        return draw(settings, batch.latents.shape, names, bands).to(self.state.accelerator.device)
 
     def _agree(self, metrics: StepMetrics) -> tuple[int, float]:
         """Return what all processes do after this step, and how many have a loss that isn't finite; before the step."""
@@ -227,8 +237,11 @@ class Trainer:
 
     def _clip(self) -> float:
         state = self.state
-        norm = state.accelerator.clip_grad_norm_(state.model.parameters(), state.settings.clip_norm)
-        return float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
+        limit = clip_limit(state.settings, state.step)
+        norm = state.accelerator.clip_grad_norm_(state.model.parameters(), limit)
+        norm = float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
+        shorten_outlier(state.model.parameters(), state.settings, state.step, norm)
+        return norm
 
     # -- What is seen of it --------------------------------------------------------------------------------------------
 

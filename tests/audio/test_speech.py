@@ -1,15 +1,11 @@
 """Tests with tiny wav2vec 2.0 models: windows are normalised, placed and encoded as the released ones expect."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from avatarctl.audio.speech import normalise, samples_of, speech_states
+from avatarctl.audio.speech import normalise, speech_states
 from avatarctl.audio.track import SAMPLE_RATE_HZ
 from avatarctl.errors import UsageError
 
@@ -91,18 +87,3 @@ def test_model_in_training_is_our_mistake(model, waveform_T):
     with pytest.raises(AssertionError):
         speech_states(model, waveform_T)
     model.eval()
-
-
-@given(
-    frame=st.integers(0, 10**7),
-    fps=st.sampled_from([Fraction(25), Fraction(24), Fraction(30), Fraction(30_000, 1001), Fraction(24_000, 1001)]),
-)
-def test_samples_of_a_frame_never_drift(frame, fps):
-    assert abs(Fraction(samples_of(frame, fps)) - Fraction(frame * SAMPLE_RATE_HZ) / fps) <= Fraction(1, 2)
-
-
-def test_samples_of_known_frames():
-    assert [samples_of(frame, Fraction(25)) for frame in (0, 1, 81)] == [0, 640, 51_840]
-    # A step rounded once and added up would be 16 samples late after 48 frames.
-    assert samples_of(48, Fraction(24)) == 32_000
-    assert samples_of(30_000, Fraction(30_000, 1001)) == 1001 * 16_000

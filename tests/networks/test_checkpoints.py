@@ -149,6 +149,25 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is read from /proc")
+@pytest.mark.parametrize("metadata", [{}, *({"a": "x" * length} for length in (1, 7, 30))])
+def test_written_weights_are_used_where_they_are_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str]
+) -> None:
+    write = c.write_weights
+    monkeypatch.setattr(
+        c, "write_weights", lambda path, state, about, how: write(path, state, {**about, **metadata}, how)
+    )
+    path = c.save_weights(tiny_transformer(), tmp_path / "w.safetensors")
+    loaded = c.load_transformer(path).state_dict()
+    rows = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in row[0].split("-")] for row in rows if row[5:] == [str(path)]]
+    copied = [name for name, tensor in loaded.items() if not any(a <= tensor.data_ptr() < b for a, b in spans)]
+    assert spans and all(loaded[name].nbytes % 64 for name in copied), copied
+    assert sum(loaded[name].nbytes for name in copied) < 0.05 * sum(tensor.nbytes for tensor in loaded.values())
+    assert {loaded[name].data_ptr() % 64 for name in loaded} == {0}
+
+
 def test_14b_layout_is_told_by_its_second_projection() -> None:
     model = tiny_transformer(TINY.with_(vocal_hidden=32))
     assert c.load_transformer(c.released_state(model), dims=TINY).dims == model.dims

@@ -16,7 +16,7 @@ from avatarctl.networks import checkpoints as c
 from avatarctl.networks import kinds
 from avatarctl.networks.dims import CLIP_VIT_H14, TRANSFORMER_1_3B, TRANSFORMER_14B, UMT5_XXL, WAN_VAE, WAV2VEC2_BASE
 from avatarctl.networks.memory import (
-    DECODER_VALUES_PER_PIXEL,
+    DECODER_BYTES_PER_PIXEL,
     PARAMETERS,
     estimate,
     latent_tokens,
@@ -78,7 +78,7 @@ def test_decoder_allocates_what_the_calculation_says() -> None:
     vae = kinds.build_vae(WAN_VAE.with_(base_dim=32)).eval()
     with torch.no_grad(), LiveBytes(vae) as live:
         list(decode_stream(vae, torch.randn(1, 16, 3, 8, 8).split(1, dim=2)))
-    assert live.peak / (64 * 64 * 4 * 32) == pytest.approx(DECODER_VALUES_PER_PIXEL, rel=0.05)
+    assert live.peak / (64 * 64 * 4 * 32) == pytest.approx(DECODER_BYTES_PER_PIXEL[4] / 4, rel=0.05)
 
 
 def test_modes_need_less_and_less() -> None:

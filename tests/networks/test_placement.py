@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import TINY, tiny_inputs, tiny_transformer, tiny_vae
 
 from avatarctl.errors import DeviceError, UsageError
+from avatarctl.networks import offload
 from avatarctl.networks.attention import usable_attention
 from avatarctl.networks.checkpoints import load_transformer, released_state
 from avatarctl.networks.placement import Placement, decide
@@ -23,6 +26,15 @@ def decided(**changes: object) -> Placement:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return decide(PlacementSettings(**{"device": "cpu", **changes}))
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+    """Let torch tell of two GPUs; no kernel is tried."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr("avatarctl.networks.attention._runs", lambda *_: True)
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +97,30 @@ def test_two_blocks_are_on_the_device_at_most(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("memory", ["full", "model", "group"])
-@pytest.mark.parametrize("float8", ["same", "float8"])
+@pytest.mark.parametrize("float8", ["same", "float8", "multiplied"])
 def test_blocks_compile_in_every_mode_that_allows_it(memory: str, float8: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all combinations of compile, float8 and memory modes these work; sequential with compile is refused (below)."""
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **{**k, "backend": "eager"}))
-    eager = MODES[memory](decided(memory=memory, weights_dtype=float8))
-    fast = MODES[memory](decided(memory=memory, weights_dtype=float8, compile=True))
+    plain = decided(memory=memory, weights_dtype="same" if float8 == "same" else "float8")
+    plain = replace(plain, float8_matmul=float8 == "multiplied")  # the CPU can, but is refused: it is slower there
+    eager, fast = MODES[memory](plain), MODES[memory](replace(plain, compile=True))
     one, other = eager.place(tiny_transformer()), fast.place(tiny_transformer())
     with torch.no_grad():
         expected = eager.use(one)(**tiny_inputs()).sample
         assert torch.allclose(fast.use(other)(**tiny_inputs()).sample, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["native", "_native_math"])
+def test_a_named_attention_kernel_compiles_in_one_piece(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What auto names on a GPU, and compiles there, is a kernel of torch: each is chosen by a context inside the block."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: compiled(*a, **{**k, "backend": "eager"}))
+    plain = decided(attention=attention)
+    one, other = residency_of(plain).place(tiny_transformer()), MODES["full"](replace(plain, compile=True))
+    fast = other.place(tiny_transformer())
+    with torch.no_grad():
+        assert torch.allclose(fast(**tiny_inputs()).sample, one(**tiny_inputs()).sample, atol=1e-5)
 
 
 def test_float8_storage_with_half_precision_compute(expected: torch.Tensor) -> None:
@@ -130,10 +156,7 @@ def test_one_network_at_a_time() -> None:
 def test_dtype_follows_what_the_gpu_really_has(
     capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    pretend_gpu(monkeypatch, capability)
     assert decide(PlacementSettings(device="cuda:1")).dtype == getattr(torch, dtype)
     if dtype == "float16":
         with pytest.raises(DeviceError, match="emulates it"):
@@ -161,12 +184,24 @@ def test_usable_attention_is_what_runs() -> None:
         ({"attention": "flsh"}, UsageError, "got 'flsh', expected auto or one of"),
         ({"attention": "flash_hub"}, DeviceError, "downloads its kernel"),
         ({"attention": "sage"}, DeviceError, "not usable on cpu"),
+        ({"matmul_dtype": "float8"}, UsageError, "got weights_dtype same, expected float8"),
+        ({"matmul_dtype": "float8", "weights_dtype": "float8"}, DeviceError, "the CPU doesn't multiply float8"),
     ],
 )
 def test_what_does_not_work_is_refused(settings: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         decided(**settings)
     assert caught.value.hint or error is UsageError
+
+
+@pytest.mark.parametrize("float8", ["same", "float8", "multiplied"])
+@pytest.mark.parametrize("memory", ["full", "model", "group", "sequential"])
+def test_every_way_to_store_weights_runs_in_every_memory_mode(memory: str, float8: str, expected: torch.Tensor) -> None:
+    plain = decided(memory=memory, weights_dtype="same" if float8 == "same" else "float8")
+    residency = MODES[memory](replace(plain, float8_matmul=float8 == "multiplied"))
+    with torch.no_grad():
+        out = residency.use(residency.place(tiny_transformer()))(**tiny_inputs()).sample
+    assert ((out - expected).norm() / expected.norm()) < {"same": 1e-5, "float8": 0.05, "multiplied": 0.1}[float8]
 
 
 @NO_GPU
@@ -206,3 +241,48 @@ def test_narrow_weights_compute_wide_on_the_cpu_and_stay_as_stored(monkeypatch: 
     with torch.no_grad():
         assert torch.equal(narrow(**tiny_inputs()).sample, wide(**tiny_inputs()).sample)
     assert layer.weight.dtype == torch.bfloat16
+
+
+class Driver:
+    """What CUDA's runtime answers when memory is locked: 0, or an error."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.locked = answer, []
+
+    def cudaHostRegister(self, place: int, size: int, flags: int) -> int:
+        self.locked += [place] if self.answer == 0 else []
+        return self.answer
+
+    def cudaHostUnregister(self, place: int) -> int:
+        self.locked.remove(place)
+        return 0
+
+
+def test_locked_memory_is_released_with_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    blocks = tiny_transformer().blocks
+    stream = offload.BlockStream(list(blocks), CPU)
+    assert len(driver.locked) == len(blocks)
+    del stream, blocks
+    gc.collect()
+    assert driver.locked == []
+
+
+def test_memory_that_cannot_be_locked_is_said_once_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Driver(2))
+    zeros, asked = torch.zeros, []
+
+    def refused(*shape: int, **options: object) -> torch.Tensor:
+        if options.get("device") == "cuda":
+            asked.append(shape)
+            raise RuntimeError("CUDA error: out of memory")  # the refusal once more
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", refused)
+    offload._say_slow.cache_clear()
+    with pytest.warns(UserWarning, match="locks too little of it") as told:
+        offload.BlockStream(list(tiny_transformer().blocks), CPU)
+    assert len(told) == 1 and len(asked) == TINY.layers

@@ -43,7 +43,7 @@ def test_spans_of_the_released_window_length() -> None:
         int((per_frame + 5 * per_frame) / 2) - 1 + 3 + 4,
     )
     assert {stop - start for start, stop in spans} == {14}
-    index, valid = frame_gather(161, 21)
+    index, valid = frame_gather(161, 21, torch.device("cpu"))
     assert index.shape == valid.shape == (21, 15)
     assert valid[10].all()
     # What lies before the window is padding on the right: the first frame starts with token 0.

@@ -15,7 +15,8 @@ from avatarctl.networks.placement import Placement, Role
 from avatarctl.networks.residency import Residency, residency_of
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.sampling.denoise import WindowRequest
-from avatarctl.sampling.predict import Conditions, Predictor, scheme_of
+from avatarctl.sampling.guidance import scheme_of
+from avatarctl.sampling.predict import Conditions, Predictor
 from avatarctl.sampling.windows import plan_windows
 from avatarctl.settings.render import RenderSettings
 
@@ -25,8 +26,8 @@ TINY = TransformerDims(
 )
 
 
-def placement(memory: str, float8: bool = False, dtype: torch.dtype = torch.bfloat16) -> Placement:
-    return Placement(CUDA, dtype, memory, float8, None, False)
+def placement(memory: str, float8: bool = False, dtype: torch.dtype = torch.bfloat16, **more: Any) -> Placement:
+    return Placement(CUDA, dtype, memory, float8, None, False, **more)
 
 
 def loaded(model: nn.Module, residency: Residency, role: Role) -> Any:
@@ -50,8 +51,8 @@ class Levels:
     sigmas = (1.0, 0.8, 0.5, 0.2, 0.0)
 
     @property
-    def timesteps(self) -> list[torch.Tensor]:
-        return [torch.zeros(()) for _ in range(4)]
+    def timesteps(self) -> torch.Tensor:
+        return torch.zeros(4)
 
 
 class Steps:
@@ -64,8 +65,9 @@ class Steps:
         float8: bool = False,
         size: tuple[int, int] = (48, 32),
         frames: int = 6,
+        **more: Any,
     ) -> None:
-        self.residency = residency_of(placement(memory, float8))
+        self.residency = residency_of(placement(memory, float8, **more))
         self.transformer: StableAvatarTransformer3DModel = loaded(
             kinds.build_transformer(dims), self.residency, "transformer"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,20 @@ from avatarctl.networks import kinds
 from avatarctl.networks import vae as V
 from avatarctl.networks.conditions import image_tokens, reference_condition
 from avatarctl.networks.dims import WAN_VAE, ImageDims, SpeechDims, TextDims
+from avatarctl.networks.memory import Workload
 from avatarctl.networks.residency import residency_of
 from avatarctl.networks.text_stream import stream_text_encoder
+from avatarctl.render.place import try_decoding
 
+TINY_SPEECH = SpeechDims(
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    conv_dim=(8,) * 7,
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=2,
+)
 FOLDED = {"dim_mult": (1, 2, 4), "temporal_downsample": (True, True), "patch_size": 2, "channels": 12}
 
 
@@ -71,6 +83,34 @@ def test_vae(memory: str, tiling: V.Tiling | None, folded: bool) -> None:
 
 
 @pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("tiling", [None, TILES], ids=["whole", "tiles"])
+def test_the_trial_before_the_first_step(memory: str, tiling: V.Tiling | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two latent frames are decoded with the transformer, the speech encoder and the texts' keys where they will be."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    with pretended() as counted:
+        steps = Steps(TINY, memory, vae_dtype=torch.bfloat16, tiling=tiling)
+        vae = loaded(kinds.build_vae(WAN_VAE.with_(base_dim=8)), steps.residency, "vae")
+        speech = loaded(kinds.build_speech_encoder(TINY_SPEECH), steps.residency, "speech encoder")
+        networks = SimpleNamespace(
+            placement=steps.residency.placement,
+            residency=steps.residency,
+            transformer=steps.transformer,
+            vae=vae,
+            speech_encoder=speech,
+        )
+        counted.reset()
+        before = counted.live
+        try_decoding(networks, Workload(TINY, 128, 128, steps.frames))
+        assert counted.peak - before > 2_000_000
+        assert counted.live <= before + memory_bytes(steps.transformer), "nothing of the trial stays"
+        assert {place.device.type for place in vae.parameters()} == {"cuda" if memory == "full" else "cpu"}
+
+
+def memory_bytes(model: Any) -> int:
+    return sum(tensor.nbytes for tensor in model.parameters())
+
+
+@pytest.mark.parametrize("memory", MODES)
 def test_encoders(memory: str) -> None:
     with pretended():
         residency = residency_of(placement(memory))
@@ -78,16 +118,7 @@ def test_encoders(memory: str) -> None:
         encoder = loaded(kinds.build_image_encoder(image), residency, "image encoder")
         assert image_tokens(residency.use(encoder), torch.randn(3, 64, 64).to(CUDA)).shape[-1] == 20
         residency.drop(encoder)
-        speech = SpeechDims(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            conv_dim=(8,) * 7,
-            num_conv_pos_embeddings=8,
-            num_conv_pos_embedding_groups=2,
-        )
-        hear: Any = residency.use(loaded(kinds.build_speech_encoder(speech), residency, "speech encoder"))
+        hear: Any = residency.use(loaded(kinds.build_speech_encoder(TINY_SPEECH), residency, "speech encoder"))
         states = hear(torch.randn(1, 16000).to(hear.device, hear.dtype)).last_hidden_state
         assert states.shape == (1, 49, 16) and states.device == hear.device
         text = kinds.build_text_encoder(TextDims(vocab=8, dim=24, dim_attn=24, dim_ffn=32, heads=2, layers=2))

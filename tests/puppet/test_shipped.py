@@ -101,7 +101,7 @@ def _evaluated(video: Path) -> None:
         row = score(source, seen, of_picture(SAMPLES / "picture.png", seen.face_height), ()).row
         lips = row["lips"]
         assert lips["correlation"] > 0.7 > 2 * lips["shifted_q95"] and abs(lips["lag_s"]) <= 0.02
-        assert row["face"]["share"] == 1 and row["face"]["persons"] == 1 and row["identity"]["worst"] < 0.5
+        assert row["face"]["share"] == 1 and row["face"]["persons"] == 1 and row["identity"]["worst"] < 0.6
         assert findings(row) == []
         assert source.waveform is not None
         for late_s in (-0.2, -0.08, 0.08, 0.2):

@@ -102,6 +102,7 @@ def test_it_tells_what_the_disk_has_to_hold(case: Case) -> None:
     data = json.JSONDecoder().raw_decode(dry.log[dry.log.index("{\n") :])[0]["data"]
     (disk,) = data["disks"]
     assert 0 < data["least_bytes"] < disk["bytes"] < disk["free_bytes"]
+    assert (data["in_flight"], data["in_flight_bytes"]) == (3, 3 * 3 * 16 * 8 * 8 * 4), "all three windows in float32"
     assert "free in" in case.generate("--dry-run").log
 
 

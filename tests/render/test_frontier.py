@@ -12,8 +12,8 @@ import torch
 from avatarctl.render import frontier
 from avatarctl.render.folder import MANIFEST_VERSION, RenderFolder
 from avatarctl.render.frontier import Frontier
-from avatarctl.render.tensorfile import facts_of
 from avatarctl.sampling.denoise import InFlight
+from avatarctl.tensorfile import facts_of
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -135,7 +138,15 @@ def test_the_contact_sheet_lies_beside_the_video(case: Case) -> None:
 
 def test_the_preview_plays_while_the_rest_is_rendered(new_case: NewCase) -> None:
     case = new_case(audio="long.wav")
-    case.stop(steps=14)
+
+    def kill(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while not (case.render / "preview.mp4").exists():
+            assert time.monotonic() < deadline, case.events()
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+
+    assert case.generate(meanwhile=kill).status == -signal.SIGKILL
     video = inspect(case.render / "preview.mp4")
     assert video.pictures >= 5 and video.fps == 25 and video.audio_codec is None
 

@@ -15,7 +15,7 @@ from tiny import COLUMNS, FRAMES, ROWS, TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import WindowRequest, schedule
-from avatarctl.sampling.guidance import CONDITIONAL, Inputs
+from avatarctl.sampling.guidance import CONDITIONAL, Inputs, scheme_of
 from avatarctl.sampling.noise import window_noise
 from avatarctl.sampling.predict import (
     Conditions,
@@ -23,7 +23,6 @@ from avatarctl.sampling.predict import (
     make_sampler,
     sample_latents,
     sample_stream,
-    scheme_of,
 )
 from avatarctl.sampling.wavefront import next_window
 from avatarctl.sampling.windows import Plan, Window, pictures_of

@@ -250,3 +250,18 @@ def test_reference_tail_needs_a_whole_window(audio_span) -> None:
     with pytest.raises(UsageError, match="got 20 latent frames, expected a window of 21") as raised:
         plan_windows(77 * 640, Fraction(25), tail="reference", audio_span=audio_span)
     assert "tail full" in raised.value.hint
+
+
+@given(
+    frame=st.integers(0, 10**7),
+    fps=st.sampled_from([Fraction(25), Fraction(24), Fraction(30), Fraction(30_000, 1001), Fraction(24_000, 1001)]),
+)
+def test_the_sample_of_a_frame_never_drifts(frame: int, fps: Fraction) -> None:
+    assert abs(Fraction(sample_of(frame, fps)) - Fraction(frame * SAMPLE_RATE_HZ) / fps) <= Fraction(1, 2)
+
+
+def test_the_sample_of_known_frames() -> None:
+    assert [sample_of(frame, Fraction(25)) for frame in (0, 1, 81)] == [0, 640, 51_840]
+    # A step rounded once and added up would be 16 samples late after 48 frames.
+    assert sample_of(48, Fraction(24)) == 32_000
+    assert sample_of(30_000, Fraction(30_000, 1001)) == 1001 * 16_000

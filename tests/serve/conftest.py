@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 from running import Running
 
-for needed in ("fastapi", "uvicorn", "python_multipart"):
-    if importlib.util.find_spec(needed) is None:
-        collect_ignore_glob = ["test_*.py"]  # the extra [serve] isn't installed
+LACKS = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
+
+
+class Lacking(pytest.Module):
+    """A file of tests that can't run here."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip(f"the extra [serve] isn't installed (no {', '.join(LACKS)})", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip every file of tests here, with the reason, where the extra isn't installed."""
+    return Lacking.from_parent(parent, path=module_path) if LACKS else None
 
 
 @pytest.fixture(scope="session")

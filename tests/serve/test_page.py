@@ -68,7 +68,14 @@ def page(browser: Any, server: Running) -> Iterator[Any]:
 
 def until(page: Any, what: str, seconds: float = 120) -> None:
     """Wait until an expression is true in the page. (Playwright's own way needs eval, which the page forbids.)"""
-    wait_for(lambda: page.evaluate(what), seconds)
+
+    def there() -> bool:
+        try:
+            return bool(page.evaluate(what))
+        except playwright_api.Error:  # in the middle of being loaded again
+            return False
+
+    wait_for(there, seconds)
 
 
 def fill(page: Any) -> None:

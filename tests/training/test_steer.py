@@ -96,7 +96,7 @@ def test_another_optimizer_begins_with_a_fresh_state(job: Maker) -> None:
     made = job(**{**LORA, "steps": 5, "optimizer": "adamw8bit"})
     train(made)
     [entry] = changes(made.output)
-    assert entry["note"] == "from step 4: optimizer adamw → adamw8bit (its state begins anew)"
+    assert entry["note"] == "from step 4: optimizer adamw → adamw8bit (its state starts over)"
     newest = checkpoints.newest(made.output)[0]
     assert newest is not None and any("state1" in name for name in newest.tensors("optimizer"))
 

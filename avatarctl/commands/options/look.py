@@ -139,6 +139,26 @@ Guidance = Annotated[
         rich_help_panel=LOOK + RARE,
     ),
 ]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="LOW:HIGH",
+        help="Guide only between these two noise levels, 0 to 1, such as 0.2:0.9: faster.",
+        show_default="always",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
+GuidanceReuse = Annotated[
+    int | None,
+    typer.Option(
+        "--guidance-reuse",
+        metavar="N",
+        help="Renew the guidance only every so many steps: faster, less exact.",
+        show_default="1",
+        rich_help_panel=LOOK + RARE,
+    ),
+]
 Solver = Annotated[
     Literal["euler", "ab2"] | None,
     typer.Option(

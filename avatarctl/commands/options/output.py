@@ -129,6 +129,16 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check everything and tell what would be done; do nothing.", rich_help_panel=OUTPUT),
 ]
+ForCard = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="GPU",
+        help="With --dry-run: time and memory on another GPU, such as 4090.",
+        show_default="this machine",
+        rich_help_panel=OUTPUT,
+    ),
+]
 ShowSettings = Annotated[
     bool,
     typer.Option(

@@ -15,15 +15,15 @@ export function startForm(known, about) {
     const option = new Option(model.ready ? model.id : `${model.id} (weights missing)`, model.id);
     $("preset").add(option);
   }
-  dropZone("picture", (file) => take("image", file));
-  dropZone("voice", (file) => take("audio", file));
-  startRecording((file) => take("audio", file));
   $("preset").addEventListener("change", () => { showPreset(); look(); });
   $("face").addEventListener("change", look);
   $("form").addEventListener("change", (event) => { if (event.target.name) lookSoon(); });
   $("form").addEventListener("submit", (event) => { event.preventDefault(); queue(); });
   $("sample").addEventListener("click", useSamples);
   showPreset();
+  dropZone("picture", (file) => take("image", file));
+  dropZone("voice", (file) => take("audio", file));
+  startRecording((file) => take("audio", file));
 }
 
 function preset() {
@@ -39,7 +39,9 @@ function showPreset() {
 
 function dropZone(name, taken) {
   const zone = $(`${name}-drop`);
-  $(name).addEventListener("change", () => { if ($(name).files.length) taken($(name).files[0]); });
+  const chosenFile = () => { if ($(name).files.length) taken($(name).files[0]); };
+  $(name).addEventListener("change", chosenFile);
+  chosenFile(); // chosen before this ran, or kept by the browser when the page was loaded again
   zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
   zone.addEventListener("drop", (event) => {

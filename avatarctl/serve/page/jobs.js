@@ -195,9 +195,22 @@ function numbers(list, video) {
   }));
 }
 
+const MEASURES = [ // key of the row, what it is, how it is written
+  ["face.share", "A face is seen in", (value) => `${Math.round(100 * value)} % of the pictures`],
+  ["lips.correlation", "Lips follow the voice", (value) => `${value.toFixed(2)} (1 is exact, 0 is chance)`],
+  ["lips.lag_s", "Lips are late by", (value) => `${value.toFixed(2)} s`],
+  ["lips.still_in_speech", "Lips are still in", (value) => `${Math.round(100 * value)} % of the speech`],
+  ["identity.mean", "Distance from the face of the picture", (value) => `${value.toFixed(2)} on average`],
+  ["identity.worst", "The same at its worst", (value) => value.toFixed(2)],
+  ["picture.sharpness", "Sharpness", (value) => value.toFixed(2)],
+  ["picture.colour_slope_per_minute", "Colour drifts by", (value) => `${value.toFixed(2)} a minute`],
+  ["findings", "What stands out", (value) => value],
+];
+
 function evaluation(row) {
-  if (row?.error) return [["Measured", row.error]];
-  return row ? Object.entries(row).filter(([, value]) => value !== null && typeof value !== "object").map(([name, value]) => [`Measured: ${name}`, typeof value === "number" ? Math.round(value * 1000) / 1000 : value]) : [];
+  if (!row) return [];
+  if (row.error) return [["Measured", row.error]];
+  return MEASURES.filter(([key]) => row[key] !== undefined && row[key] !== "").map(([key, name, write]) => [name, write(row[key])]);
 }
 
 async function act(id, verb, row) {

@@ -1,0 +1,1 @@
+"""Turn raw footage into clips of one person speaking, with masks and captions, as `avatarctl data encode` reads them."""

@@ -1,0 +1,72 @@
+"""Calculate the seconds that a render takes from counted operations and what a machine reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avatarctl.networks import flops
+from avatarctl.networks.cards import Rates
+from avatarctl.networks.dims import WAN_VAE, VaeDims
+from avatarctl.networks.flops import Operations
+from avatarctl.networks.memory import IMAGE_TOKENS, Workload, latent_tokens
+from avatarctl.render.machine import Machine
+from avatarctl.sampling.passes import Passes
+from avatarctl.sampling.windows import Plan, pictures_of
+
+STATES_PER_S = 49.975  # of wav2vec 2.0
+ENCODING_S = 6e-8  # per pixel of the video: x264 medium on one core (1.5 s for 100 pictures of 512x512)
+STREAMED_BYTES_PER_S = 12e9  # from main memory to the GPU: an assumption
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each part of a render."""
+
+    conditions_s: float
+    sampling_s: float
+    decoding_s: float
+    encoding_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All parts, one after the other."""
+        return self.conditions_s + self.sampling_s + self.decoding_s + self.encoding_s
+
+
+def seconds(work: Operations, rates: Rates) -> float:
+    """Return how long operations take at these rates."""
+    busy = work.products / rates.products + work.attention / rates.attention
+    busy += work.convolutions / rates.convolutions + work.moved / rates.moved
+    called = work.calls * rates.call_s
+    return max(busy, called) if rates.overlaps else busy + called
+
+
+def window_operations(work: Workload, passes: Passes, window_s: float, compiled: bool = False) -> Operations:
+    """Count all passes of a window, whose sound lasts ``window_s``."""
+    dims = work.dims
+    tokens = latent_tokens(dims, work.width, work.height, work.window)
+    states = round(window_s * STATES_PER_S)
+
+    def one(hears: bool, adapts: bool) -> Operations:
+        return flops.of_pass(dims, tokens, dims.text_len, IMAGE_TOKENS, states, work.window, hears, adapts, compiled)
+
+    silent = passes.total - passes.hearing
+    again = passes.hearing - passes.adapting
+    return one(True, True).times(passes.adapting) + one(True, False).times(again) + one(False, False).times(silent)
+
+
+def time_of(
+    plan: Plan, work: Workload, passes: Passes, machine: Machine, vae: VaeDims = WAN_VAE, enlarge: int = 1
+) -> Timing:
+    """Return the seconds of a render's parts on a machine; loading and what the disk takes are not in it."""
+    rates, size = machine.rates, (work.width, work.height)
+    window_s = float(pictures_of(work.window) / plan.fps)
+    sampling = seconds(window_operations(work, passes, window_s, machine.compiled), rates)
+    tiling = None if machine.fit is None else machine.fit.tiling
+    value_bytes = machine.formats.vae_bytes
+    decoding = seconds(flops.of_decoding(vae, *size, tiling, value_bytes), rates)
+    conditions = work.window * seconds(flops.of_encoding(vae, *size, tiling, value_bytes), rates)
+    pixels = work.width * work.height * enlarge**2
+    return Timing(
+        conditions, plan.count * sampling, plan.latent_frames * decoding, plan.video_frames * pixels * ENCODING_S
+    )
