@@ -16,23 +16,34 @@ from avatarctl.errors import UsageError, WeightsError
 from avatarctl.paths import cache_folder, weights_folder, weights_place
 
 WAN = "Wan2.1-Fun-V1.1-1.3B-InP"
+WAN_14B = "Wan2.1-I2V-14B-480P"
 VARIANTS = {"square": "transformer3d-square", "rec-vec": "transformer3d-rec-vec"}
-# Where each network's weights may lie: our own bundle first, then the released layout (converted files before pickles).
+Variant = Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"]
+# Transformers of Wan2.1, which have no audio layers: as released, in one file or in several with an index.
+WITHOUT_AUDIO = {
+    "wan2.1-fun-1.3b": (f"{WAN}/diffusion_pytorch_model.safetensors",),
+    "wan2.1-i2v-14b": (
+        f"{WAN_14B}/diffusion_pytorch_model.safetensors",
+        f"{WAN_14B}/diffusion_pytorch_model.safetensors.index.json",
+    ),
+}
+
+
+def _released(ours: str, pickled: str) -> tuple[str, ...]:
+    """Return where a network may lie: our own bundle first, then released folders (converted files before pickles)."""
+    return ours, *(
+        f"{folder}/{stem}" for folder in (WAN_14B, WAN) for stem in (f"{pickled}.safetensors", f"{pickled}.pth")
+    )
+
+
 PLACES = {
-    "vae": ("vae.safetensors", f"{WAN}/Wan2.1_VAE.safetensors", f"{WAN}/Wan2.1_VAE.pth"),
-    "text encoder": (
-        "text_encoder.safetensors",
-        f"{WAN}/models_t5_umt5-xxl-enc-bf16.safetensors",
-        f"{WAN}/models_t5_umt5-xxl-enc-bf16.pth",
-    ),
-    "tokenizer": ("tokenizer", f"{WAN}/google/umt5-xxl"),
-    "image encoder": (
-        "image_encoder.safetensors",
-        f"{WAN}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.safetensors",
-        f"{WAN}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
-    ),
+    "vae": _released("vae.safetensors", "Wan2.1_VAE"),
+    "text encoder": _released("text_encoder.safetensors", "models_t5_umt5-xxl-enc-bf16"),
+    "tokenizer": ("tokenizer", f"{WAN_14B}/google/umt5-xxl", f"{WAN}/google/umt5-xxl"),
+    "image encoder": _released("image_encoder.safetensors", "models_clip_open-clip-xlm-roberta-large-vit-huge-14"),
     "speech encoder": ("speech_encoder.safetensors", "wav2vec2-base-960h"),
 }
+INDEX = ".safetensors.index.json"
 SMALL = 1 << 24  # bytes; files below are read each time
 SEPARATOR = "Kim_Vocal_2.onnx"
 EMBEDDED_AVATAR = "--preset puppet"
@@ -60,7 +71,7 @@ class WeightFiles:
 def find_weights(
     folder: Path | None,
     size: tuple[int, int],
-    variant: Literal["auto", "square", "rec-vec"],
+    variant: Literal["auto"] | Variant,
     transformer: Path | None = None,
     embedded: str = EMBEDDED_AVATAR,
 ) -> WeightFiles:
@@ -74,6 +85,10 @@ def find_weights(
     if variant == "auto":
         variant = "square" if size[0] == size[1] else "rec-vec"
     places = {"transformer": transformer_places(variant), **PLACES}
+    if variant != "wan2.1-i2v-14b":  # the networks beside it are the same, and elsewhere not needed
+        places = {
+            role: tuple(sorted(names, key=lambda name: name.startswith(WAN_14B))) for role, names in places.items()
+        }
     found: dict[str, Path] = {} if transformer is None else {"transformer": transformer}
     missing = []
     for role, names in places.items():
@@ -83,7 +98,8 @@ def find_weights(
         if existing:
             found[role.replace(" ", "_")] = existing[0]
         else:
-            missing.append(f"{role} ({names[-1]})")
+            shown = [name for name in names if name.startswith(WAN_14B) == (variant == "wan2.1-i2v-14b")] or names
+            missing.append(f"{role} ({shown[-1]})")
     if missing:
         raise WeightsError(
             f"{folder}: missing {len(missing)} of {len(places)} weights: {', '.join(missing)}", HINT + embedded
@@ -91,14 +107,21 @@ def find_weights(
     return WeightFiles(folder, **found)
 
 
-def find_transformer(folder: Path | None, variant: Literal["square", "rec-vec"]) -> Path:
-    """Find the transformer alone, which is all that training needs; raises ``WeightsError``."""
+def find_transformer(folder: Path | None, variant: Variant) -> Path:
+    """Find the transformer alone, which is all that training needs; raises ``WeightsError``.
+
+    A folder that holds one itself, as the hub's repositories and diffusers do, is one too.
+    """
     folder = weights_place(folder) or weights_folder()
     places = [folder / place for place in transformer_places(variant)]
+    if variant in WITHOUT_AUDIO:
+        places += [folder / Path(place).name for place in WITHOUT_AUDIO[variant]]
     for place in places:
         if place.exists():
             return place
-    raise WeightsError(f"{folder}: got no transformer ({places[-1].relative_to(folder)})", HINT + "--weights puppet")
+    hint = f"avatarctl fetch {variant}" if variant in WITHOUT_AUDIO else HINT + "--weights puppet"
+    missing = transformer_places(variant)[-1]
+    raise WeightsError(f"{folder}: got no transformer ({missing})", hint)
 
 
 def find_separator(folder: Path | None) -> Path:
@@ -124,18 +147,25 @@ def usable_separator(weights: Path | None) -> Path:
     return path
 
 
-def transformer_places(variant: Literal["square", "rec-vec"]) -> tuple[str, ...]:
+def transformer_places(variant: Variant) -> tuple[str, ...]:
     """Return where in a folder of weights the transformer is looked for: our own bundle, then the released files."""
+    if variant in WITHOUT_AUDIO:
+        return WITHOUT_AUDIO[variant]
     name = f"StableAvatar-1.3B/{VARIANTS[variant]}"
     return "transformer.safetensors", f"{name}.safetensors", f"{name}.pt"
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names; remembered by size and time of change."""
-    if path.is_dir():
+    """Return the SHA-256 of a file, or of a folder's files with their names; remembered by size and time of change.
+
+    The index of weights in several files stands for them all.
+    """
+    if path.is_dir() or path.name.endswith(INDEX):
         whole = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(os.fsencode(f"{file.relative_to(path).as_posix()} {checksum(file)}\n"))
+        folder = path if path.is_dir() else path.parent
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else shards_of(path)
+        for file in sorted(files):
+            whole.update(os.fsencode(f"{file.relative_to(folder).as_posix()} {checksum(file)}\n"))
         return whole.hexdigest()
     key, size = _key_of(path)
     # Small files are hashed faster than looked up, and the reader of a changed one is never told an old sum.
@@ -147,6 +177,15 @@ def checksum(path: Path) -> str:
         known[key] = _hash(path)
         _write_cache(known)
     return known[key]
+
+
+def shards_of(index: Path) -> list[Path]:
+    """Return the files that an index of weights names; none where it isn't readable: opening it says why."""
+    try:
+        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return [index.parent / name for name in sorted(set(where.values()))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def remember_checksum(path: Path, sha256: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from avatarctl.networks.adapters import attach
+from avatarctl.networks.attach import attach
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
 from avatarctl.settings.presets import load
 from avatarctl.settings.train import TrainSettings
@@ -64,7 +64,7 @@ def measure(
     attach(model, settings.modes, settings.rank, settings.alpha, settings.dropout)
     model.train().enable_gradient_checkpointing()
     place_model(model, settings, torch.bfloat16, whole=False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trained, settings)
     window = WINDOW if gpu else 3
     batch = random_batch(dims, *size, window, device)
@@ -81,7 +81,7 @@ def measure(
         with torch.autocast(device.type, torch.bfloat16), waiting:
             loss, _ = flow_loss(model, batch, draws, settings)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+        torch.nn.utils.clip_grad_norm_([parameter for _, parameter in trained], settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         times.append(now(device) - began)

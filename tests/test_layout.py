@@ -17,6 +17,7 @@ OPENERS = (
     "avatarctl.networks.lora_formats",
     "avatarctl.render.folder",
     "avatarctl.data.shards",
+    "avatarctl.data.compact",
     "avatarctl.training.checkpoints",
     "avatarctl.faces.graph",
     "avatarctl.faces.identity",

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from avatarctl import cli
 from avatarctl.errors import AvatarError, InputFileError, UsageError, WeightsError
-from avatarctl.networks.adapters import attach, changes_of, load_merged, merge_lora
+from avatarctl.networks.adapters import load_merged, merge_lora
+from avatarctl.networks.attach import attach, changes_of
 from avatarctl.networks.checkpoints import load_transformer, name_map, save_weights
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.kinds import TRANSFORMER

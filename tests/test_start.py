@@ -139,3 +139,24 @@ def test_only_networks_without_memory_draw_nothing() -> None:
     shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (layer, bare)]
     assert shapes[0] == shapes[1] and layer.weight.abs().sum() > 0
     assert vars(nn.init)["normal_"] is drawn and torch._weight_norm.__module__ != "avatarctl.networks.lean"
+
+
+def test_torchao_that_is_installed_changes_nothing(tmp_path: Path) -> None:
+    """It asks for the compiler when it is imported, in the middle of an import of diffusers."""
+    package = tmp_path / "torchao"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from torch._dynamo.utils import NP_SUPPORTED_MODULES\n__version__ = '0.18.0'\n"
+    )
+    about = tmp_path / "torchao-0.18.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.18.0\n")
+    code = (
+        "from avatarctl.networks import lean\nlean.allow()\nlean.import_networks()\n"
+        "import avatarctl.networks.checkpoints, avatarctl.networks.attach, sys\nassert 'torchao' not in sys.modules\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

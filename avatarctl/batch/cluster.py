@@ -1,13 +1,17 @@
 """Render items with workers in a Ray cluster whose nodes share the storage of the items' folders.
 
-Each worker is an actor that loads weights once. A node whose storage is its own gets the inputs with the item, and the video
-comes back; one that dies costs its items one attempt, and what was saved on shared storage goes on elsewhere.
+Each worker is an actor that loads weights once. A node that doesn't see the inputs of an item, since its storage is its own
+or they lie on the driver's disk, gets them with the item, and the video comes back; weights have to lie at the same path on
+every node. A worker of another version is refused. A node that dies costs its items one attempt, and what was saved on shared
+storage is continued elsewhere.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
+import platform
 import re
 import secrets
 import signal
@@ -18,7 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from avatarctl import console, durable
+from avatarctl import __version__, console, durable
 from avatarctl.batch.attempts import TICK_S, Attempt, Rules, next_attempt, say_stopping
 from avatarctl.batch.history import STATE
 from avatarctl.batch.items import Item
@@ -31,6 +35,8 @@ from avatarctl.errors import DeviceError, UsageError
 from avatarctl.interrupts import stopping
 
 LOSSES = 3  # so many times all workers are lost in a row, and no new ones are asked for
+ASKED_GPUS = 8  # where nobody says with --jobs how many, and none is there yet
+LIBRARIES = ("torch", "diffusers", "transformers")
 HERE = "here"  # the file by which a worker sees that it has the driver's storage
 
 
@@ -124,6 +130,7 @@ class WorkerPool:
         self.running: dict[Any, tuple[Any, Attempt]] = {}  # reference of the outcome -> worker, attempt
         self._coming: dict[Any, Any] = {}  # reference of the first answer -> worker
         self._lost = 0  # workers in a row
+        self._told: set[str] = set()  # versions that differ
         for _ in range(self.size):
             self._hire()
 
@@ -163,7 +170,9 @@ class WorkerPool:
                 continue
             self._lost = 0
             self.free.append(worker)
-            if attempt is not None:
+            if attempt is None:
+                self._compare(content)
+            else:
                 video = content.pop("video", None)
                 outcome = Outcome(**content["outcome"])
                 if video is not None and outcome.state == "done":
@@ -171,6 +180,22 @@ class WorkerPool:
                 ended.append((attempt, outcome))
         self._tell(tally)
         return ended
+
+    def _compare(self, there: dict[str, str]) -> None:
+        """Refuse a worker of another version of this program, and tell of other libraries: they make other pictures."""
+        here = versions()
+        if there["avatarctl"] != here["avatarctl"]:
+            raise UsageError(
+                f"--on ray: the node {there['node']} has avatarctl {there['avatarctl']}, expected {here['avatarctl']} as here",
+                f"install it there: pip install avatarctl=={here['avatarctl']}",
+            )
+        for name in LIBRARIES:
+            told = f"{name} {there[name]}"
+            if there[name] != here[name] and told not in self._told:
+                self._told.add(told)
+                console.note(
+                    f"the node {there['node']} has {told}, here is {here[name]}: its pictures may differ slightly"
+                )
 
     def _tell(self, tally: Tally) -> None:
         by_name = {attempt.item.name: attempt.item for _, attempt in self.running.values()}
@@ -208,13 +233,28 @@ def _reason(error: BaseException) -> str:
 
 
 def _resources(ray: Any, planned: Sequence[Planned], jobs: int | None) -> tuple[int, dict[str, Any]]:
-    """Return how many workers, and what each asks Ray for: a GPU where there are any, else a share of cores and the memory."""
+    """Return how many workers, and what each asks Ray for: a GPU where there are any, else a share of cores and the memory.
+
+    With --device cuda GPUs are asked for also where there are none now: an autoscaler starts them, and until then the work
+    waits. It never goes to the CPU.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cores = int(sum(node.get("CPU", 0) for node in nodes))
     needs: dict[str, Any]
-    if gpus and any(each.item.job.placement.device != "cpu" for each in planned):
+    devices = [each.item.job.placement.device for each in planned]
+    if gpus and any(device != "cpu" for device in devices):
         return min(jobs or gpus, len(planned)), {"num_gpus": 1, "num_cpus": 1}
+    if any(device.startswith("cuda") for device in devices):
+        size = min(jobs or ASKED_GPUS, len(planned))
+        console.note(
+            f"--on ray: the cluster has no GPU now; asking for {size} and waiting until its autoscaler starts them"
+        )
+        return size, {"num_gpus": 1, "num_cpus": 1}
+    if any(device == "auto" for device in devices):
+        console.note(
+            "--on ray: the cluster has no GPU now, so its CPUs are used; --device cuda asks for GPUs and waits for them"
+        )
     largest_node = int(max((node.get("CPU", 0) for node in nodes), default=0))
     size = min(jobs or cores, len(planned))
     needs = {"num_cpus": min(max(cores // max(size, 1), 1), max(largest_node, 1))}
@@ -251,6 +291,18 @@ class ProgressBoard:
         self._stop = True
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of this program and of what makes its pictures."""
+    return {"avatarctl": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+def sees(item: Item) -> bool:
+    """Return whether every input of an item is on this machine under its name."""
+    job = item.job
+    files = (job.image, job.audio, *(path for path, _ in job.lora), *(path for _, path in job.subtitles))
+    return all(path.is_file() for path in files)
+
+
 class Worker:
     """One process in the cluster that makes videos, one after the other, with weights loaded once."""
 
@@ -259,16 +311,17 @@ class Worker:
 
         self._loaded, self._here, self._mark = LoadedNetworks(), Path(here), mark
 
-    def ready(self) -> bool:
-        """Tell that this worker has a place."""
-        return True
+    def ready(self) -> dict[str, str]:
+        """Tell that this worker has a place: its node, and the versions there."""
+        return {"node": platform.node(), **versions()}
 
     def make(self, line: str, packed: dict[str, bytes] | None, board: Any) -> dict[str, Any]:
         """Make an item's video; return the outcome, with the video where storage isn't shared."""
         from avatarctl.batch.work import make_video
 
         item, redo = from_line(line)
-        shared = self._here.is_file() and self._here.read_text() == self._mark
+        # Storage of the output is shared, and the inputs are on it too.
+        shared = self._here.is_file() and self._here.read_text() == self._mark and sees(item)
         if not shared and packed is None:
             return {"outcome": asdict(Outcome("elsewhere"))}
         show = ProgressBoardReports(board, item.name)

@@ -59,6 +59,24 @@ Stride = Annotated[
         rich_help_panel=SAMPLES,
     ),
 ]
+Starts = Annotated[
+    Literal["even", "fixed", "random"] | None,
+    typer.Option(
+        "--starts",
+        help="Where windows begin: even ends the last with the clip, fixed drops what is left, random shifts the first.",
+        show_default="even",
+        rich_help_panel=SAMPLES,
+    ),
+]
+WithPictures = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures",
+        help="Also encode picture files, as samples without motion or sound.",
+        show_default="no",
+        rich_help_panel=SAMPLES,
+    ),
+]
 Window = Annotated[
     int | None,
     typer.Option(
@@ -147,7 +165,9 @@ def encode(
     output: Cache,
     size: Sizes = None,
     stride: Stride = None,
+    starts: Starts = None,
     window: Window = None,
+    pictures: WithPictures = None,
     fps: Fps = None,
     short: Short = None,
     prompt: Prompt = None,
@@ -180,6 +200,8 @@ def encode(
         "sizes": tuple(size) if size else None,
         "stride": stride,
         "window": window,
+        "starts": starts,
+        "pictures": pictures,
         "fps": fps,
         "short": short,
         "prompt": prompt,
@@ -210,7 +232,7 @@ def _look(job: EncodeJob) -> None:
     from avatarctl.networks import devices
     from avatarctl.weights import find_weights
 
-    discover(job.source)
+    discover(job.source, job.settings.pictures)
     # The transformer is the one network that samples don't depend on: any path will do for it.
     embedded = "--preset puppet --weights puppet"
     find_weights(job.weights, job.settings.sizes[0], "auto", transformer=Path(), embedded=embedded)

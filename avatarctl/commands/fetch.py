@@ -30,7 +30,11 @@ def _set_names(incomplete: str) -> list[str]:
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SET", autocompletion=_set_names, help="Sets of weights (else stableavatar-1.3b)."),
+        typer.Argument(
+            metavar="SET",
+            autocompletion=_set_names,
+            help="Sets of weights (else stableavatar-1.3b), or hf://USER/REPO[/FILE], such as a LoRA.",
+        ),
     ] = None,
     weights: o.Weights = None,
     source: Annotated[
@@ -56,12 +60,13 @@ def fetch(
 ) -> None:
     """Download weights, or link those that are on this machine. Run the same command again to resume an interrupted download.
 
-    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured; what the hub's own cache holds is linked.
+    HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_XET_HIGH_PERFORMANCE are honoured. Large files come through the
+    hub's own cache, which other programs share; what it holds is linked. HF_HUB_DISABLE_XET=1 leaves it to plain HTTP.
 
     Example: avatarctl fetch --convert
     """
     from avatarctl import paths
-    from avatarctl.fetching.sets import DEFAULT, SETS, find_set
+    from avatarctl.fetching.sets import DEFAULT, SETS, find_set, with_needs
 
     console.quiet(quiet)
     # Else the hub's library tells which programs are installed here. It reads this when it is imported.
@@ -72,12 +77,12 @@ def fetch(
         raise InputFileError(f"{folder}: got a file, expected a folder of weights", "name a folder with --weights")
     asked = [find_set(name) for name in dict.fromkeys(names or [])]
     if list_:
-        return _list(folder, asked or list(SETS), as_json)
+        return _list(folder, asked or [*SETS, *_of_hub(folder)], as_json)
     if verify:
         return _verify(folder, asked, as_json, _kind(quiet, progress))
     if remove:
         return _remove(folder, asked, dry_run, as_json)
-    asked = asked or [find_set(DEFAULT)]
+    asked = with_needs(names or [DEFAULT])
     show = _kind(quiet, progress)
     if dry_run:
         return _dry_run(folder, asked, source, revision, force, as_json)
@@ -94,6 +99,15 @@ def fetch(
         raise Interrupted("stopped; what was received is kept", AGAIN, signal.SIGINT) from stop
     console.result("fetch", {"folder": str(folder), "sets": results}, str(folder), as_json)
     return None
+
+
+def _of_hub(folder: Path) -> list[WeightSet]:
+    """Return what was fetched of other repositories."""
+    from avatarctl.fetching import record
+    from avatarctl.fetching.sets import SETS, find_set
+
+    known = {each.name for each in SETS}
+    return [find_set(name) for name in record.read(folder) if name not in known]
 
 
 def _check(

@@ -51,7 +51,12 @@ def merge(
         Path | None, typer.Option("--weights", help="Folder of weights, or a transformer, to merge into.")
     ] = None,
     variant: Annotated[
-        Literal["square", "rec-vec"], typer.Option("--variant", help="Released transformer to merge into.")
+        Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"],
+        typer.Option(
+            "--variant",
+            metavar="NAME",
+            help="Released transformer to merge into: square, rec-vec, wan2.1-fun-1.3b or wan2.1-i2v-14b.",
+        ),
     ] = "square",
     dtype: Annotated[
         Literal["same", "float32", "bfloat16", "float16"],

@@ -174,20 +174,25 @@ def copy(
 ) -> None:
     """Copy a preset, comments and all, into the folder of your own presets, to change it there.
 
+    Also the files for `accelerate launch --config_file` (one-gpu, several-gpus, fsdp2, deepspeed-zero2), into this folder.
+
     Example: avatarctl presets copy portrait phone
     """
     from avatarctl import durable, ownership, paths
     from avatarctl.settings import presets
 
-    kind = kind or _kind_of(name)
-    source = presets.load(name, kind).path
+    launcher = presets.launchers().get(name) if kind is None else None
+    of_kind = kind or ("launcher" if launcher else _kind_of(name))
+    source = launcher or presets.load(name, of_kind).path
     wanted = source.stem if target is None else target
+    if launcher and not wanted.endswith(presets.SUFFIXES):
+        wanted += presets.SUFFIXES[0]
     by_path = wanted.endswith(presets.SUFFIXES)
     if not by_path and (not wanted or Path(wanted).name != wanted or wanted.startswith(".")):
         raise UsageError(
             f"target: got '{wanted}', expected a name, or a file that ends in .yaml", f"such as my-{source.stem}"
         )
-    copied = Path(wanted) if by_path else paths.preset_folders(kind)[0] / f"{wanted}.yaml"
+    copied = Path(wanted) if by_path else paths.preset_folders(of_kind)[0] / f"{wanted}.yaml"
     ownership.check_no_input(copied, "avatarctl presets copy NAME", [("the preset to copy", source)])
     if copied.is_dir():
         raise UsageError(
@@ -197,10 +202,10 @@ def copy(
         raise UsageError(f"target: {copied} is there already", "use --force to replace it, or give another name")
     if copied.parent.exists() and not copied.parent.is_dir():
         raise UsageError(f"target: got {copied.parent}, which is a file, expected a folder", f"such as ./{copied.name}")
-    content = presets.moved(source, copied.parent)
+    content = source.read_text(encoding="utf-8") if launcher else presets.moved(source, copied.parent)
     with durable.guarded(copied, "free some space", "name a file in a folder of yours, such as ./mine.yaml"):
         durable.replace(durable.through(copied), content.encode())
-    data = {"name": wanted, "kind": kind, "path": str(copied)}
+    data = {"name": wanted, "kind": of_kind, "path": str(copied)}
     console.result("presets copy", data, str(copied), as_json)
 
 

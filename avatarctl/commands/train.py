@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avatarctl import console, ownership
+from avatarctl import console, launcher, ownership
 from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
 from avatarctl.commands.shared import parsed_settings
-from avatarctl.errors import UsageError
+from avatarctl.errors import AvatarError, Ended, Interrupted, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
     from avatarctl.training.plan import TrainingPlan
 
+# A launcher ends all processes when one has failed: by then the first has told what all of them met.
+PATIENCE_S = 4.0
 
 Data = Annotated[
-    Path,
-    typer.Option("--data", metavar="CACHE", help="Samples that `avatarctl data encode` made.", rich_help_panel=INPUT),
+    list[Path],
+    typer.Option(
+        "--data",
+        metavar="CACHE",
+        help="Samples that `avatarctl data encode` made; repeat for several sizes or lengths.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Run = Annotated[
     Path,
@@ -64,6 +74,15 @@ Base = Annotated[
         metavar="PATH",
         help="Folder of weights, or a transformer, to start from.",
         show_default="where `avatarctl fetch` puts them",
+        rich_help_panel=INPUT,
+    ),
+]
+InitLora = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-lora",
+        metavar="PATH",
+        help="LoRA file or run folder of one to start from.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -141,6 +160,7 @@ def train(
     output: Run,
     preset: TrainPreset = None,
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -163,8 +183,9 @@ def train(
 
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
-    _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+    flags = _flags(weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
+    with _one_speaks(progress) as progress:
+        _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
 
 def lora_train(
@@ -172,6 +193,7 @@ def lora_train(
     output: Run,
     preset: LoraPreset = "person-1.3b",
     weights: Base = None,
+    init_lora: InitLora = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -195,12 +217,36 @@ def lora_train(
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
-    flags = _flags(weights, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank)
-    _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+    flags = _flags(
+        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank
+    )
+    with _one_speaks(progress) as progress:
+        _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
+
+
+@contextmanager
+def _one_speaks(progress: Any) -> Iterator[Any]:
+    """Let the first process of a launcher speak alone; what fails in another one is told where the first has not failed."""
+    rank = launcher.rank()
+    if not rank:
+        yield progress
+        return
+    console.json_lines(False)
+    console.quiet(True)
+    try:
+        yield "none"
+    except Interrupted as stopped:
+        raise Ended(stopped.exit_code) from stopped
+    except AvatarError as error:
+        time.sleep(PATIENCE_S)
+        console.json_lines(progress == "json")
+        error.message = f"process {rank}: {error.message}"
+        raise
 
 
 def _flags(
     weights: Path | None,
+    init_lora: Path | None,
     steps: int | None,
     learning_rate: float | None,
     batch_size: int | None,
@@ -213,6 +259,7 @@ def _flags(
 ) -> dict[str, Any]:
     named = {
         "weights": weights,
+        "init_lora": init_lora,
         "steps": steps,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
@@ -228,7 +275,7 @@ def _flags(
 
 def _run(
     kind: str,
-    data: Path,
+    data: list[Path],
     output: Path,
     preset: str | None,
     flags: dict[str, Any],
@@ -242,21 +289,29 @@ def _run(
     from avatarctl.data.shards import read_about
     from avatarctl.networks import devices
     from avatarctl.settings.check import make
+    from avatarctl.settings.effects import refuse_without_effect
     from avatarctl.settings.presets import example_of, resolve
     from avatarctl.settings.train import TrainJob, TrainSettings
 
-    console.quiet(quiet)
+    console.quiet(quiet or launcher.rank() > 0)
     ownership.check_name(output, "--output", "a folder for the run", "--output run")
     values, places = resolve(TrainSettings.model_fields, preset, flags, kind)
-    places |= {name: f"--set {name}" for name in parsed_settings(set_, {}, "")}
+    asked = parsed_settings(set_, {}, "")
+    places |= {name: f"--set {name}" for name in asked}
+    values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
+    if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
+        del values["weights"]  # where weights lie in general says nothing of this run
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
+    refuse_without_effect(settings, {name: places[name] for name in flags})
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
         )
     command = "lora train" if kind == "lora" else "train"
-    job = TrainJob(data=data, output=output, train=settings, preset=Path(preset).name if preset else "")
-    read_about(data)
+    named = Path(preset).name if preset else ""
+    job = TrainJob(data=data[0], more_data=tuple(data[1:]), output=output, train=settings, preset=named)
+    for cache in data:
+        read_about(cache)
     if not dry_run:
         devices.refuse_missing(settings.device)
     if dry_run:

@@ -15,16 +15,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from avatarctl import durable, ownership
-from avatarctl.data.shards import ABOUT, INDEX, NULL, SHARDS, read_about
+from avatarctl.data.shards import ABOUT, GREY, INDEX, NULL, SHARDS, read_about
 from avatarctl.errors import BusyError, ChangedError, InputFileError, UsageError
 from avatarctl.networks.header import WEIGHTS_HINT, refuse_damaged
 from avatarctl.settings.encode import EncodeJob
 from avatarctl.weights import find_weights, fingerprint, usable_separator
 
-VERSION = 1
+VERSION = 2
 LOCKS, BEGINNING = "locks", "cache.lock"
 OWN_NAME = re.compile(
-    rf"{ABOUT}|{NULL}|{BEGINNING}|({SHARDS}|{INDEX}|{LOCKS})/|{SHARDS}/\d{{4}}-\d{{6,}}\.tar|"
+    rf"{ABOUT}|{NULL}|{BEGINNING}|({SHARDS}|{INDEX}|{LOCKS}|{GREY})/|{GREY}/[\dx]+\.(safetensors|lock)|{SHARDS}/\d{{4}}-\d{{6,}}\.tar|"
     rf"{INDEX}/\d{{4}}\.(jsonl|lock)|{LOCKS}/[0-9a-f]{{3}}\.lock"
 )
 
@@ -65,7 +65,11 @@ def check_same(cache: Path, new: Mapping[str, Any]) -> bool:
         raise InputFileError(f"{cache / ABOUT}: got a damaged file", "start over with --force")
     changes = []
     if old["version"] != new["version"]:
-        changes.append(f"version: was {old['version']}, is {new['version']}")
+        raise ChangedError(
+            f"{cache}: got a cache of form {old['version']}, which can be trained on, but only one of form {new['version']} "
+            "can be continued",
+            "encode the new clips into another --output, and train on both: --data A --data B; or start over with --force",
+        )
     for name in sorted({*old["settings"], *new["settings"]}):
         was, now = (json.dumps(each["settings"].get(name), ensure_ascii=False) for each in (old, new))
         if was != now:
@@ -102,7 +106,7 @@ def begin(job: EncodeJob, new: Mapping[str, Any], null_text: Callable[[], bytes]
             same = check_same(cache, new)
             if same and durable.digest(cache / NULL) == read_about(cache)["null_sha256"]:
                 return
-            for name in () if same else (SHARDS, INDEX):
+            for name in () if same else (SHARDS, INDEX, GREY):
                 if (cache / name).exists():
                     shutil.rmtree(cache / name)
             states = null_text()

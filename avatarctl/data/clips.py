@@ -272,40 +272,46 @@ def windows(
     heard: int,
     short: Literal["pad", "skip"],
     shots: Sequence[tuple[int, int]] = (WHOLE,),
+    to_end: bool = False,
+    first: int = 0,
 ) -> Iterator[Window]:
     """Cut rows into windows of ``length`` that begin every ``stride`` pictures; ``heard``: pictures that have sound.
 
     Each of ``shots`` (first picture, the one after the last) is cut on its own: no window shows two. What is left at the end
-    of one doesn't make a window; one that is shorter makes one that is filled up (``pad``), or none.
+    of one doesn't make a window, or with ``to_end`` a last one ends with the shot, over pictures of the one before. A shot
+    that is shorter makes one that is filled up (``pad``), or none. ``first``: where in a shot the first window begins, if it
+    is long enough for that.
     """
-    held: deque[tuple[Picture | None, ...]] = deque()
+    held: deque[tuple[Picture | None, ...]] = deque(maxlen=length)
     left = deque(shots)
     begin, end = left.popleft()
-    start, place = begin, -1
+    start, made, seen = begin + first, begin, begin
 
-    def filled() -> Iterator[Window]:
-        if start == begin and held and short == "pad":
+    def rest() -> Iterator[Window]:
+        """Return the last window of a shot: pictures up to ``seen`` are its own, those up to ``made`` are in windows."""
+        if len(held) == length and (made == begin or (to_end and made < seen)):
+            yield Window(seen - length, length, tuple(held))
+        elif made == begin and held and short == "pad":
             yield Window(begin, len(held), (*held, *[held[-1]] * (length - len(held))))
 
     for place, row in enumerate(rows):
         if place >= heard:
             break
-        if place >= end:
-            yield from filled()
+        while place >= end:
+            yield from rest()
             held.clear()
             if not left:
                 return
             begin, end = left.popleft()
-            start = begin
-        if place < start:
+            start, made, seen = begin + first, begin, begin
+        if place < begin:
             continue
         held.append(row)
-        if len(held) == length:
+        seen = place + 1
+        if seen == start + length:
             yield Window(start, length, tuple(held))
-            start += stride
-            for _ in range(min(stride, length)):
-                held.popleft()
-    yield from filled()
+            start, made = start + stride, seen
+    yield from rest()
 
 
 def shots_of(film: Film, fps: Fraction) -> list[tuple[int, int]]:

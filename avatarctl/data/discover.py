@@ -51,6 +51,11 @@ class Clip:
     kind: str | None
 
     @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture alone."""
+        return self.sound is None and self.path == self.pictures and self.path.suffix.lower() in PICTURES
+
+    @property
     def key(self) -> str:
         """The clip's name in the cache: letters, digits, - and _ alone, and different for different names."""
         plain = re.sub(r"[^A-Za-z0-9]+", "_", self.name).strip("_")[-60:]
@@ -106,13 +111,13 @@ def made_of(clip: Clip, prompt: str, recipe: str) -> str:
     return hashlib.sha256(jsontext.dumps(parts).encode()).hexdigest()
 
 
-def discover(source: Path) -> list[Clip]:
-    """Return the clips of a folder, a list of clips (.txt) or one video, ordered by name.
+def discover(source: Path, pictures: bool = False) -> list[Clip]:
+    """Return the clips of a folder, a list of clips (.txt) or one video, ordered by name; ``pictures``: picture files too.
 
     Raises ``InputFileError`` for a SOURCE that isn't there, can't be read, or holds no clip.
     """
     try:
-        found = {clip.key: clip for clip in _clips_of(source)}
+        found = {clip.key: clip for clip in _clips_of(source, pictures)}
     except OSError as error:
         raise InputFileError(f"{source}: can't be read ({error.strerror})", "check the path and its rights") from error
     if not found:
@@ -148,9 +153,9 @@ def passed_over(source: Path, clips: Sequence[Clip]) -> list[str]:
     return sorted(path.relative_to(source).as_posix() for path in found)
 
 
-def _clips_of(source: Path) -> Iterator[Clip]:
+def _clips_of(source: Path, pictures: bool) -> Iterator[Clip]:
     if source.is_dir():
-        yield from _walk(source)
+        yield from _walk(source, pictures)
     elif source.suffix.lower() == ".txt":
         yield from _listed(source)
     elif source.suffix.lower() in FILMS and source.exists():
@@ -164,7 +169,7 @@ def _clips_of(source: Path) -> Iterator[Clip]:
         )
 
 
-def _walk(root: Path) -> Iterator[Clip]:
+def _walk(root: Path, pictures: bool) -> Iterator[Clip]:
     def unreadable(error: OSError) -> None:
         raise error
 
@@ -185,7 +190,8 @@ def _walk(root: Path) -> Iterator[Clip]:
                 yield clip_at(here / name, (here / name).relative_to(root).as_posix())
         for name in files:
             path = here / name
-            if path.suffix.lower() in FILMS and not name.startswith("."):
+            wanted = (*FILMS, *PICTURES) if pictures else FILMS
+            if path.suffix.lower() in wanted and not name.startswith("."):
                 yield clip_at(path, path.relative_to(root).as_posix())
 
 
@@ -217,6 +223,8 @@ def clip_at(path: Path, name: str) -> Clip:
         caption = _there(path.with_suffix(".txt"))
         face, lip = (_mask_of(path, part) for part in ("face", "lip"))
         return Clip(name, path, path, None, path, face, lip, caption, kind)
+    if path.suffix.lower() in PICTURES and not path.is_dir():
+        return Clip(name, path, path, None, None, None, None, _there(path.with_suffix(".txt")), kind)
     film, images, sound = path / "sub_clip.mp4", path / "images", path / "audio.wav"
     return Clip(
         name=name,

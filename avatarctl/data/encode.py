@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from avatarctl.audio.track import Through
 from avatarctl.data import cache as caches
+from avatarctl.data.ahead import ahead, batched
 from avatarctl.data.clips import (
     WHOLE,
     Film,
@@ -31,6 +34,7 @@ from avatarctl.data.clips import (
     stream,
     windows,
 )
+from avatarctl.data.compact import grey_of, pack
 from avatarctl.data.discover import Clip, discover, is_prepared, made_of, passed_over
 from avatarctl.data.encoders import Encoders
 from avatarctl.data.guards import full_device, interruptible, reading
@@ -38,12 +42,14 @@ from avatarctl.data.masks import at_latent_size, mask_films
 from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
 from avatarctl.data.sound import decoded_sound, separation
 from avatarctl.errors import InputFileError
+from avatarctl.networks.images import read_image
 from avatarctl.networks.placement import DTYPES
 from avatarctl.progress import Progress
 from avatarctl.sampling.windows import video_frames_of
 from avatarctl.settings.encode import EncodeJob
 
 THUMB_PX = 160
+WINDOWS_AHEAD = 2  # decoded while one is encoded
 TINTS = ((0, 200, 0), (220, 0, 0))  # face, lips
 
 
@@ -81,7 +87,7 @@ def encode(job: EncodeJob, show: Progress) -> Encoded:
     a SOURCE without a clip, ``DeviceError`` for a full disk or device, ``Interrupted`` after Ctrl-C or SIGTERM.
     """
     began = time.monotonic()
-    clips = discover(job.source)
+    clips = discover(job.source, job.settings.pictures)
     weights = caches.encoder_files(job)
     about = caches.about(job, weights)
     if not job.force:
@@ -99,7 +105,7 @@ def encode(job: EncodeJob, show: Progress) -> Encoded:
 
 def plan(job: EncodeJob) -> dict[str, Any]:
     """Count what an encoding would find, without doing it: clips in all, known, new or changed; and what it passes over."""
-    clips = discover(job.source)
+    clips = discover(job.source, job.settings.pictures)
     about = caches.about(job, caches.encoder_files(job))
     there = not job.force and caches.check_same(job.cache, about)
     known = 0
@@ -118,6 +124,7 @@ class Work:
     def __init__(self, job: EncodeJob, weights: Mapping[str, Path], recipe: str) -> None:
         self.job, self.settings, self.weights, self.recipe = job, job.settings, weights, recipe
         self.dtype = DTYPES[job.settings.store_dtype]
+        self._grey: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
     def index(self) -> Index:
@@ -183,13 +190,17 @@ class Work:
                         "SOURCE, or choose another --output"
                     )
                 film = clip_film(clip, self.settings.fps) if clip.sound is not None else None
+            begun = self.index.begun.get(clip.key)
+            before = begun.samples if begun is not None and begun.made_of == made else ()
             reason = "no sound"
-            if film is not None and film.sound:
-                samples = self.samples(clip, film, prompt, facts)
+            if clip.is_picture or (film is not None and film.sound):
+                there = {sample.key for sample in before}
+                samples = self.samples(clip, film, prompt, facts, there) if film else self.picture(clip, prompt)
                 with closing(samples):
                     first = next(samples, None)
-                    if first is not None:
-                        entry = self.writer.add(clip.key, made, chain([first], samples), generation, facts)
+                    if first is not None or before:
+                        new = chain([first], samples) if first is not None else iter(())
+                        entry = self.writer.add(clip.key, made, new, generation, facts, before)
                         done.new_samples += len(entry.samples)
                         done.notes += facts.get("notes", [])
                         return "encoded", ""
@@ -223,8 +234,13 @@ class Work:
 
     # -- Samples of a clip ---------------------------------------------------------------------------------------------
 
-    def samples(self, clip: Clip, film: Film, prompt: str, facts: dict[str, Any]) -> Generator[Sample, None, None]:
-        """Encode a clip window by window; what the user should know of it goes into ``facts``."""
+    def samples(
+        self, clip: Clip, film: Film, prompt: str, facts: dict[str, Any], there: Collection[str] = ()
+    ) -> Generator[Sample, None, None]:
+        """Encode a clip window by window; what the user should know of it goes into ``facts``.
+
+        Pictures are decoded ahead in a thread. Windows whose keys are ``there`` already aren't encoded.
+        """
         settings = self.settings
         with reading(clip.path), ExitStack() as stack:
             masks, notes = mask_films(clip, film)
@@ -243,27 +259,69 @@ class Work:
             ]
             rows = in_step(pictures, mask_streams, slack=fps != film.fps)
             length, stride = settings.frames, settings.stride or settings.frames
-            for window in windows(rows, length, stride, video_frames_of(sound.count, fps), settings.short, shots):
-                heard = window.frames if len(shots) > 1 else None
-                yield self.sample(clip, prompt, window, sound.of_pictures(window.start, length, fps, heard), size, fps)
+            pictures_heard = video_frames_of(sound.count, fps)
+            to_end = settings.starts != "fixed"
+            first = first_start(clip, stride) if settings.starts == "random" else 0
+            found = windows(rows, length, stride, pictures_heard, settings.short, shots, to_end, first)
+            # Entered last, so ended first: the thread reads what is closed after it.
+            decoded = stack.enter_context(closing(ahead(found, WINDOWS_AHEAD)))
+            new = (window for window in decoded if key_of(clip, window) not in there)
+            for several in batched(new, self.batch):
+                sounds = [
+                    sound.of_pictures(window.start, length, fps, window.frames if len(shots) > 1 else None)
+                    for window in several
+                ]
+                yield from self.encoded(clip, prompt, several, sounds, size, fps)
+
+    @cached_property
+    def batch(self) -> int:
+        """How many windows are encoded together."""
+        return self.job.batch or (2 if self.encoders.placement.device.type == "cuda" else 1)
+
+    def encoded(
+        self,
+        clip: Clip,
+        prompt: str,
+        several: Sequence[Window],
+        sounds: Sequence[NDArray[np.float32]],
+        size: tuple[int, int],
+        fps: Fraction,
+    ) -> Iterator[Sample]:
+        """Encode windows of one size together."""
+        pictures = [np.stack([row[0] for row in window.rows if row[0] is not None]) for window in several]
+        names = [key_of(clip, window) for window in several] if self.settings.latents == "sample" else []
+        for window, sound, tensors in zip(several, sounds, self.encoders.pictures(pictures, names), strict=True):
+            yield self.sample(clip, prompt, window, {**tensors, "speech": self.encoders.speech(sound)}, size, fps)
+
+    def picture(self, clip: Clip, prompt: str) -> Generator[Sample, None, None]:
+        """Encode a picture file: one latent frame, no speech, no reference."""
+        with reading(clip.path):
+            shown = read_image(clip.pictures)
+            film = Film(clip.pictures, shown.width, shown.height, None, (clip.pictures,))
+            size = nearest_size(film, self.settings.sizes)
+            rate = Fraction(25)  # of nothing: its length in counts is one picture
+            with closing(stream(film, size, rate)) as pictures:
+                window = Window(0, 1, ((next(pictures), None, None),))
+        [tensors] = self.encoders.pictures([np.stack([row[0] for row in window.rows if row[0] is not None])])
+        yield self.sample(clip, prompt, window, tensors, size, rate)
 
     def sample(
         self,
         clip: Clip,
         prompt: str,
         window: Window,
-        waveform_T: NDArray[np.float32],
+        encoded: Mapping[str, Tensor],
         size: tuple[int, int],
         fps: Fraction,
     ) -> Sample:
-        """Encode a window."""
+        """Return the sample of a window whose pictures and sound are encoded."""
         width, height = size
-        pictures, face, lip = (list(each) for each in zip(*window.rows, strict=True))
-        tensors = self.encoders.pictures(np.stack([picture for picture in pictures if picture is not None]))
-        tensors |= {"text": self.encoders.text(prompt), "speech": self.encoders.speech(waveform_T)}
-        tensors = {name: tensor.to("cpu", self.dtype) for name, tensor in tensors.items()}
-        tensors |= {"face_mask": at_latent_size(face, height, width), "lip_mask": at_latent_size(lip, height, width)}
+        tensors = {**encoded, "text": self.encoders.text(prompt)}
+        reference = tensors.pop("reference", None)
+        _, face, lip = (list(each) for each in zip(*window.rows, strict=True))
         given = [name for name, mask in (("face", face[0]), ("lip", lip[0])) if mask is not None]
+        masks = {f"{name}_mask": at_latent_size({"face": face, "lip": lip}[name], height, width) for name in given}
+        tensors = pack({**tensors, **masks}, reference, self.grey(tuple(tensors["latents"].shape), size), self.dtype)
         meta = {
             "source": clip.name,
             "kind": clip.kind,
@@ -276,7 +334,25 @@ class Work:
             "masks": given,
             "has_masks": len(given) == 2,
         }
-        return Sample(f"{clip.key}-{window.start:06d}", tensors, meta, thumb(window.rows[0]))
+        return Sample(key_of(clip, window), tensors, meta, thumb(window.rows[0]))
+
+    def grey(self, shape: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+        """Return the latents of grey pictures of a sample's shape, which the cache holds."""
+        if shape not in self._grey:
+            encode_grey = partial(self.encoders.grey, size, shape[1])
+            with caches.guarded(self.job.cache):
+                self._grey[shape] = grey_of(self.job.cache, shape, encode_grey, self.dtype)
+        return self._grey[shape]
+
+
+def key_of(clip: Clip, window: Window) -> str:
+    """Return the name of a window's sample."""
+    return f"{clip.key}-{window.start:06d}"
+
+
+def first_start(clip: Clip, stride: int) -> int:
+    """Return where the first of randomly placed windows begins: somewhere within a stride, the same every time."""
+    return int.from_bytes(hashlib.sha256(f"start/{clip.key}".encode()).digest()[:4], "big") % stride
 
 
 def resampled(film: Film, fps: Fraction, asked: Fraction | None) -> list[str]:

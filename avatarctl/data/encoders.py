@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from torch import Tensor
 
 from avatarctl.audio.speech import speech_states
 from avatarctl.networks import checkpoints
-from avatarctl.networks.conditions import image_tokens, prompt_states, reference_condition
+from avatarctl.networks.conditions import image_tokens, prompt_states
 from avatarctl.networks.placement import decide
 from avatarctl.networks.residency import residency_of
 from avatarctl.networks.text_stream import stream_text_encoder
-from avatarctl.networks.vae import encode
+from avatarctl.networks.vae import TEMPORAL, encode, encode_moments, encode_stream
 from avatarctl.settings.placement import PlacementSettings
 
 MOST_PROMPTS = 4096  # kept in memory: clips of one kind have the same, captions are all different
@@ -46,16 +48,47 @@ class Encoders:
         return self._prompts[prompt]
 
     @torch.no_grad()
-    def pictures(self, pictures_THWC: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Return latents (C, T, H, W), reference condition (4 + C, T, H, W) and image tokens (L, D) of a window."""
-        pixels = torch.from_numpy(pictures_THWC).to(self.placement.device).permute(3, 0, 1, 2).float() / 255 * 2 - 1
-        latents = encode(self._vae, pixels[None])
-        first = pixels[:, 0].contiguous()
-        return {
-            "latents": latents[0],
-            "condition": reference_condition(self._vae, first, latents.shape[2])[0],
-            "image_tokens": image_tokens(self._image_encoder, first)[0],
-        }
+    def pictures(self, windows_BTHWC: Sequence[NDArray[np.uint8]], keys: Sequence[str] = ()) -> list[dict[str, Tensor]]:
+        """Return latents (C, T, H, W), reference latents (C, T, H, W) and image tokens (L, D) of windows of one size.
+
+        ``keys``: latents are drawn from the posterior, by these names; else they are its mean. A single picture has no
+        reference.
+        """
+        pixels = torch.stack([torch.from_numpy(window) for window in windows_BTHWC]).to(self.placement.device)
+        pixels = pixels.permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
+        latents = self._latents(pixels, keys)
+        first = pixels[:, :, :1].contiguous()
+        found = [
+            {"latents": own, "image_tokens": image_tokens(self._image_encoder, picture[:, 0])[0]}
+            for own, picture in zip(latents, first, strict=True)
+        ]
+        if latents.shape[2] > 1:
+            for each, reference in zip(found, self._followed_by_grey(first, latents.shape[2]), strict=True):
+                each["reference"] = reference
+        return found
+
+    @torch.no_grad()
+    def grey(self, size: tuple[int, int], latent_frames: int) -> Tensor:
+        """Return the latents (C, T, H, W) of grey pictures of a size (width, height)."""
+        width, height = size
+        return self._followed_by_grey(torch.zeros(1, 3, 1, height, width, device=self.placement.device), latent_frames)[
+            0
+        ]
+
+    def _followed_by_grey(self, first_BC1HW: Tensor, latent_frames: int) -> Tensor:
+        grey = first_BC1HW.new_zeros(first_BC1HW.shape).expand(-1, -1, TEMPORAL, -1, -1)
+        pictures = chain([first_BC1HW], repeat(grey, latent_frames - 1))
+        return torch.cat(list(encode_stream(self._vae, pictures)), dim=2)
+
+    def _latents(self, pixels_BCTHW: Tensor, keys: Sequence[str]) -> Tensor:
+        if not keys:
+            return encode(self._vae, pixels_BCTHW)
+        mean, log_variance = encode_moments(self._vae, pixels_BCTHW)
+        seeds = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big") for key in keys]
+        draws = [torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        std = torch.tensor(self._vae.config.latents_std, device=mean.device).view(-1, 1, 1, 1)
+        deviation = torch.exp(0.5 * log_variance.float().clamp(-30, 20)) / std
+        return mean + deviation * torch.stack(draws).to(mean.device)
 
     def speech(self, waveform_T: NDArray[np.float32]) -> Tensor:
         """Return the speech states (L, D) of a window's sound at 16 kHz."""

@@ -4,8 +4,10 @@ A cache is a folder::
 
     cache.json               sealed: the settings and weights that everything in it was encoded with
     null.safetensors         text states of the empty and the negative prompt
+    grey/CxTxHxW.safetensors latents of grey pictures of a size, which samples are stored as differences from
     shards/WWWW-NNNNNN.tar   samples of writer WWWW: KEY.safetensors, KEY.json, KEY.jpg one after another (WebDataset)
-    index/WWWW.jsonl         a line per clip: its key, what it was made of, where its samples lie, with their checksums
+    index/WWWW.jsonl         a line per clip: its key, what it was made of, where its samples lie, with their checksums; before
+                             it, for a long clip, lines with the samples so far, which aren't encoded again after a kill
     index/WWWW.lock          held by the process that writes as WWWW; the kernel lets go of it when that process dies
 
 Order matters for a kill at any instant: a clip's samples are appended to the shard and flushed, and only then its line is
@@ -19,9 +21,10 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,7 +37,8 @@ from avatarctl.errors import InputFileError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARDS, INDEX, ABOUT, NULL = "shards", "index", "cache.json", "null.safetensors"
+SHARDS, INDEX, ABOUT, NULL, GREY = "shards", "index", "cache.json", "null.safetensors", "grey"
+LIST_S = 20.0  # of work that a kill may lose in the middle of a clip
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -64,7 +68,7 @@ class SampleEntry:
     @property
     def bucket(self) -> tuple[tuple[int, ...], ...]:
         """Samples of one bucket fit into one batch: equal latents and speech states (text is padded anyway)."""
-        return self.shapes["latents"], self.shapes["speech"]
+        return self.shapes["latents"], self.shapes.get("speech", ())  # pictures have no speech
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,17 @@ class ClipEntry:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Samples of a clip that isn't listed yet; ``shard`` is whole up to ``end`` with them."""
+
+    key: str
+    made_of: str
+    samples: tuple[SampleEntry, ...]
+    shard: int
+    end: int
+
+
 # -- Reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +107,8 @@ class Index:
     def __init__(self, cache: Path) -> None:
         self.cache = cache
         self.clips: dict[str, ClipEntry] = {}
+        self.begun: dict[str, Begun] = {}
+        """Clips that a kill left unfinished, by key."""
         self._read: dict[Path, int] = {}
         self.look()
 
@@ -105,12 +122,18 @@ class Index:
                         break
                     self._read[path] = file.tell()
                     try:
-                        clip = _clip_of(line)
+                        clip = _entry_of(line)
                     except (ValueError, KeyError, TypeError) as error:
                         raise InputFileError(
                             f"{path}: a line of the index is damaged ({error})",
                             f"start over: avatarctl data encode SOURCE --output {self.cache} --force",
                         ) from error
+                    if isinstance(clip, Begun):
+                        known = self.begun.get(clip.key)
+                        more = known.samples if known is not None and known.made_of == clip.made_of else ()
+                        self.begun[clip.key] = replace(clip, samples=(*more, *clip.samples))
+                        continue
+                    self.begun.pop(clip.key, None)
                     if clip.key not in self.clips or clip.generation > self.clips[clip.key].generation:
                         self.clips[clip.key] = clip
 
@@ -179,7 +202,7 @@ def read_bytes(cache: Path, shard: str, offset: int, size: int) -> bytes | None:
     return data if len(data) == size else None
 
 
-def _clip_of(line: bytes) -> ClipEntry:
+def _entry_of(line: bytes) -> ClipEntry | Begun:
     content = json.loads(line)
     samples = tuple(
         SampleEntry(
@@ -191,7 +214,8 @@ def _clip_of(line: bytes) -> ClipEntry:
         )
         for sample in content.pop("samples")
     )
-    return ClipEntry(**content, samples=samples)
+    kind = ClipEntry if "generation" in content else Begun
+    return kind(**content, samples=samples)
 
 
 # -- Writing -----------------------------------------------------------------------------------------------------------
@@ -225,28 +249,36 @@ class ShardWriter:
         samples: Iterable[Sample],
         generation: int = 0,
         facts: Mapping[str, Any] | None = None,
+        before: Sequence[SampleEntry] = (),
     ) -> ClipEntry:
         """Append a clip and list it. ``generation``: one more than that of the entry it replaces.
 
-        ``samples`` are taken and written one by one: a clip of any length is never in memory as a whole.
+        ``samples`` are taken and written one by one: a clip of any length is never in memory as a whole, and what is written
+        of it is listed every while. ``before``: samples of it that are in the cache already.
 
         With no samples the clip is listed without any: known, and nothing in the cache.
         """
-        before, listed = self._end, False
+        end, listed = self._end, False
         lines = self._index.stat().st_size if self._index.exists() else 0
+        entries, new, listed_at = list(before), 0, time.monotonic()
         try:
             with self._guarded():
-                entries = tuple([self._append(sample) for sample in samples])
-                if self._file is not None:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-                clip = ClipEntry(key, made_of, generation, entries, self._shard, self._end, facts or {})
+                for sample in samples:
+                    entries.append(self._append(sample))
+                    new += 1
+                    if time.monotonic() - listed_at >= LIST_S:
+                        self._flush()
+                        self._list(Begun(key, made_of, tuple(entries[-new:]), self._shard, self._end))
+                        lines, end = self._index.stat().st_size, self._end
+                        new, listed_at = 0, time.monotonic()
+                self._flush()
+                clip = ClipEntry(key, made_of, generation, tuple(entries), self._shard, self._end, facts or {})
                 self._list(clip)
                 listed = True
         finally:
             # A full disk, Ctrl-C. A line that is whole stands, for other processes may have read it.
             if not listed and not self._has_line(lines):
-                self._cut(lines, before)
+                self._cut(lines, end)
         if self._end >= self.shard_bytes:
             self._close()
             self._shard, self._end = self._shard + 1, 0
@@ -280,7 +312,7 @@ class ShardWriter:
             file.truncate(whole)
         if last is None:
             return 0, 0
-        clip = _clip_of(last)
+        clip = _entry_of(last)
         return (clip.shard + 1, 0) if clip.end >= self.shard_bytes else (clip.shard, clip.end)
 
     def _name(self) -> str:
@@ -346,7 +378,12 @@ class ShardWriter:
         self._end = offset + len(data) + -len(data) % BLOCK
         return offset
 
-    def _list(self, clip: ClipEntry) -> None:
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _list(self, clip: ClipEntry | Begun) -> None:
         line = (jsontext.dumps(asdict(clip), sort_keys=True) + "\n").encode()
         # Unbuffered: of a line that a full disk cut, closing the file must not write the rest.
         with self._index.open("ab", buffering=0) as file:

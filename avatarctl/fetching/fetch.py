@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,11 @@ from huggingface_hub import try_to_load_from_cache
 from avatarctl import console, durable
 from avatarctl.errors import DeviceError, UsageError, WeightsError
 from avatarctl.fetching import hub, record
+from avatarctl.fetching.at_once import Stopped, Work
 from avatarctl.fetching.link import link
 from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM, Fetched, Record
 from avatarctl.fetching.sets import WeightSet, choose, converted
-from avatarctl.fetching.transfer import matches, receive
+from avatarctl.fetching.transfer import matches, receive, through_hub
 from avatarctl.networks.header import damage
 from avatarctl.progress import Progress
 from avatarctl.weights import checksum, remember_checksum
@@ -27,6 +28,8 @@ from avatarctl.weights import checksum, remember_checksum
 PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
 MB = 10**6
 EVERY_S, SPEED_OVER_S = 0.5, 10.0
+FILES_AT_ONCE = 4
+AGAIN = "run the same command again; if it happens again, something between here and the hub changes files"
 How = Literal["there", "found", "cached", "download"]
 
 
@@ -62,9 +65,15 @@ def plan(weight_set: WeightSet, folder: Path, known: Record | None, revision: st
     for what the hub answers, ``UsageError`` where a file that isn't ours is in the way (``force`` replaces it).
     """
     asked = revision or (known.revision if known else "") or weight_set.revision
-    commit, remotes = hub.list_files(weight_set.repo, asked)
+    commit, remotes = hub.list_files(weight_set.repo, asked, weight_set.below)
     by_path = {remote.path: remote for remote in remotes}
     needed: list[hub.Remote] = []
+    if weight_set.alone and len(several := choose(weight_set.parts[0], by_path)) > 1:
+        names = [by_path[path].name for path in several]
+        raise UsageError(
+            f"{weight_set.repo}: has {len(names)} files of weights ({', '.join(names[:8])}), expected the name of one",
+            f"avatarctl fetch {weight_set.name}/{names[0]}",
+        )
     for part in weight_set.parts:
         if not (paths := choose(part, by_path)):
             raise WeightsError(
@@ -95,7 +104,7 @@ def _step(
                 f"{path}: got another file than {weight_set.repo} has at {commit[:12]}",
                 "--force replaces it; or name another folder with --weights",
             )
-    cached = try_to_load_from_cache(weight_set.repo, remote.path, revision=commit)
+    cached = try_to_load_from_cache(weight_set.repo, remote.name, revision=commit)
     if isinstance(cached, str) and (blob := Path(cached).resolve()).is_file() and (sha256 := matches(blob, remote)):
         return Step(remote, "cached", sha256, blob)
     return Step(remote, "download")
@@ -121,7 +130,7 @@ def _is_current(known: Record, folder: Path, remote: hub.Remote) -> bool:
 
 
 def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: Progress) -> None:
-    """Bring every file to its place, one after the other, and note each in the record as soon as it is there.
+    """Bring every file to its place, several at once, and note each in the record as soon as it is there.
 
     Raises ``WeightsError`` for what the hub answers and for bytes that aren't those it tells of, ``DeviceError`` when
     there is no room. Whatever it raises, the same call goes on.
@@ -132,27 +141,57 @@ def carry_out(todo: Plan, folder: Path, records: dict[str, Record], show: Progre
     # Written before the first byte: what is begun at a commit is ended at it.
     entry.revision, entry.needed = todo.commit, [step.remote.path for step in todo.steps]
     record.write(folder, records)
-    parts = folder / PARTS / name
-    received, begin = _meter(todo, parts, show)
-    for step in todo.steps:
-        if step.how == "there":
-            continue
-        remote, target, sha256 = step.remote, folder / step.remote.path, step.sha256
-        with durable.guarded(target, MAKE_ROOM, ELSEWHERE):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if step.cached is not None:
-                link(step.cached, target)
-            if step.how == "download":
-                parts.mkdir(parents=True, exist_ok=True)
-                begin(remote)
-                part = parts / f"{remote.content}.part"
-                receive(todo.weight_set.repo, todo.commit, remote, part, received)
-                sha256 = _install(part, target, remote)
-        entry.put(remote.path, remote.size, sha256, "cache" if step.how == "cached" else "hub")
+    meter = Meter(todo, folder / PARTS / name, show)
+
+    def bring(step: Step, stopped: threading.Event) -> tuple[str, str]:
+        return _bring(todo, step, folder, meter, stopped)
+
+    work = Work([step for step in todo.steps if step.how != "there"], bring, FILES_AT_ONCE)
+    for step, (sha256, source) in work.results():
+        remote, target = step.remote, folder / step.remote.path
+        entry.put(remote.path, remote.size, sha256, source)
         remember_checksum(target, sha256)
         _drop_stale(folder, entry, remote.path, sha256)
         record.write(folder, records)
     drop_parts(folder, name)  # of an older revision
+
+
+def _bring(todo: Plan, step: Step, folder: Path, meter: Meter, stopped: threading.Event) -> tuple[str, str]:
+    """Bring one file to its place; return its SHA-256, and whether it is from the hub or linked to the hub's cache."""
+    remote, target = step.remote, folder / step.remote.path
+    repo, commit = todo.weight_set.repo, todo.commit
+
+    def received(more: int) -> None:
+        if stopped.is_set():
+            raise Stopped
+        meter.received(more, remote.path)
+
+    with durable.guarded(target, MAKE_ROOM, ELSEWHERE):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cached, sha256 = step.cached, step.sha256
+        if step.how == "download" and (cached := through_hub(repo, commit, remote, received)) is not None:
+            sha256 = _compared(cached, remote)
+            meter.arrived(remote)
+        if cached is not None:
+            link(cached, target)
+            return sha256, "cache"
+        if step.how == "download":
+            part = folder / PARTS / todo.weight_set.name / f"{remote.content}.part"
+            part.parent.mkdir(parents=True, exist_ok=True)
+            receive(repo, commit, remote, part, received)
+            sha256 = _install(part, target, remote)
+    return sha256, "hub"
+
+
+def _compared(path: Path, remote: hub.Remote) -> str:
+    """Return the SHA-256 of a file in the hub's cache; raises ``WeightsError`` for other bytes than the hub tells of."""
+    console.note(f"{remote.path}: received, comparing its hash")
+    if (sha256 := matches(path, remote)) is None:
+        path.unlink()
+        raise WeightsError(
+            f"{remote.path}: got {remote.size} bytes with another hash than the hub tells, discarded", AGAIN
+        )
+    return sha256
 
 
 def drop_parts(folder: Path, name: str) -> None:
@@ -173,7 +212,7 @@ def _install(part: Path, target: Path, remote: hub.Remote) -> str:
         raise WeightsError(
             f"{remote.path}: got {remote.size} bytes with another hash than the hub tells ({remote.content[:12]}…), "
             "discarded",
-            "run the same command again; if it happens again, something between here and the hub changes files",
+            AGAIN,
         )
     with part.open("rb+") as file:
         os.fsync(file.fileno())
@@ -213,36 +252,44 @@ def _received(parts: Path, remote: hub.Remote) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _meter(todo: Plan, parts: Path, show: Progress) -> tuple[Callable[[int], None], Callable[[hub.Remote], None]]:
-    """Return what counts bytes and shows how many there are, how fast they come and how long it takes; and what names a file."""
-    downloads = [step.remote for step in todo.steps if step.how == "download"]
-    total = sum(remote.size for remote in downloads)
-    done = sum(_received(parts, remote) for remote in downloads)
-    last, name = time.monotonic(), ""
-    lately: deque[tuple[float, int]] = deque([(last, done)], maxlen=round(SPEED_OVER_S / EVERY_S))
+class Meter:
+    """Counts the bytes of several downloads at once, and shows how many there are, how fast they come and how long it takes."""
 
-    def begin(remote: hub.Remote) -> None:
-        nonlocal name
-        name = remote.path
+    def __init__(self, todo: Plan, parts: Path, show: Progress) -> None:
+        downloads = [step.remote for step in todo.steps if step.how == "download"]
+        self._show, self._lock = show, threading.Lock()
+        self._total = sum(remote.size for remote in downloads)
+        self._before = {remote.path: _received(parts, remote) for remote in downloads}
+        self._done = sum(self._before.values())
+        self._of_file = dict(self._before)
+        self._last = time.monotonic()
+        self._lately: deque[tuple[float, int]] = deque([(self._last, self._done)], maxlen=round(SPEED_OVER_S / EVERY_S))
 
-    def received(more: int) -> None:
-        nonlocal done, last
-        done += more
-        now = time.monotonic()
-        if now - last < EVERY_S and done < total:
-            return
-        last = now
-        then, before = lately[0]
-        lately.append((now, done))
-        speed = max((done - before) / (now - then), 0.0) if now > then else 0.0
+    def received(self, more: int, name: str) -> None:
+        """Count bytes of a file; fewer than none, when some had to be discarded."""
+        with self._lock:
+            self._done += more
+            self._of_file[name] += more
+            now = time.monotonic()
+            if now - self._last >= EVERY_S or self._done >= self._total:
+                self._last = now
+                self._tell(now, name)
+
+    def arrived(self, remote: hub.Remote) -> None:
+        """Count what is missing of a file that is there: the hub's library doesn't send twice what it has."""
+        self.received(remote.size - self._of_file[remote.path], remote.path)
+
+    def _tell(self, now: float, name: str) -> None:
+        then, before = self._lately[0]
+        self._lately.append((now, self._done))
+        speed = max((self._done - before) / (now - then), 0.0) if now > then else 0.0
         facts: dict[str, Any] = {
-            "bytes": done,
-            "of_bytes": total,
-            "fraction": done / total if total else 1.0,
+            "bytes": self._done,
+            "of_bytes": self._total,
+            "fraction": self._done / self._total if self._total else 1.0,
             "name": name,
         }
         if speed:
-            facts |= {"bytes_per_s": round(speed), "left_s": round((total - done) / speed, 1)}
-        show(round(done / MB), round(total / MB), stage="receiving", **facts)
-
-    return received, begin
+            left_s = round((self._total - self._done) / speed, 1)
+            facts |= {"bytes_per_s": round(speed), "left_s": left_s}
+        self._show(round(self._done / MB), round(self._total / MB), stage="receiving", **facts)

@@ -41,6 +41,12 @@ class Remote:
     size: int
     sha256: str | None
     git_id: str
+    below: str = ""  # the folder that its path begins with here, and not in the repository
+
+    @property
+    def name(self) -> str:
+        """The path within the repository."""
+        return self.path.removeprefix(f"{self.below}/") if self.below else self.path
 
     @property
     def content(self) -> str:
@@ -53,8 +59,8 @@ def api() -> HfApi:
     return HfApi(library_name="avatarctl", library_version=__version__)
 
 
-def list_files(repo: str, revision: str) -> tuple[str, list[Remote]]:
-    """Return the commit that ``revision`` stands for, and its files; raises ``WeightsError``."""
+def list_files(repo: str, revision: str, below: str = "") -> tuple[str, list[Remote]]:
+    """Return the commit that ``revision`` stands for, and its files, under the folder ``below``; raises ``WeightsError``."""
     try:
         console.note(f"asking {constants.ENDPOINT} what {repo} consists of")
         info = patiently(lambda: api().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER_S))
@@ -66,7 +72,8 @@ def list_files(repo: str, revision: str) -> tuple[str, list[Remote]]:
     for each in info.siblings or []:
         if each.size is None or each.blob_id is None:
             raise _no_hub()
-        files.append(Remote(each.rfilename, each.size, each.lfs.sha256 if each.lfs else None, each.blob_id))
+        path = f"{below}/{each.rfilename}" if below else each.rfilename
+        files.append(Remote(path, each.size, each.lfs.sha256 if each.lfs else None, each.blob_id, below))
     if not info.sha:
         raise _no_hub()
     return info.sha, files

@@ -2,23 +2,76 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx2
-from huggingface_hub import constants, get_session, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from avatarctl import __version__, console, durable
-from avatarctl.errors import AvatarError, WeightsError
+from avatarctl.errors import AvatarError, DeviceError, WeightsError
 from avatarctl.fetching.hub import GO_ON, HUB_ERRORS, WAITS_S, Remote, explain, wait_or_raise
 from avatarctl.fetching.record import ELSEWHERE, MAKE_ROOM
 
 CHUNK = 1 << 20
+LARGE = 10 * CHUNK  # from here on the hub's own machinery is worth its beginning
 Received = Callable[[int], None]  # bytes more (fewer, when some had to be thrown away)
+
+
+def through_hub(repo: str, commit: str, remote: Remote, received: Received) -> Path | None:
+    """Download a large file with the hub's own machinery into the hub's own cache, where other programs find it too.
+
+    That is done for files which the hub serves in chunks (hf_xet: many at once, and none twice); None for all others,
+    for small ones, and where HF_HUB_DISABLE_XET is set. What was received stays in its cache when the process is killed.
+    """
+    if constants.HF_HUB_DISABLE_XET or remote.sha256 is None or remote.size < LARGE or find_spec("hf_xet") is None:
+        return None
+    try:
+        # A look at the file alone: a store without chunks, or an answer of another kind, is left to plain HTTP.
+        about = get_hf_file_metadata(
+            hf_hub_url(repo, remote.name, revision=commit), library_name="avatarctl", library_version=__version__
+        )
+    except (*HUB_ERRORS, ValueError):
+        return None
+    if about.xet_file_data is None:
+        return None
+    try:
+        path = hf_hub_download(
+            repo,
+            remote.name,
+            revision=commit,
+            tqdm_class=_counter(received),
+            library_name="avatarctl",
+            library_version=__version__,
+        )
+    except HUB_ERRORS as error:
+        raise explain(error, repo, remote.path) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DeviceError(f"{constants.HF_HUB_CACHE}: the disk is full", f"{MAKE_ROOM}, or set HF_HOME") from error
+        raise
+    return Path(path).resolve()
+
+
+def _counter(received: Received) -> type[Any]:
+    """Return what the hub's library counts bytes with: it draws nothing."""
+    from tqdm.auto import tqdm
+
+    class Counter(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, count: float | None = 1) -> None:
+            received(int(count or 0))
+
+    return Counter
 
 
 def receive(repo: str, commit: str, remote: Remote, part: Path, received: Received) -> None:
@@ -61,7 +114,7 @@ def _receive_some(repo: str, commit: str, remote: Remote, part: Path, received: 
         part.unlink()
         received(-have)
         have = 0
-    url = hf_hub_url(repo, remote.path, revision=commit)
+    url = hf_hub_url(repo, remote.name, revision=commit)
     # Compressed answers would make bytes and ranges mean something else.
     headers = {**build_hf_headers(library_name="avatarctl", library_version=__version__), "Accept-Encoding": "identity"}
     if have:

@@ -1,162 +1,29 @@
-"""Set groups of a transformer's weights to train or not, attach a LoRA, or merge LoRA files into it."""
+"""Merge LoRA files into a transformer, and describe them."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from avatarctl import durable
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import checkpoints
+from avatarctl.networks.attach import GROUPS, group_of
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TRANSFORMER_14B
 from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
 from avatarctl.networks.lora_formats import Lora, parse_lora, some
 from avatarctl.networks.lora_kinds import Change, Decomposed, LowRank
+from avatarctl.networks.names import is_audio
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights
 
-if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
-
-Mode = Literal["full", "lora", "frozen"]
-GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
 SAVED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ADAPTER = "default"  # peft's name for the only one there is
-
-
-# -- Training -------------------------------------------------------------------------------------------------------
-
-
-def group_of(name: str) -> str:
-    """Return the group of a parameter or module, by our name.
-
-    attention: self-attention, and cross-attention to text and image; feed_forward; audio: audio keys and values of the
-    blocks and the whole adapter; norms: norms and modulation tables of the blocks; embeddings: what comes before and after
-    the blocks.
-    """
-    pieces = name.split(".")
-    if pieces[0] == "vocal_projector" or "to_k_vocal" in pieces or "to_v_vocal" in pieces:
-        return "audio"
-    if pieces[0] != "blocks":
-        return "embeddings"
-    if "scale_shift_table" in pieces or any(piece.startswith("norm") for piece in pieces):
-        return "norms"
-    return "feed_forward" if "ffn" in pieces else "attention"
-
-
-def groups_of(transformer: StableAvatarTransformer3DModel) -> dict[str, list[str]]:
-    """Return group -> names of its parameters; each parameter is in exactly one."""
-    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, _ in transformer.named_parameters():
-        groups[group_of(name)].append(name)
-    return groups
-
-
-def attach(
-    transformer: StableAvatarTransformer3DModel,
-    groups: Mapping[str, Mode],
-    rank: int,
-    alpha: float,
-    dropout: float,
-) -> dict[str, nn.Parameter]:
-    """Set what of a transformer trains: groups in ``full``, by a ``lora`` on their linear layers, or not at all.
-
-    Groups that aren't named are frozen. LoRA factors are float32, the down-weights drawn from torch's global generator, the
-    up-weights zero, so that the output is still the base's, exactly. Gives the parameters that train, by name. Raises
-    ``UsageError`` for an unknown group, or for LoRA on one without linear layers. Source: Hu et al. 2021, section 4.1.
-    """
-    if unknown := sorted(set(groups) - set(GROUPS)):
-        raise UsageError(f"groups: got {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
-    linear: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, module in transformer.named_modules():
-        if isinstance(module, nn.Linear):
-            linear[group_of(name)].append(name)
-    for group, mode in groups.items():
-        if mode == "lora" and not linear[group]:
-            raise UsageError(f"{group}: got lora, but it has no linear layers, expected full or frozen")
-
-    for name, parameter in transformer.named_parameters():
-        parameter.requires_grad_(groups.get(group_of(name), "frozen") == "full")
-    targets = [name for group, mode in groups.items() if mode == "lora" for name in linear[group]]
-    if targets:
-        # One pattern of whole names: in a list, blocks.0.attn2.to_q would mean the adapter's layer of that name too.
-        pattern = "|".join(map(re.escape, targets))
-        from peft import LoraConfig  # by what trains alone: it imports a second's worth
-
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=f"(?:{pattern})")
-        full = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-        transformer.add_adapter(config, ADAPTER)
-        for parameter in full:  # peft freezes all that isn't its own
-            parameter.requires_grad_(True)
-        for layer in _lora_layers(transformer).values():
-            layer.lora_A.float()
-            layer.lora_B.float()
-    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-
-
-def trained_state(transformer: StableAvatarTransformer3DModel) -> dict[str, Tensor]:
-    """Return what trains (LoRA factors, weights trained in full) by name, on the CPU; there, they share the live memory."""
-    return {name: p.detach().cpu() for name, p in transformer.named_parameters() if p.requires_grad}
-
-
-@torch.no_grad()
-def load_trained(transformer: StableAvatarTransformer3DModel, state: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`trained_state` gave, into a transformer with the same groups attached.
-
-    Raises ``WeightsError`` with the names that are missing, left over or of another shape, before anything is changed.
-    """
-    trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
-    wrong = {
-        "missing": sorted(set(trained) - set(state)),
-        "left over": sorted(set(state) - set(trained)),
-        "another shape": sorted(n for n in set(state) & set(trained) if state[n].shape != trained[n].shape),
-    }
-    if any(wrong.values()):
-        found = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
-        raise WeightsError(
-            f"trained weights: got others than this transformer trains ({found})",
-            "resume with the groups and the rank that the run began with",
-        )
-    for name, parameter in trained.items():
-        parameter.copy_(state[name])
-
-
-def changes_of(
-    transformer: StableAvatarTransformer3DModel, base: Mapping[str, Tensor]
-) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
-    """Return what training changed, as ``write_lora`` takes it: LoRA by module, and weight minus base by parameter.
-
-    ``base``: the weights from before training by our names; only those of groups trained in full are looked at.
-    """
-    low_rank = {
-        name: LowRank(
-            layer.lora_A[ADAPTER].weight.detach().cpu(),
-            layer.lora_B[ADAPTER].weight.detach().cpu(),
-            float(layer.lora_alpha[ADAPTER]),
-        )
-        for name, layer in _lora_layers(transformer).items()
-    }
-    factors = {id(p) for layer in _lora_layers(transformer).values() for p in layer.parameters()}
-    full = {
-        name: p.detach().cpu().float() - base[name].cpu().float()
-        for name, p in transformer.named_parameters()
-        if p.requires_grad and id(p) not in factors
-    }
-    return low_rank, full
-
-
-def _lora_layers(transformer: StableAvatarTransformer3DModel) -> dict[str, LoraLayer]:
-    from peft.tuners.lora import LoraLayer
-
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
 
 
 # -- Merging --------------------------------------------------------------------------------------------------------
@@ -212,9 +79,7 @@ def _way_out(lora: Lora, other_shapes: bool, transformer: StableAvatarTransforme
 
 def check_lora_fits(path: Path, base: Path) -> None:
     """Raise what merging a LoRA file into the transformer in ``base`` would raise; loads neither."""
-    with init_empty_weights():
-        transformer = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
-    read_lora(path, transformer)
+    read_lora(path, StableAvatarTransformer3DModel.without_memory(checkpoints.transformer_dims(base)))
 
 
 def merge_lora(
@@ -236,6 +101,11 @@ class Merger:
             (read_lora(path, transformer), scale) for path, scale in loras
         ]  # all are checked before one is merged
         self.changed: set[str] = set()
+
+    @property
+    def whole(self) -> set[str]:
+        """The parameters that a LoRA changes by a whole difference."""
+        return {name for lora, _ in self._read for name in lora.full}
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
         """Return a weight with what the LoRAs add to it, unrounded in float32; itself where they add nothing."""
@@ -288,10 +158,13 @@ def load_merged(
     They are added to the weights as they are stored, and the sum is rounded to ``dtype`` once (None: to what is stored). A
     render with LoRAs and one with weights that they were merged into have the same bits.
     """
-    with init_empty_weights():
-        names = StableAvatarTransformer3DModel.from_dims(checkpoints.transformer_dims(base))
+    names = StableAvatarTransformer3DModel.without_memory(checkpoints.transformer_dims(base))
     merger = Merger(names, loras)
-    transformer = checkpoints.load_transformer(base, dtype=dtype, device=device, alter=merger if loras else None)
+    audio = {name for name, _ in names.named_parameters() if is_audio(name)}
+    # LoRAs of a base without audio layers bring them whole, as differences from zero.
+    absent = (lambda _, shape: torch.zeros(shape)) if audio <= merger.whole else None
+    alter = merger if loras else None
+    transformer = checkpoints.load_transformer(base, dtype=dtype, device=device, alter=alter, absent=absent)
     return transformer, merger.check(transformer)
 
 

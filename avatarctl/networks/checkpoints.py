@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -43,6 +44,8 @@ from avatarctl.networks.weight_files import Stored, open_weights, write_weights
 Source = str | Path | Mapping[str, Tensor]
 # A weight by our name, as it is stored, made another one.
 Alter = Callable[[str, Tensor], Tensor]
+# A weight that a file lacks, by our name and shape.
+Absent = Callable[[str, torch.Size], Tensor]
 Model = TypeVar("Model", bound=nn.Module)
 HALF = (torch.bfloat16, torch.float16)
 
@@ -84,17 +87,19 @@ def load_network(
     dtype: torch.dtype | None,
     device: str | torch.device,
     alter: Alter | None = None,
+    absent: Absent | None = None,
 ) -> nn.Module:
     """Build a network and fill it from ``source``: released names or ours, every one of them exactly once.
 
     ``dims`` None: taken from the file's metadata or the folder's config.json, else read off the shapes. ``dtype`` None: the
     weights stay as they are stored, in the mapped file. ``alter`` changes weights before they are rounded to ``dtype``.
+    ``absent``: what a transformer's audio layers are where the file has none of them at all (Wan2.1); None: an error.
     Raises ``WeightsError`` with the names that are missing, left over or of another shape.
     """
     stored, tensors, found = _look_into(network, source, dims)
     with init_empty_weights(include_buffers=False), lean.nothing_drawn():
         model = network.build(found)
-    state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device), alter)
+    state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device), alter, absent)
     # Every name was checked; assign puts the tensors in the place of the empty ones without another copy.
     model.load_state_dict(state, strict=True, assign=True)
     if isinstance(model, UMT5EncoderModel):
@@ -107,6 +112,14 @@ def transformer_dims(source: Source) -> TransformerDims:
     _, _, dims = _look_into(TRANSFORMER, source, None)
     assert isinstance(dims, TransformerDims)
     return dims
+
+
+def has_audio(source: Source) -> bool:
+    """Return whether a stored transformer has audio layers: Wan2.1's has none; raises ``WeightsError`` as opening does."""
+    _, tensors, dims = _look_into(TRANSFORMER, source, None)
+    rename = naming.transformer_names(dims)
+    ours = "blocks.0.attn2.to_k_vocal.weight"
+    return any(name.startswith("vocal_projector.") or name in (ours, rename(ours)) for name in tensors)
 
 
 def stored_transformer(source: Source) -> tuple[torch.dtype, int]:
@@ -162,9 +175,31 @@ def _dims_of_config(network: Network, config: Mapping[str, Any]) -> Dims | None:
     if network is TRANSFORMER and config.get("_class_name") == StableAvatarTransformer3DModel.__name__:
         with init_empty_weights(include_buffers=False):
             return StableAvatarTransformer3DModel.from_config(dict(config)).dims
+    if network is TRANSFORMER and config.get("_class_name") == WanTransformer3DModel.__name__:
+        return _dims_of_wan(config)
     if network is VAE and config.get("_class_name") == AutoencoderKLWan.__name__:
         return dims_of(_build_empty(AutoencoderKLWan.from_config, dict(config)))
     return None
+
+
+def _dims_of_wan(config: Mapping[str, Any]) -> TransformerDims:
+    """Return the sizes of a Wan2.1 transformer of diffusers, with the audio layers that its width would have."""
+    dim = config["num_attention_heads"] * config["attention_head_dim"]
+    return TransformerDims(
+        dim=dim,
+        heads=config["num_attention_heads"],
+        layers=config["num_layers"],
+        ffn=config["ffn_dim"],
+        text=config["text_dim"],
+        text_len=512,
+        clip=config["image_dim"] or sizes.CLIP_VIT_H14.dim,
+        w2v=sizes.WAV2VEC2_BASE.hidden_size,
+        freq_dim=config["freq_dim"],
+        in_dim=config["in_channels"],
+        out_dim=config["out_channels"],
+        patch=tuple(config["patch_size"]),
+        vocal_hidden=sizes.TRANSFORMER_14B.vocal_hidden if dim == sizes.TRANSFORMER_14B.dim else None,
+    )
 
 
 def _build_empty(build: Callable[[Any], Model], argument: Any) -> Model:
@@ -181,6 +216,7 @@ def _state_for(
     dtype: torch.dtype | None,
     device: torch.device,
     alter: Alter | None,
+    absent: Absent | None,
 ) -> dict[str, Tensor]:
     """Return the model's state dict from the stored tensors, each one checked and cast."""
     expected = model.state_dict()
@@ -189,6 +225,10 @@ def _state_for(
         # Mostly our names: one each, except those that are tied and stored once.
         names = {ours: [ours] for ours in expected if ours not in _tied_names(model) or ours in tensors}
     missing, left_over = sorted(set(names) - set(tensors)), sorted(set(tensors) - set(names))
+    added: dict[str, Tensor] = {}
+    if absent is not None and missing and missing == sorted(name for name in names if naming.is_audio(names[name][0])):
+        added = {ours: absent(ours, expected[ours].shape) for name in missing for ours in names.pop(name)}
+        missing = []
     if missing or left_over:
         raise _foreign(network, stored, tensors, missing, left_over)
 
@@ -197,6 +237,10 @@ def _state_for(
     narrow = (torch.float16,) if isinstance(model, PreTrainedModel) else HALF
     state: dict[str, Tensor] = {}
     wrong: list[str] = []
+    for name, tensor in added.items():
+        made = tensor if alter is None else alter(name, tensor)
+        keep = dtype in narrow and any(piece in name.split(".") for piece in keep_float32)
+        state[name] = made.to(device, torch.float32 if keep or dtype is None else dtype)
     for name, ours in names.items():
         tensor = stored.tensors[tensors[name]]
         for target, part in zip(ours, tensor.chunk(len(ours)) if len(ours) > 1 else [tensor], strict=True):
@@ -240,7 +284,10 @@ def _foreign(
         parts.append(f"missing {len(missing)}: {_list(missing)}")
     if left_over:
         parts.append(f"left over {len(left_over)}: {_list(left_over)}")
-    return WeightsError("; ".join(parts), "run `avatarctl fetch` for the released weights, or name the right file")
+    hint = "run `avatarctl fetch` for the released weights, or name the right file"
+    if parts[0].endswith(naming.NO_ADAPTER):
+        hint = "train its audio layers (avatarctl train --weights PATH), or get weights that have them: avatarctl fetch"
+    return WeightsError("; ".join(parts), hint)
 
 
 def _list(items: list[str], most: int = 12) -> str:
@@ -253,15 +300,16 @@ def load_transformer(
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
     alter: Alter | None = None,
+    absent: Absent | None = None,
 ) -> StableAvatarTransformer3DModel:
     """Load the StableAvatar transformer (1.3B, 14B or any other size) from released names or ours.
 
     ``dtype`` None leaves the weights as they are stored, in the mapped file. ``alter`` changes weights before they are
-    rounded to ``dtype``, or to what they are stored as.
+    rounded to ``dtype``, or to what they are stored as. ``absent``: audio layers for a Wan2.1 transformer, which has none.
 
     In half precision, time embedding, modulation tables and norms stay in float32, as in the released network.
     """
-    model = load_network(TRANSFORMER, path_or_state_dict, dims, dtype, device, alter)
+    model = load_network(TRANSFORMER, path_or_state_dict, dims, dtype, device, alter, absent)
     assert isinstance(model, StableAvatarTransformer3DModel)
     return model
 

@@ -23,13 +23,19 @@ class _Float8Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: Float8Linear) -> Tensor:
         # Not through save_for_backward: hooks that move what is saved would copy the weights at every pass.
         ctx.layer = layer
+        if layer.kept_by_autograd:  # its weight will be elsewhere on the way back
+            ctx.save_for_backward(layer.weight8, layer.scale)
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
         return functional.linear(x, layer.wide(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.wide(gradient.dtype), None
+        saved = ctx.saved_tensors  # asked for once: checkpointing unpacks it once
+        if not saved:
+            return gradient @ ctx.layer.wide(gradient.dtype), None
+        weight8, scale = saved
+        return gradient @ _wide(weight8, scale, gradient.dtype), None
 
 
 class Float8Linear(nn.Module):
@@ -40,6 +46,9 @@ class Float8Linear(nn.Module):
     Scales are powers of two: a weight and its scale multiply without rounding in every number format, and the relative
     error of a weight is at most 1/16, except for those under 1/14336 of the largest in their row.
     """
+
+    kept_by_autograd = False
+    """Whether the way back takes the weight from what autograd kept of the pass: it is swapped in and out."""
 
     def __init__(self, layer: nn.Linear, matmul: bool = False) -> None:
         super().__init__()
@@ -56,7 +65,7 @@ class Float8Linear(nn.Module):
 
     def wide(self, dtype: torch.dtype) -> Tensor:
         """Return the weight that this layer multiplies with."""
-        return self.weight8.view(FLOAT8).to(dtype) * self.scale.to(dtype)
+        return _wide(self.weight8, self.scale, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (…, outputs) of (…, inputs), in the dtype of ``x`` or of autocast."""
@@ -94,6 +103,10 @@ class Float8Linear(nn.Module):
             "float8: got a transformer whose base weights are rounded for training, expected to save what was trained alone",
             "write the LoRA, and merge it into the weights that it was trained on: `avatarctl lora merge`",
         )
+
+
+def _wide(weight8: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight8.view(FLOAT8).to(dtype) * scale.to(dtype)
 
 
 def to_float8(transformer: nn.Module, matmul: bool = False) -> int:

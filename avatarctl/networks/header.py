@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from avatarctl.errors import WeightsError
+from avatarctl.weights import shards_of
 
 LONGEST_HEADER = 100 << 20  # the format's own limit
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -89,14 +90,20 @@ def fault_of(path: Path) -> Fault | None:
             if not any(path.iterdir()):
                 return Fault("got an empty folder")
             files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES))
-            found = ((file, fault_of(file)) for file in files)
-            return next((Fault(f"{file.name}: {fault.text}", fault.hint) for file, fault in found if fault), None)
+            return _first_fault(files)
+        if path.name.endswith(".safetensors.index.json") and (fault := _first_fault(shards_of(path))):
+            return fault
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(512)
         return _other_kind(path, start) or _cut_off(path, start, size)
     except OSError as error:
         return Fault(f"can't be read ({error.strerror})")
+
+
+def _first_fault(files: Sequence[Path]) -> Fault | None:
+    found = ((file, fault_of(file)) for file in files)
+    return next((Fault(f"{file.name}: {fault.text}", fault.hint) for file, fault in found if fault), None)
 
 
 def refuse_damaged(path: Path, what: str, hint: str) -> None:

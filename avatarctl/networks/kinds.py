@@ -121,13 +121,23 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def _infer_transformer(shapes: Shapes) -> TransformerDims:
+    """Read the sizes off released names, or those of diffusers; audio layers that are absent are those of the released sizes."""
+    if "condition_embedder.time_embedder.linear_1.weight" in shapes:  # our names: diffusers' where both have a layer
+        two = "vocal_projector.proj_hidden.weight" in shapes
+        rename = naming.transformer_names(sizes.TRANSFORMER_14B if two else sizes.TRANSFORMER_1_3B)
+        shapes = {rename(name): shape for name, shape in shapes.items()}
     dim, in_dim, *patch = shapes["patch_embedding.weight"]
     if dim % 128:
         raise WeightsError(
             f"transformer: got width {dim}, from which the number of heads can't be told", "pass dims with `heads`"
         )
     adapter_in = "vocal_projector.proj_model.proj"
-    hidden = shapes[f"{adapter_in}_1.weight"][0] if f"{adapter_in}_1.weight" in shapes else None
+    if any(name.startswith("vocal_projector.") for name in shapes):
+        hidden = shapes[f"{adapter_in}_1.weight"][0] if f"{adapter_in}_1.weight" in shapes else None
+        w2v = shapes[f"{adapter_in}_1.weight" if hidden else f"{adapter_in}.weight"][1]
+    else:  # Wan2.1
+        large = sizes.TRANSFORMER_14B
+        hidden, w2v = large.vocal_hidden if dim == large.dim else None, large.w2v
     return TransformerDims(
         dim=dim,
         heads=dim // 128,  # both released layouts have heads of 128
@@ -136,7 +146,7 @@ def _infer_transformer(shapes: Shapes) -> TransformerDims:
         text=shapes["text_embedding.0.weight"][1],
         text_len=512,
         clip=shapes["img_emb.proj.1.weight"][0],
-        w2v=shapes[f"{adapter_in}_1.weight" if hidden else f"{adapter_in}.weight"][1],
+        w2v=w2v,
         freq_dim=shapes["time_embedding.0.weight"][1],
         in_dim=in_dim,
         out_dim=shapes["head.head.weight"][0] // (patch[0] * patch[1] * patch[2]),
@@ -248,9 +258,9 @@ def dims_of(model: nn.Module) -> Dims:
 _LOOKS = (
     (r"vocal_projector\.", "a StableAvatar transformer"),
     (r".*lora_(down|A|up|B)\b", "a LoRA, not a whole network"),
-    (r"blocks\.0\.cross_attn\.k_img\.", "Wan image-to-video weights: no audio adapter"),
+    (r"blocks\.0\.cross_attn\.k_img\.", f"Wan {naming.NO_ADAPTER}"),
     (r"blocks\.0\.self_attn\.", "Wan text-to-video weights: no audio adapter"),
-    (r"condition_embedder\.image_embedder\.", "a Wan image-to-video transformer of diffusers: no audio adapter"),
+    (r"condition_embedder\.image_embedder\.", f"diffusers' Wan {naming.NO_ADAPTER}"),
     (r"condition_embedder\.", "a Wan text-to-video transformer of diffusers: no audio adapter"),
     (r"(encoder\.downsamples|decoder\.upsamples)\.", "a Wan VAE"),
     (r"(encoder\.down_blocks|decoder\.up_blocks)\.", "a VAE of diffusers"),

@@ -20,7 +20,9 @@ _own_process = False
 # What diffusers takes for installed; without them it leaves out imports at the top of its modules, for pipelines and training.
 OPTIONAL = ("_transformers_available", "_peft_available", "_scipy_available")
 # What transformers asks; distributed tensors and losses of detectors are not ours.
-QUESTIONS = ("is_scipy_available", "is_torch_distributed_available")
+QUESTIONS = ("is_scipy_available", "is_torchao_available", "is_torch_distributed_available")
+# What diffusers takes for not installed from then on: its import asks for the compiler, which nothing here needs.
+NEVER = ("_torchao_available",)
 COMPILER = "torch._dynamo"
 DECORATORS = ("allow_in_graph", "disable", "assume_constant_result")
 PARTS = (
@@ -46,10 +48,13 @@ def import_networks() -> None:
     with _not_installed("jinja2"):  # for templates of chats
         transformers: Any = importlib.import_module("transformers")
     availability: Any = importlib.import_module("diffusers.utils.import_utils")
+    for name in NEVER:
+        if hasattr(availability, name):
+            setattr(availability, name, False)
     with _replaced(availability, {name: False for name in OPTIONAL if hasattr(availability, name)}):
         for name in PARTS:
             importlib.import_module(name)
-    questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:1]
+    questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:2]
     for module in (
         importlib.import_module("transformers.utils.import_utils"),
         importlib.import_module("transformers.utils"),

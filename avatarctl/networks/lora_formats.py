@@ -26,7 +26,7 @@ from avatarctl import durable
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
-from avatarctl.networks.lora_kinds import Change, LowRank, put_together
+from avatarctl.networks.lora_kinds import PEFT_LENGTHS, Change, Decomposed, LowRank, put_together, stored_parts
 from avatarctl.networks.names import transformer_names
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.networks.weight_files import open_weights, write_weights
@@ -279,7 +279,7 @@ def some(names: list[str], most: int = 8) -> str:
 
 def write_lora(
     path: Path,
-    changes: Mapping[str, LowRank],
+    changes: Mapping[str, Change],
     full: Mapping[str, Tensor],
     form: Form,
     transformer: StableAvatarTransformer3DModel,
@@ -296,7 +296,7 @@ def write_lora(
 
 def save_lora(
     path: Path,
-    changes: Mapping[str, LowRank],
+    changes: Mapping[str, Change],
     full: Mapping[str, Tensor],
     form: Form,
     names: StableAvatarTransformer3DModel,
@@ -316,31 +316,42 @@ def save_lora(
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         key = written(f"{name}.weight")
-        tensors[f"{key}.{naming.down}.weight"] = change.down
-        tensors[f"{key}.{naming.up}.weight"] = change.up
-        if not naming.alpha_in_metadata:
-            tensors[f"{key}.alpha"] = torch.tensor(change.alpha)
+        lengths = PEFT_LENGTHS if naming.alpha_in_metadata else "dora_scale"
+        parts = stored_parts(change, naming.down, naming.up, lengths)
+        tensors |= {f"{key}.{part}": tensor for part, tensor in parts.items()}
+        if (plain := _low_rank(change)) is not None and not naming.alpha_in_metadata:
+            tensors[f"{key}.alpha"] = torch.tensor(plain.alpha)
     for parameter, difference in full.items():
         tensors[f"{written(parameter)}.{'diff_b' if parameter.endswith('.bias') else 'diff'}"] = difference
     about = {name: text for name, text in metadata.items() if name != PEFT_METADATA}
-    if naming.alpha_in_metadata and changes:
-        about[PEFT_METADATA] = json.dumps(_peft_config(changes))
+    low_rank = {name: plain for name, change in changes.items() if (plain := _low_rank(change)) is not None}
+    if naming.alpha_in_metadata and low_rank:
+        decomposed = any(isinstance(change, Decomposed) for change in changes.values())
+        about[PEFT_METADATA] = json.dumps(_peft_config(low_rank, decomposed))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_weights(path, tensors, {"format": "pt", **about}, "choose another --output")
     return path
 
 
-def _peft_config(changes: Mapping[str, LowRank]) -> dict[str, Any]:
+def _low_rank(change: Change) -> LowRank | None:
+    """Return the factors of a LoRA or DoRA."""
+    inner = change.inner if isinstance(change, Decomposed) else change
+    return inner if isinstance(inner, LowRank) else None
+
+
+def _peft_config(changes: Mapping[str, LowRank], decomposed: bool) -> dict[str, Any]:
     """Return the part of peft's configuration that ranks and alphas need, as diffusers writes it."""
     (rank, alpha), _ = Counter((change.rank, change.alpha) for change in changes.values()).most_common(1)[0]
     # Anchored: peft would apply a block's pattern to the adapter's block of the same number too.
-    config = {
+    config: dict[str, Any] = {
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {f"^{name}": change.rank for name, change in changes.items() if change.rank != rank},
         "alpha_pattern": {f"^{name}": change.alpha for name, change in changes.items() if change.alpha != alpha},
         "target_modules": sorted(changes),
     }
+    if decomposed:
+        config["use_dora"] = True
     return {f"transformer.{key}": value for key, value in config.items()}
 
 

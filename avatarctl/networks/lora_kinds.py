@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+PEFT_LENGTHS = "lora_magnitude_vector.weight"
+
 
 class Change(Protocol):
     """A change of one layer's weight."""
@@ -142,6 +144,42 @@ class Decomposed:
     def by_columns(self) -> bool:
         """Return whether the lengths are those of columns: they are stored as (1, inputs)."""
         return self.lengths.shape[0] == 1 and self.shape()[0] != 1
+
+
+def converted(change: Change, dtype: torch.dtype) -> Change:
+    """Return a change whose numbers are stored in another format."""
+    if isinstance(change, Decomposed):
+        inner = converted(change.inner, dtype)
+        assert isinstance(inner, LowRank | Hadamard | Kronecker)
+        return Decomposed(inner, change.lengths.to(dtype))
+    if isinstance(change, LowRank):
+        return LowRank(change.down.to(dtype), change.up.to(dtype), change.alpha)
+    assert isinstance(change, Hadamard | Kronecker), "there are no others"
+    first, second = ([matrix.to(dtype) for matrix in pair] for pair in (change.first, change.second))
+    if isinstance(change, Hadamard):
+        return Hadamard((first[0], first[1]), (second[0], second[1]), change.alpha)
+    return Kronecker(tuple(first), tuple(second), change.scale)
+
+
+def stored_parts(change: Change, down: str, up: str, lengths: str) -> dict[str, Tensor]:
+    """Return what a file holds of a change behind its layer's name; ``down``, ``up`` and ``lengths`` as its form calls them.
+
+    Alpha isn't among it: of LoHa and LoKr it has to be in the factors.
+    """
+    if isinstance(change, Decomposed):
+        own = change.lengths if lengths == PEFT_LENGTHS or change.by_columns() else change.lengths.reshape(-1, 1)
+        return {**stored_parts(change.inner, down, up, lengths), lengths: own}
+    if isinstance(change, LowRank):
+        return {f"{down}.weight": change.down, f"{up}.weight": change.up}
+    assert isinstance(change, Hadamard | Kronecker), "there are no others"
+    scale = change.alpha / change.rank if isinstance(change, Hadamard) else change.scale
+    assert scale == 1, "alpha is in the factors"
+    kind = "hada" if isinstance(change, Hadamard) else "lokr"
+    return {
+        f"{kind}_w{number}{'' if len(pair) == 1 else ending}": matrix
+        for number, pair in enumerate((change.first, change.second), start=1)
+        for matrix, ending in zip(pair, ("_a", "_b"), strict=False)
+    }
 
 
 def _product(matrices: tuple[Tensor, ...]) -> Tensor:

@@ -72,6 +72,7 @@ class Workload:
     image: int = PARAMETERS["image encoder"]
     decoder_width: int = WAN_VAE.base_dim
     passes: int = 0
+    text_block: int = TEXT_BLOCK
 
 
 @dataclass(frozen=True)
@@ -186,14 +187,16 @@ def estimate(
     vae_bytes: int = 4,
     batch: int = 1,
     image: int = PARAMETERS["image encoder"],
+    text_block: int = TEXT_BLOCK,
 ) -> MemoryEstimate:
     """Estimate the device memory of a render: weights that stay in this memory mode, one pass, decoding, and the peak.
 
     ``value_bytes`` 4 for float32, 2 for half precision; ``float8``: linear layers in one byte per weight. ``tiling``: the
     VAE's tiles, None for whole pictures; ``vae_bytes``: of its values. ``vae``, ``speech``, ``image``: parameters of these
-    networks, ``decoder_width``: base width of the VAE. ``batch``: windows in a pass. Conditions are made before the
-    transformer is loaded; text and image encoders are gone before the first pass. A calculation; what it rests on is counted
-    (small models, and the full size on a pretended device: tests/pretended), nothing is measured on a GPU.
+    networks, ``text_block``: of a block of the text encoder, ``decoder_width``: base width of the VAE. ``batch``: windows in a
+    pass. Conditions are made before the transformer is loaded; text and image encoders are gone before the first pass. A
+    calculation; what it rests on is counted (small models, and the full size on a pretended device: tests/pretended), nothing
+    is measured on a GPU.
     """
     transformer = transformer_bytes(dims, value_bytes, float8)
     block = block_bytes(dims, value_bytes, float8)
@@ -205,7 +208,7 @@ def estimate(
         decoding += round(8 * 4 * 3 * width * height * tiling.work(width, height) * vae_bytes)
     context = 2 * context_bytes(dims, value_bytes)
     vae_weights, speech_weights = vae_bytes * vae, 4 * speech
-    beside = TEXT_BLOCK * value_bytes
+    beside = text_block * value_bytes
     if memory == "full":
         stay = transformer + context + vae_weights + speech_weights
         sampling, decode = stay + activations, stay + decoding
@@ -248,6 +251,7 @@ def estimate_of(work: Workload, formats: Formats, memory: str, tiling: Tiling | 
         vae_bytes=formats.vae_bytes,
         batch=work.batch,
         image=work.image,
+        text_block=work.text_block,
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from avatarctl.networks.dims import Dims, TransformerDims, VaeDims
 
+# What weights are called in words that have all but the audio layers.
+NO_ADAPTER = "image-to-video weights: no audio adapter"
 Rename = Callable[[str], str]
 
 # Each row rewrites one piece of one of our names; the first pattern that matches a name wins, dots are literal.
@@ -95,6 +97,12 @@ def _first(rules: Rules, name: str) -> str:
         if count:
             return renamed
     return name
+
+
+def is_audio(name: str) -> bool:
+    """Return whether a parameter or module of the transformer (our name) belongs to audio: adapter, audio keys and values."""
+    pieces = name.split(".")
+    return pieces[0] == "vocal_projector" or "to_k_vocal" in pieces or "to_v_vocal" in pieces
 
 
 def transformer_names(dims: Dims) -> Rename:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
@@ -121,6 +122,12 @@ class StableAvatarTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, 
             audio_heads=dims.vocal_heads,
             audio_hidden_dim=dims.vocal_hidden,
         )
+
+    @classmethod
+    def without_memory(cls, dims: TransformerDims) -> StableAvatarTransformer3DModel:
+        """Build a model of these sizes whose weights have names and shapes alone."""
+        with init_empty_weights():
+            return cls.from_dims(dims)
 
     @property
     def dims(self) -> TransformerDims:

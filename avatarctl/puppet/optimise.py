@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
+from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
 
 
 class Optimiser:
@@ -51,11 +51,15 @@ class Optimiser:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
         """Return the state as files of tensors, and what isn't a tensor."""
-        muon, muon_rest = optimizer_tensors(self._muon, [name for name, _ in self._wide])
-        adam, adam_rest = optimizer_tensors(self._adam, [name for name, _ in self._rest])
+        muon, muon_rest = optimizer_tensors(self._muon, _names(self._wide))
+        adam, adam_rest = optimizer_tensors(self._adam, _names(self._rest))
         return {"muon": muon, "adam": adam}, {"muon": muon_rest, "adam": adam_rest}
 
     def restore(self, files: Mapping[str, Mapping[str, Tensor]], rest: Mapping[str, str]) -> None:
         """Put back what :meth:`state` gave."""
-        restore_optimizer(self._muon, [name for name, _ in self._wide], files["muon"], rest["muon"])
-        restore_optimizer(self._adam, [name for name, _ in self._rest], files["adam"], rest["adam"])
+        restore_optimizer(self._muon, _names(self._wide), files["muon"], rest["muon"])
+        restore_optimizer(self._adam, _names(self._rest), files["adam"], rest["adam"])
+
+
+def _names(named: Sequence[tuple[str, nn.Parameter]]) -> dict[nn.Parameter, str]:
+    return {parameter: name for name, parameter in named}

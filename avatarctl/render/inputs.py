@@ -32,7 +32,7 @@ from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.values import other_steps
-from avatarctl.weights import WeightFiles, find_weights, fingerprint, usable_separator
+from avatarctl.weights import Variant, WeightFiles, find_weights, fingerprint, usable_separator
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 
@@ -101,9 +101,7 @@ def check_lora(path: Path) -> None:
     refuse_damaged_lora(path)
 
 
-def usable_weights(
-    folder: Path | None, size: tuple[int, int], variant: Literal["auto", "square", "rec-vec"]
-) -> WeightFiles:
+def usable_weights(folder: Path | None, size: tuple[int, int], variant: Literal["auto"] | Variant) -> WeightFiles:
     """Find every network's weights, each of them whole as far as its ends tell; raises ``WeightsError``."""
     weights = find_weights(folder, size, variant)
     for role, path in weights.by_role().items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avatarctl.networks import memory
-from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TransformerDims, VaeDims
+from avatarctl.networks.dims import TRANSFORMER_1_3B, WAN_VAE, TextDims, TransformerDims, VaeDims
 from avatarctl.networks.header import read_header
 from avatarctl.networks.memory import Workload
 from avatarctl.sampling.windows import TOKENS_AT_ONCE
@@ -39,8 +39,18 @@ def workload_of(weights: WeightFiles, settings: RenderSettings, window: int, pas
         image,
         WAN_VAE.base_dim if heads[1] is None else VaeDims.parse(heads[1].dims).base_dim,
         passes,
+        _text_block(weights),
     )
     return work, basis
+
+
+def _text_block(weights: WeightFiles) -> int:
+    """Count the weights of a block of the text encoder, which is on the device alone."""
+    head = read_header(weights.text_encoder)
+    if head is None:
+        return memory.TEXT_BLOCK
+    dims = TextDims.parse(head.dims)
+    return 4 * dims.dim * dims.dim_attn + 3 * dims.dim * dims.dim_ffn
 
 
 def windows_together(settings: RenderSettings, tokens: int) -> int:

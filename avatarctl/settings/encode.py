@@ -32,6 +32,11 @@ class EncodeSettings(Settings):
     """Latent frames of a sample, as trained: 21 are 81 frames of video."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Frames from one sample's start to the next (null: a window, no overlap)."""
+    starts: Literal["even", "fixed", "random"] = "even"
+    """Where a clip's windows begin: even lets the last one end with the clip.
+
+    fixed leaves out what remains at its end; random begins each clip's first window somewhere within a stride.
+    """
     sizes: Annotated[tuple[Size, ...], BeforeValidator(one_or_more), Field(min_length=1)] = (
         (512, 512),
         (480, 832),
@@ -46,6 +51,10 @@ class EncodeSettings(Settings):
 
     Clips of less than 20 or more than 30 become 25.
     """
+    latents: Literal["mean", "sample"] = "mean"
+    """What the VAE says of a picture: its mean, or a draw around it, as released."""
+    pictures: bool = False
+    """Also encode picture files of the SOURCE, as samples without motion or sound."""
     split_at_cuts: bool = True
     """Look for cuts in clips that `data prepare` didn't make.
 
@@ -116,6 +125,8 @@ class EncodeJob(Settings):
     """How clips become samples."""
     weights: Path | None = None
     """Folder of the weights (null: where `avatarctl fetch` puts them)."""
+    batch: Annotated[int, Field(ge=0)] = 0
+    """Windows that are encoded together (0: two on a GPU, one on the CPU)."""
     device: Annotated[str, AfterValidator(check_device)] = "auto"
     """auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
     force: bool = False

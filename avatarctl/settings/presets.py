@@ -77,6 +77,11 @@ def names(kind: str = "render") -> dict[str, Path]:
     return {name: paths[0] for name, paths in _candidates(kind).items()}
 
 
+def launchers() -> dict[str, Path]:
+    """Return the files for `accelerate launch --config_file`, by name."""
+    return {path.stem: path for path in sorted((shipped_presets() / "train" / "accelerate").glob("*.yaml"))}
+
+
 def shadowed(path: Path, kind: str = "render") -> Path | None:
     """Return the shipped preset that a user's preset stands in for, if there is one."""
     candidates = _candidates(kind).get(path.stem, [])

@@ -231,8 +231,11 @@ class WeightsSettings(Settings):
 
     puppet stands for the embedded avatar's.
     """
-    variant: Literal["auto", "square", "rec-vec"] = "auto"
-    """Which released transformer: square, rec-vec (480x832, 832x480), or by size."""
+    variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
+    """Which released transformer: square, rec-vec (480x832, 832x480), or by size.
+
+    Those of Wan2.1 have no audio layers: for a LoRA that brings them.
+    """
     lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
     """LoRA files as FILE or FILE:SCALE, applied in this order."""
 
@@ -275,8 +278,8 @@ class RenderJob(Settings):
     """Where and how the networks compute."""
     weights: WeightsFolder = None
     """Folder of the weights (null: where `avatarctl fetch` puts them; puppet: the embedded avatar's)."""
-    variant: Literal["auto", "square", "rec-vec"] = "auto"
-    """Released transformer: square for square sizes, rec-vec for others."""
+    variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
+    """Released transformer: square for square sizes, rec-vec for others; Wan2.1's with a LoRA that brings audio layers."""
     lora: tuple[tuple[Path, float], ...] = ()
     """LoRA files and their scales, merged into the transformer in this order."""
     subtitles: tuple[tuple[str, Path], ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, WithJsonSchema, model_validator
 
 from avatarctl.settings.base import Settings
 from avatarctl.settings.values import Seconds, check_device
@@ -14,7 +14,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
 GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
 # A run that is resumed refuses another shape: what is saved would not fit. The weights to start from belong to it.
-SHAPE = ("variant", "dims", *GROUPS, "rank", "alpha")
+SHAPE = ("variant", "init_lora", "dims", *GROUPS, "rank", "alpha", "lora_kind", "rslora")
 # What changes no step of a run. Every other setting is its course: it may change from a step on, and run.json notes it.
 FREE = (
     "weights",
@@ -22,6 +22,8 @@ FREE = (
     "device",
     "workers",
     "log_every",
+    "tracker",
+    "block_swap",
     "checkpoint_every",
     "checkpoint_every_s",
     "keep_checkpoints",
@@ -48,6 +50,18 @@ def _as_several(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
+def _parse_kept(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value in (None, "all") or (type(number) is int and number >= 0):
+        return number
+    raise ValueError(f"got '{value}', expected a number, all, or null")
+
+
+Kept = Annotated[
+    int | Literal["all"] | None,
+    BeforeValidator(_parse_kept),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "all"}, {"type": "null"}]}),
+]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_several)]
@@ -61,8 +75,17 @@ class TrainSettings(Settings):
 
     Or a transformer file.
     """
-    variant: Literal["square", "rec-vec"] = "square"
-    """Released transformer to start from: square, or rec-vec (480x832, 832x480)."""
+    variant: Literal["square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "square"
+    """Transformer to start from: StableAvatar's, or one of Wan2.1.
+
+    square or rec-vec (480x832, 832x480). Those of Wan2.1 (`avatarctl fetch wan2.1-i2v-14b`) have no audio layers: these begin
+    at zero.
+    """
+    init_lora: Path | None = None
+    """LoRA to start from: a file, or the run folder of one (null: none).
+
+    A LoRA run continues its factors; full training begins with it merged in.
+    """
     dims: dict[str, int | None] | None = None
     """Sizes of a new transformer with random weights instead (null: none).
 
@@ -89,6 +112,10 @@ class TrainSettings(Settings):
     """LoRA: share of its inputs left out at random; helps with few clips."""
     lora_format: Literal["diffusers", "released", "kohya", "comfy"] = "diffusers"
     """LoRA: whose names stand in the file that is written."""
+    lora_kind: Literal["lora", "dora", "lokr", "loha"] = "lora"
+    """LoRA: dora learns lengths of rows too, lokr and loha make smaller files."""
+    rslora: bool = False
+    """LoRA: a change counts alpha / sqrt(rank), so that high ranks learn as fast."""
     base_dtype: Literal["same", "float8"] = "same"
     """float8 stores layers that are not trained in one byte per weight."""
 
@@ -96,10 +123,16 @@ class TrainSettings(Settings):
     """Larger trains the coarse picture more, smaller the detail; as at generation."""
     time: Literal["uniform", "logit-normal"] = "uniform"
     """Noise levels trained: all alike, or middle ones more often."""
+    stratify: bool = False
+    """Spread the noise levels of a step's samples evenly, as released."""
     logit_mean: float = 0.0
     """time logit-normal: where the middle lies."""
     logit_std: Annotated[float, Field(gt=0)] = 1.0
     """time logit-normal: how wide it is."""
+    repeats: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How often clips count in an epoch, by name: {speech/*: 2, pictures/*: 0.5}."""
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """How much the error of clips counts, by their names: {pictures/*: 0.3}."""
     whole_probability: Probability = 0.4
     """Share of samples whose whole picture counts, face and lips more."""
     face_probability: Probability = 0.1
@@ -112,6 +145,8 @@ class TrainSettings(Settings):
     """Let a small mouth count as much as a large one; false: as released."""
     motion_weight: Probability = 0.0
     """Share of the loss on changes between neighbouring latent frames."""
+    motion_axis: Literal["time", "channels"] = "time"
+    """Which neighbours: latent frames, or channels of the latents, as released."""
     drop_audio: Probability = 0.1
     """Share of samples without speech, so that guidance can compare."""
     drop_tokens: Probability = 0.1
@@ -129,14 +164,41 @@ class TrainSettings(Settings):
     """Samples computed together on each GPU."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Batches per step: steadier and slower, without more memory."""
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw, or adamw8bit, which saves memory (bitsandbytes, GPU)."""
+    optimizer: Literal[
+        "adamw",
+        "adamw8bit",
+        "lion8bit",
+        "adamw8bit-torchao",
+        "adamw4bit-torchao",
+        "prodigy",
+        "adafactor",
+        "came",
+        "lion",
+        "muon",
+    ] = "adamw"
+    """How gradients become steps; those of 8 and 4 bits save memory.
+
+    adamw8bit and lion8bit need bitsandbytes, those of torchao that; the others pytorch-optimizer: `pip install
+    'avatarctl[optimizers]'`. prodigy finds its own learning rate: set learning_rate to 1.
+    """
+    optimizer_options: dict[str, Any] = Field(default={})
+    """Further options of the optimizer, such as {d_coef: 2} for prodigy."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     """How far each step changes the weights, after the warm-up."""
+    learning_rates: dict[Literal["attention", "feed_forward", "audio", "norms", "embeddings"], PositiveFloat] = Field(
+        default={}
+    )
+    """Learning rates of groups that learn at another one, such as {audio: 1e-4}."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps over which the learning rate rises from zero."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: as it is, or down to a tenth at the end."""
+    decay: Literal["constant", "cosine", "cosine_with_restarts", "linear", "polynomial"] = "constant"
+    """Learning rate after the warm-up: as it is, or falling to decay_floor."""
+    decay_floor: Probability = 0.1
+    """What is left of the learning rate at the last step."""
+    decay_cycles: Annotated[int, Field(ge=1)] = 1
+    """decay cosine_with_restarts: how many times it falls."""
+    decay_power: Annotated[float, Field(gt=0)] = 1.0
+    """decay polynomial: its power."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW: memory of the gradient and of its square."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-10
@@ -145,8 +207,14 @@ class TrainSettings(Settings):
     """Pull of the weights towards zero."""
     clip_norm: Annotated[float, Field(gt=0)] = 0.05
     """Longest gradient: one odd clip can't spoil the weights."""
+    clip_start: Annotated[float, Field(ge=1)] = 1.0
+    """How many times clip_norm at the first step; it falls to once (1: no fall)."""
+    clip_fall_steps: Annotated[int, Field(ge=1)] = 1000
+    """Steps over which it falls; from then on clip_outliers counts."""
+    clip_outliers: Annotated[float, Field(ge=1)] = 1.0
+    """Gradients over five limits are cut up to so many times shorter (1: no)."""
     max_bad_steps: Annotated[int, Field(ge=1)] = 10
-    """Steps in a row that may be skipped, for a loss or gradient that isn't finite."""
+    """Steps in a row that may be skipped: loss or gradient isn't finite."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Export the running average of the weights: calmer pictures (0: none).
 
@@ -167,6 +235,13 @@ class TrainSettings(Settings):
     """Far less memory, a third slower: blocks are computed twice."""
     offload_activations: bool = False
     """Keep the blocks' inputs in the CPU's memory: less on the GPU, a bit slower."""
+    block_swap: Annotated[int, Field(ge=0)] = 0
+    """Blocks whose frozen weights wait in the CPU's memory until they compute.
+
+    For cards that don't hold the base: each block less leaves its weights free, a bit slower. LoRA only.
+    """
+    matmul: Literal["same", "float8"] = "same"
+    """float8: multiply in float8, on GPUs that have it (torchao): faster, coarser."""
     compile: bool = False
     """Compile the blocks: minutes at the start, faster afterwards."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -174,6 +249,13 @@ class TrainSettings(Settings):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Same seed and settings, same run."""
+    tracker: Literal[
+        "auto", "none", "tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"
+    ] = "auto"
+    """Where measurements go beside metrics.jsonl; auto: tensorboard if installed.
+
+    Others than tensorboard may send them to the network, as they are set up.
+    """
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two lines on screen; metrics.jsonl has every step."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
@@ -182,7 +264,7 @@ class TrainSettings(Settings):
     """Save every so many seconds, whichever comes first."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """How many checkpoints are kept on disk."""
-    exports_kept: Annotated[int, Field(ge=0)] | Literal["all"] | None = None
+    exports_kept: Kept = None
     """How many checkpoints are also exported, the newest ones, as files to use.
 
     null: all of a LoRA, none of a full transformer, which is large.
@@ -226,8 +308,31 @@ class TrainSettings(Settings):
                 raise ValueError(f"{name}: got {count} for {videos} pictures, expected none, one, or one for each")
         if self.validate_every and not self.validation_images:
             raise ValueError("validate_every: got no validation_images, expected pictures and recordings")
+        if self.dims is not None and (self.weights or self.init_lora) and not self.validate_every:
+            raise ValueError(
+                f"{'weights' if self.weights else 'init_lora'}: has no effect where dims begins from random weights, expected "
+                "one of them: leave it out, or set dims to null"
+            )
         if self.dims is not None and self.is_lora:
             raise ValueError("dims: got a new transformer for a LoRA, expected weights that have learnt something")
+        if idle := [group for group in self.learning_rates if self.modes[group] == "frozen"]:
+            raise ValueError(f"learning_rates: got {', '.join(idle)}, which are frozen, expected groups that train")
+        if self.block_swap and not (self.is_lora and self.gradient_checkpointing):
+            raise ValueError(
+                "block_swap: is for LoRA with gradient_checkpointing: weights that train, or are kept for the way back, stay"
+            )
+        if self.block_swap and self.compile:
+            raise ValueError(
+                "block_swap: got compile, expected one of them: compiled blocks don't change their weights' place"
+            )
+        if self.matmul == "float8" and self.base_dtype == "float8":
+            raise ValueError("matmul: got base_dtype float8 beside it, expected one of them")
+        if self.rslora and self.lora_kind not in ("lora", "dora"):
+            raise ValueError(f"rslora: got lora_kind {self.lora_kind}, expected lora or dora")
+        if self.base_dtype == "float8" and self.lora_kind != "lora":
+            raise ValueError(
+                f"base_dtype: float8 is for plain LoRA; {self.lora_kind} reads the base's weights: set it to same"
+            )
         if self.base_dtype == "float8" and "full" in (self.attention, self.feed_forward):
             raise ValueError(
                 "base_dtype: float8 is for frozen weights; got attention or feed_forward that train in full"
@@ -256,6 +361,8 @@ class TrainJob(Settings):
 
     data: Path
     """Cache that `avatarctl data encode` made."""
+    more_data: tuple[Path, ...] = ()
+    """Further caches, of other sizes, lengths or clips."""
     output: Path
     """Run folder."""
     train: TrainSettings = TrainSettings()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from avatarctl.errors import UsageError
+from avatarctl.paths import weights_folder
 
 # Rates that decimals only approximate (SMPTE 1001 family).
 NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
@@ -120,8 +124,43 @@ def parse_lora(text: str) -> tuple[str, float]:
     return file, scale
 
 
+HUB = "hf://"
+HUB_FOLDER = "hf"  # of the weights folder: below it, what was fetched of any repository
+
+
+def parse_hub(text: str) -> tuple[str, str, str]:
+    """Return user, repository and file ("" for none) of hf://USER/REPO[/FILE]; raises ``UsageError`` for anything else."""
+    pieces = text.removeprefix(HUB).split("/")
+    if len(pieces) < 2 or not all(re.fullmatch(r"[\w][\w.-]*", piece) for piece in pieces):
+        raise UsageError(
+            f"got '{text}', expected hf://USER/REPO or hf://USER/REPO/FILE",
+            "such as hf://someone/a-lora/style.safetensors",
+        )
+    return pieces[0], pieces[1], "/".join(pieces[2:])
+
+
+def fetched_lora(text: str) -> Path:
+    """Return where the LoRA of hf://USER/REPO[/FILE] was fetched to; raises ``UsageError`` with the command that fetches it."""
+    user, repo, file = parse_hub(text)
+    below = weights_folder() / HUB_FOLDER / user / repo
+    found = [below / file] if file else sorted(below.glob("*.safetensors"))
+    if len(found) == 1 and found[0].is_file():
+        return found[0]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UsageError(
+            f"--lora: got {text}, of which {names} were fetched", f"name one: --lora {text}/{found[0].name}"
+        )
+    raise UsageError(f"--lora: {text} is not on this machine", f"avatarctl fetch {shlex.quote(text)}")
+
+
 def lora_file(path: Path) -> Path:
-    """Return the LoRA that a path means: of a run folder the newest, of RUN@500 that of a step, else itself."""
+    """Return the LoRA that a path means: of a run folder the newest, of RUN@500 that of a step, else itself.
+
+    Of hf://USER/REPO[/FILE] it is what was fetched. Raises ``UsageError`` when that wasn't.
+    """
+    if (text := path.as_posix()).startswith(f"{HUB[:-2]}/"):  # a path has no empty parts
+        return fetched_lora(text.replace(HUB[:-1], HUB, 1))
     run, step = split_run(path)
     if step is not None:
         return export_of(run, step)

@@ -17,23 +17,19 @@ from avatarctl.training import checkpoints
 
 def agreed_checkpoint(job: TrainJob, accelerator: Accelerator) -> checkpoints.Checkpoint | None:
     """Return the newest whole checkpoint, as the first process finds it; raises ``ChangedError`` where others see another."""
-    found: list[Any] = [None, None]
+    found: list[Any] = [None, None, []]
     if accelerator.is_main_process:
         checkpoint, passed_over = checkpoints.newest(job.output)
         if passed_over:
             note(f"checkpoints that are not whole were passed over: {', '.join(passed_over)}")
-        found = [checkpoint.step if checkpoint else None, _mark(checkpoint)]
-    if accelerator.num_processes == 1:
-        return checkpoint if accelerator.is_main_process else None
+        found = [checkpoint.step if checkpoint else None, _mark(checkpoint), checkpoints.steps(job.output)]
+        if accelerator.num_processes == 1:
+            return checkpoint
     broadcast_object_list(found)
-    step, mark = found
+    step, mark, there = found
     here = checkpoints.at(job.output, step) if step is not None else None
-    if step is None:
-        seen = checkpoints.steps(job.output)
-        here_mark = None if not seen or accelerator.is_main_process else f"step {seen[-1]}"
-    else:
-        here_mark = _mark(here)
-    rows = gather_object([(accelerator.process_index, socket.gethostname(), here_mark == mark)])
+    same = checkpoints.steps(job.output) == there and _mark(here) == mark
+    rows = gather_object([(accelerator.process_index, socket.gethostname(), same)])
     others = [f"process {rank} on {host}" for rank, host, same in rows if not same]
     if others:
         began = "no checkpoint" if step is None else f"the checkpoint of step {step}"

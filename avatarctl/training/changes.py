@@ -37,7 +37,7 @@ def in_words(step: int, changes: Mapping[str, tuple[Any, Any]]) -> str:
     """Return a note such as "from step 501: learning_rate 0.001 → 0.0001"."""
     parts = []
     for name, (was, now) in changes.items():
-        fresh = " (its state begins anew)" if name == "optimizer" else ""
+        fresh = " (its state starts over)" if name == "optimizer" else ""
         parts.append(f"{name} {_plain(was)} → {_plain(now)}{fresh}")
     return f"from step {step}: {', '.join(parts)}"
 

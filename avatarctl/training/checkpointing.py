@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.networks.adapters import trained_state
+from avatarctl.networks.attach import load_trained, trained_state
 from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
@@ -18,7 +20,17 @@ from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prun
 from avatarctl.training.folder import guarded
 from avatarctl.training.held_out import as_exported
 from avatarctl.training.model import make_model
-from avatarctl.training.optimizer import optimizer_tensors, restore_optimizer
+from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
+from avatarctl.training.processes import wait_for_all
+from avatarctl.training.sharded import (
+    SHARES,
+    as_shared,
+    gathered,
+    load_shares,
+    restore_zero,
+    save_shares,
+    zero_states,
+)
 from avatarctl.training.state import RunState
 
 
@@ -27,10 +39,12 @@ def save(state: RunState) -> None:
     run, accelerator = state.job.output, state.accelerator
     with guarded(run):
         folder = checkpoints.begin(run, state.step) if state.leads else None
+        tensors, plain = _optimizer_state(state)
         if state.sharded:
-            accelerator.wait_for_everyone()
-            accelerator.save_state(str(checkpoints.part_of(run, state.step) / "sharded"))
-            accelerator.wait_for_everyone()
+            wait_for_all(accelerator)
+            trained = dict(zip(state.names, state.trained, strict=True))
+            save_shares(checkpoints.part_of(run, state.step) / SHARES, trained, tensors)
+            wait_for_all(accelerator)
         if folder is None:
             return
         facts: dict[str, Any] = {
@@ -46,8 +60,8 @@ def save(state: RunState) -> None:
             "caption_words": _words(state),
             "dims": state.bare.dims.to_json(),
         }
+        facts["optimizer"] = plain
         if not state.sharded:
-            tensors, facts["optimizer"] = optimizer_tensors(state.optimizer.optimizer, state.names)
             checkpoints.write(
                 folder, {"trained": trained_state(state.bare), "optimizer": tensors, **_ema_tensors(state)}
             )
@@ -55,14 +69,44 @@ def save(state: RunState) -> None:
         (run / "save").unlink(missing_ok=True)
 
 
+def _optimizer_state(state: RunState) -> tuple[dict[str, Tensor], str]:
+    """Return the optimizer's state as tensors and JSON: with FSDP2 as it is spread, else whole; all processes take part."""
+    if not state.zero:
+        return optimizer_tensors(state.optimizer.optimizer, state.by_parameter, whole=not state.sharded)
+    states, plain = zero_states(state.optimizer.optimizer, state.trained)
+    tensors = {f"{key}:{state.names[place]}": value for place, own in states.items() for key, value in own.items()}
+    return tensors, json.dumps({f"{key}:{name}": value for key, value in plain.items() for name in state.names})
+
+
+def _restore_optimizer(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
+    """Put the optimizer's state back, whatever kind of processes wrote it."""
+    plain, shares = checkpoint.state["optimizer"], checkpoint.path / SHARES
+    trains = dict(zip(state.names, state.trained, strict=True))
+    if shares.exists():
+        tensors = load_shares(shares, "optimizer", trains if state.sharded else None)
+    else:
+        tensors = checkpoint.tensors("optimizer")
+        if state.sharded:
+            tensors = {key: as_shared(tensor, trains[key.partition(":")[2]]) for key, tensor in tensors.items()}
+    if not state.zero:
+        restore_optimizer(state.optimizer.optimizer, state.by_parameter, tensors, plain)
+        return
+    states: dict[int, dict[str, Any]] = {}
+    places = {name: place for place, name in enumerate(state.names)}
+    for key, value in [*tensors.items(), *json.loads(plain).items()]:
+        kind, _, name = key.partition(":")
+        if name not in places:  # of the groups
+            continue
+        states.setdefault(places[name], {})[kind] = value
+    restore_zero(state.optimizer.optimizer, state.trained, states)
+
+
 def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
     """Restore optimizer, average of the weights and place in the samples' order, as far as settings are what they were."""
     facts = checkpoint.state
     same_optimizer = facts.get("train", {}).get("optimizer", state.settings.optimizer) == state.settings.optimizer
-    if state.sharded:
-        state.accelerator.load_state(str(checkpoint.path / "sharded"))
-    elif same_optimizer:
-        restore_optimizer(state.optimizer.optimizer, state.names, checkpoint.tensors("optimizer"), facts["optimizer"])
+    if same_optimizer:
+        _restore_optimizer(state, checkpoint)
     if state.ema is not None and (checkpoint.path / "ema.safetensors").exists():
         tensors = checkpoint.tensors("ema")
         state.ema.optimization_step = int(tensors.pop("optimization_step"))
@@ -98,19 +142,19 @@ def export_step(state: RunState) -> None:
 
 def export_result(state: RunState, path: Path) -> Path | None:
     """Write the file that `generate` loads, of the average of the weights if there is one; None beside the first process."""
-    gathered = state.accelerator.get_state_dict(state.model) if state.sharded else None
+    trained = gathered(dict(zip(state.names, state.trained, strict=True)), state.leads) if state.sharded else None
     if not state.leads:
         return None
-    model = state.bare
-    if gathered is not None:
-        model = make_model(state.settings, state.samples.shapes())
-        model.load_state_dict(gathered)
+    model, base = state.bare, state.base
+    if trained is not None:
+        model, base = make_model(state.settings, state.samples.shapes())
+        load_trained(model, trained)
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
     about = metadata(
         state.step, len(state.samples.train), _words(state), base_sum(manifest), manifest.get("preset", "")
     )
-    with as_exported(state), guarded(state.job.output):
-        return export(model, state.settings, path, about, state.base)
+    with as_exported(state) if state.ema is not None else nullcontext(), guarded(state.job.output):
+        return export(model, state.settings, path, about, base)
 
 
 def _words(state: RunState) -> dict[str, int]:

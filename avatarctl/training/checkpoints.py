@@ -2,8 +2,8 @@
 
 ``checkpoints/step-00000500/`` holds ``trained.safetensors`` (what trains), ``optimizer.safetensors``, ``ema.safetensors``, and
 ``state.json``, sealed, with the checksum of every file. A folder is written under a hidden name, flushed, and renamed; one
-without a whole state.json, or with a file that is not what was written, is passed over. A sharded run (FSDP2, DeepSpeed)
-keeps its files, written by accelerate, in ``sharded/`` instead of the first three.
+without a whole state.json, or with a file that is not what was written, is passed over. A sharded run (FSDP2)
+keeps its files, a share of each process, in ``sharded/`` instead of the first two.
 """
 
 from __future__ import annotations

@@ -51,8 +51,16 @@ def noise_levels(shift: float) -> Tensor:
     return levels
 
 
-def draw(settings: TrainSettings, shape_BCTHW: Sequence[int], names: Sequence[Sequence[int | str]]) -> Draws:
-    """Draw for a batch; ``names``: what each sample's draws are seeded by, such as (seed, step, place)."""
+def draw(
+    settings: TrainSettings,
+    shape_BCTHW: Sequence[int],
+    names: Sequence[Sequence[int | str]],
+    bands: Sequence[tuple[int, int]] = (),
+) -> Draws:
+    """Draw for a batch; ``names``: what each sample's draws are seeded by, such as (seed, step, place).
+
+    ``bands``: of a step whose samples share out the noise levels, each sample's band and the number of them.
+    """
     assert len(names) == shape_BCTHW[0]
     rows, noise = [], []
     for name in names:
@@ -63,8 +71,14 @@ def draw(settings: TrainSettings, shape_BCTHW: Sequence[int], names: Sequence[Se
         rows.append((torch.rand(6, generator=generator, dtype=torch.float64), logit))
     uniform = torch.stack([row for row, _ in rows])
     time = uniform[:, 0]
+    if bands:
+        place, count = torch.tensor(bands, dtype=torch.float64).T
+        time = (place + time) / count
     if settings.time == "logit-normal":
-        time = torch.sigmoid(torch.stack([logit for _, logit in rows]) * settings.logit_std + settings.logit_mean)
+        logit = torch.stack([logit for _, logit in rows])
+        if bands:  # the same share of the normal distribution
+            logit = torch.special.ndtri(time.clamp(1e-9, 1 - 1e-9))
+        time = torch.sigmoid(logit * settings.logit_std + settings.logit_mean)
     levels = noise_levels(settings.shift)
     # Time 1 is pure noise, the first level of the table.
     sigma = levels[((1 - time) * len(levels)).long().clamp(0, len(levels) - 1)]

@@ -17,14 +17,15 @@ from torch import Tensor
 from avatarctl import __version__, durable
 from avatarctl.errors import ChangedError, InputFileError, UsageError
 from avatarctl.networks import checkpoints as weights
-from avatarctl.networks.adapters import changes_of, load_trained
+from avatarctl.networks.attach import changes_of, load_trained
 from avatarctl.networks.lora_formats import Form, write_lora
-from avatarctl.networks.lora_kinds import LowRank
+from avatarctl.networks.lora_kinds import converted
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import EXPORTS, export_of, exported_steps
 from avatarctl.training import checkpoints
-from avatarctl.training.model import full_weights, make_model
+from avatarctl.training.model import CPU, make_model
+from avatarctl.training.sharded import SHARES, load_shares
 from avatarctl.weights import checksum
 
 TRANSFORMER, LORA, MANIFEST = "transformer.safetensors", "lora.safetensors", "run.json"
@@ -55,13 +56,9 @@ def export(
     if not settings.is_lora:
         return weights.save_weights(model, path, dtype=dtype, about=about)
     low_rank, full = changes_of(model, base)
-    low_rank = {name: _as(change, dtype) for name, change in low_rank.items()}
+    low_rank = {name: converted(change, dtype) for name, change in low_rank.items()}
     full = {name: tensor.to(dtype) for name, tensor in full.items()}
     return write_lora(path, low_rank, full, settings.lora_format, model, about)
-
-
-def _as(change: LowRank, dtype: torch.dtype) -> LowRank:
-    return LowRank(change.down.to(dtype), change.up.to(dtype), change.alpha)
 
 
 def words_of(captions: Iterable[str]) -> dict[str, int]:
@@ -141,11 +138,11 @@ def _model_at(
         if checksum(file) != base_sum(manifest):
             raise ChangedError(f"{file}: these are other weights than those that {run} began with", "put them back")
         settings = settings.model_copy(update={"weights": file})
-    elif dims is not None:
-        settings = settings.model_copy(update={"dims": dims})
-    model = make_model(settings, None, stored=True)
-    base = full_weights(model) if settings.is_lora else {}
-    load_trained(model, checkpoint.weights())
+    # What the run began with lies under what it trained; products of float8 are for training alone.
+    settings = settings.model_copy(update={"init_lora": None, "matmul": "same"})
+    model, base = make_model(settings, None, CPU, dims)
+    shares = checkpoint.path / SHARES
+    load_trained(model, load_shares(shares, "trained") if shares.exists() else checkpoint.weights())
     return model.eval(), base
 
 

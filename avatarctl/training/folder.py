@@ -103,7 +103,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
     manifest: dict[str, Any] = {
         "avatarctl": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "data": str(job.data.resolve()),
+        "data": [str(cache.resolve()) for cache in (job.data, *job.more_data)],
         "preset": job.preset,
         "train": settings_of(job.train),
         "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),

@@ -55,7 +55,7 @@ def held_out_loss(state: RunState) -> dict[str, float]:
             for row, quantile in enumerate(QUANTILES):
                 draws = draw(plain, batch.latents.shape, [("held-out", entry.key, row)])
                 sigma = levels[round((1 - quantile) * len(levels))].expand(len(draws.sigma))
-                with accelerator.autocast():
+                with state.narrowed():
                     draws = replace(draws, sigma=sigma.clone()).to(accelerator.device)
                     _, errors = flow_loss(state.bare, batch, draws, plain)
                 total[row] += counts * torch.tensor([float(errors.sum()), len(errors)], device=total.device)

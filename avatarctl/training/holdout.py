@@ -69,7 +69,7 @@ def _overlapping(windows: Sequence[SampleEntry], held: int) -> list[SampleEntry]
 
 def clip_of(entry: SampleEntry) -> str:
     """Return the clip that a sample is a window of."""
-    return entry.key.rpartition("-")[0]
+    return entry.key.rpartition("/")[2].rpartition("-")[0]  # the same clip in another cache is the same clip
 
 
 def start_of(entry: SampleEntry) -> int:

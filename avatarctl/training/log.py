@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from avatarctl import durable
+from avatarctl.errors import UsageError
 
 METRICS, CURVE, TABLE, EVENTS = "metrics.jsonl", "loss.png", "loss.csv", "tensorboard"
 
@@ -21,19 +23,42 @@ def missing() -> list[str]:
     return [name for name in ("matplotlib", "tensorboard") if importlib.util.find_spec(name) is None]
 
 
-class Log:
-    """The measurements of a run, going on from step ``first``: what a killed run wrote beyond it is cut off."""
+def open_tracker(kind: str, run: Path, first: int) -> Any:
+    """Return accelerate's tracker of a kind for a run, or None for none; raises ``UsageError`` for one that isn't installed.
 
-    def __init__(self, run: Path, first: int) -> None:
+    A run that is resumed continues in the tracker where that can be told: TensorBoard drops what lies beyond ``first``.
+    """
+    if kind == "none" or (kind == "auto" and "tensorboard" in missing()):
+        return None
+    if kind in ("auto", "tensorboard"):
+        if "tensorboard" in missing():
+            raise UsageError("tracker: tensorboard is not installed", "pip install 'avatarctl[train]'")
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(run / EVENTS), purge_step=first + 1 if first else None)
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    module = kind
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"tracker: {kind} is not installed", f"pip install {module.replace('_', '-')}")
+    options: dict[str, Any] = {"logging_dir": str(run)} if LOGGER_TYPE_TO_CLASS[kind].requires_logging_directory else {}
+    if kind == "wandb":  # the same run when it is resumed
+        name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+        options |= {"name": run.name, "id": name, "resume": "allow", "dir": str(run)}
+    tracker = LOGGER_TYPE_TO_CLASS[kind]("avatarctl" if kind == "wandb" else run.name, **options)
+    tracker.start()
+    return tracker
+
+
+class Log:
+    """The measurements of a run from step ``first`` on: what a killed run wrote beyond it is cut off."""
+
+    def __init__(self, run: Path, first: int, tracker: str = "auto") -> None:
         self.run, self._missing = run, missing()
         lines = [line for line in read(run) if first and line["step"] <= first]
         durable.replace(run / METRICS, b"".join(_line(line) for line in lines))
         self._file = (run / METRICS).open("ab")
-        self._board: Any = None
-        if "tensorboard" not in self._missing:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run / EVENTS), purge_step=first + 1 if first else None)
+        self._tracker = open_tracker(tracker, run, first)
 
     def __enter__(self) -> Log:
         return self
@@ -42,16 +67,19 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._tracker is not None:
+            (self._tracker.finish if hasattr(self._tracker, "finish") else self._tracker.close)()
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Note the measurements of a step (counted from 1)."""
         self._file.write(_line({"step": step, **values}))
         self._file.flush()
-        for name, value in values.items():
-            if self._board is not None and isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        if hasattr(self._tracker, "add_scalar"):
+            for name, value in numbers.items():
+                self._tracker.add_scalar(name, value, step)
+        elif self._tracker is not None:
+            self._tracker.log(numbers, step=step)
 
     def draw(self) -> None:
         """Draw the loss curve of all steps so far, or without matplotlib write its numbers as CSV."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,7 @@ from accelerate.utils import gather_object
 
 from avatarctl.console import note
 from avatarctl.data.shards import read_about
-from avatarctl.errors import Interrupted, QualityError
-from avatarctl.interrupts import Stop, stopping
+from avatarctl.errors import Interrupted, ProcessLost, QualityError
 from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
@@ -31,13 +32,15 @@ from avatarctl.training.held_out import held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
-from avatarctl.training.optimizer import learning_rate
+from avatarctl.training.optimizer import clip_limit, learning_rate, set_learning_rates, shorten_outlier
 from avatarctl.training.plan import explained, text_len_of
-from avatarctl.training.processes import accelerated
+from avatarctl.training.processes import accelerated, is_narrow, wait_for_all
 from avatarctl.training.samples import Samples
 from avatarctl.training.state import RunState, build_state, find_samples
+from avatarctl.training.stopping import Stopping, stopping
 
 GO, SAVE, STOP = 0, 1, 2
+LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|NCCL|Broken pipe")
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
 
 
@@ -57,14 +60,15 @@ class Trained:
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
     began = time.monotonic()
-    read_about(job.data)
+    for cache in (job.data, *job.more_data):
+        read_about(cache)
     videos = videos_of(job.train)
     with stopping() as stop, ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(job.train))
         if accelerator.is_main_process:
             stack.enter_context(held(job.output))
             prepare_run(job, force)
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
         checkpoint = agreed_checkpoint(job, accelerator)
         samples = find_samples(job)
         agree_on_work(job, accelerator, samples.fingerprint())
@@ -72,22 +76,43 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
             data = {"fingerprint": samples.fingerprint(), "samples": len(samples.train)}
             if changes := note_run(job, checkpoint, accelerator.num_processes, data):
                 note(changes)
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
         stack.enter_context(computing_with(threads_of(job.output)))
         if accelerator.is_main_process:
             tell_of_samples(samples)
         with explained(job, samples, checkpoint is not None):
             if videos and accelerator.is_main_process:
                 prepare_conditions(videos, job.output, text_len_of(job, samples), accelerator.device)
+            wait_for_all(accelerator)
             state = build_state(job, accelerator, samples, checkpoint)
             if checkpoint is not None:
                 checkpointing.restore(state, checkpoint)
             steps_before = state.step
-            log = stack.enter_context(Log(job.output, state.step)) if accelerator.is_main_process else None
-            Trainer(state, stop, show, log, videos).train()
+            log = (
+                stack.enter_context(Log(job.output, state.step, job.train.tracker))
+                if accelerator.is_main_process
+                else None
+            )
+            with stopped_by(stop):
+                Trainer(state, stop, show, log, videos).train()
     if not accelerator.is_main_process:
         return None
     return Trained(job.output, state.exported, state.step, state.average, time.monotonic() - began, steps_before)
+
+
+@contextmanager
+def stopped_by(stop: Stopping) -> Iterator[None]:
+    """Turn what follows from processes that were stopped, such as a lost connection, into the stop that it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        stop.wait()
+        if LOST.search(str(error)):
+            raise ProcessLost(
+                f"another process of this run ended ({str(error).splitlines()[0][:120]})",
+                "see what it says; the same command resumes from the last checkpoint",
+            ) from error
+        raise
 
 
 def tell_of_samples(samples: Samples) -> None:
@@ -101,58 +126,99 @@ def tell_of_samples(samples: Samples) -> None:
 class Trainer:
     """The steps of a run, and what is seen of them."""
 
-    def __init__(self, state: RunState, stop: Stop, show: Progress, log: Log | None, videos: list[Video]) -> None:
+    def __init__(self, state: RunState, stop: Stopping, show: Progress, log: Log | None, videos: list[Video]) -> None:
         self.state, self.stop, self.show, self.log, self.videos = state, stop, show, log, videos
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.told: set[str] = set()
+        self.changed: Any = None
 
     def train(self) -> None:
-        """Run the steps that are left: take, draw, loss, backward; agree; step; note; save."""
+        """Run the steps that are left: take, draw, loss, backward; agree; then change the state: step, note, save."""
         state, settings, accelerator = self.state, self.state.settings, self.state.accelerator
-        self._export_missing()
-        if state.step == 0:
-            self._measure()
-        self._validate()
+        self._begin()
         batches = state.samples.stream(self._numbers())
         while state.step < settings.steps:
             began = time.monotonic()
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, state.step)
+            set_learning_rates(state.optimizer, settings, state.step)
             metrics = StepMetrics(settings.accumulate)
             for micro in range(settings.accumulate):
                 batch = next(batches).to(accelerator.device)
                 draws = self._draw(batch, micro)
                 with accelerator.accumulate(state.model):
-                    with self._activations():
+                    with self._activations(), state.narrowed():
                         loss, errors = flow_loss(state.model, batch, draws, settings)
+                        if batch.speech is None and accelerator.num_processes > 1:
+                            loss = loss + state.without_audio()
                     metrics.add(batch, draws, errors)
-                    broken = 0.0
                     if micro + 1 == settings.accumulate:
                         word, broken = self._agree(metrics)
+                        if state.zero:  # which clips in the last backward
+                            state.optimizer.optimizer.clip_grad = clip_limit(settings, state.step)
                     accelerator.backward(loss)
-                    norm = self._clip() if accelerator.sync_gradients else 0.0
-                    good = not broken and math.isfinite(norm)
-                    if good:
-                        state.optimizer.step()
-                    state.optimizer.zero_grad()
-            state.step += 1
-            state.bad_steps = 0 if good else state.bad_steps + 1
-            if state.ema is not None and good:
-                state.ema.step(state.trained)
-            if good:
-                self._note(metrics, norm, time.monotonic() - began)
-            else:
-                self._note_skipped(metrics, bool(broken))
-            self._measure()
-            if word != GO or state.step % settings.checkpoint_every == 0:
-                self.save()
-            if word == STOP:
-                self._leave()
+            norm = self._clip()
+            good = not broken and math.isfinite(norm)
+            with self.stop.changing():
+                if good:
+                    state.optimizer.step()
+                state.optimizer.zero_grad()
+                state.step += 1
+                state.bad_steps = 0 if good else state.bad_steps + 1
+                if good and state.ema is not None:
+                    state.ema.step(state.trained)
+                if good:
+                    self._note(metrics, norm, time.monotonic() - began)
+                else:
+                    self._note_skipped(metrics, bool(broken))
+                self._measure()
+                if word != GO or state.step % settings.checkpoint_every == 0:
+                    self.save()
+                if word == STOP:
+                    self._leave()
+                self._validate()
+                self._mark_changed()
+        with self.stop.changing():
+            self.stop.save_now = None
+            self.save()
+            state.exported = state.job.output / result_name(settings)
+            if settings.exports == 0:
+                checkpointing.export_result(state, state.exported)
+
+    def _begin(self) -> None:
+        """Do what comes before the first step: what a kill left undone, and the measures of step 0."""
+        state = self.state
+        with self.stop.changing():
+            self._export_missing()
+            if state.step == 0:
+                self._measure()
             self._validate()
-        self.save()
-        state.exported = state.job.output / result_name(settings)
-        if settings.exports == 0:
-            checkpointing.export_result(state, state.exported)
+            self._mark_changed()
+            self.stop.hint = self._hint()
+            if not state.spread:
+                self.stop.save_now = self._save_now
+
+    def _mark_changed(self) -> None:
+        """Remember where on the device's stream the state's last change stands."""
+        if self.state.accelerator.device.type == "cuda":
+            self.changed = torch.cuda.Event()
+            self.changed.record()
+
+    def _save_now(self) -> str:
+        """Write the last finished step while the main thread is in the next one; return what to say of it."""
+        state = self.state
+        if not state.leads:
+            return ""
+        if state.step == 0:
+            return "stopped before the first step; nothing is saved"
+        with ExitStack() as stack:
+            if self.changed is not None:  # on a stream of its own, which doesn't wait for the step in flight
+                stream = torch.cuda.Stream()
+                stream.wait_event(self.changed)
+                stack.enter_context(torch.cuda.stream(stream))
+            if checkpoints.steps(state.job.output)[-1:] != [state.step]:
+                checkpointing.save(state)
+            if not export_of(state.job.output, state.step).exists():
+                checkpointing.export_step(state)
+        return f"stopped; step {state.step} of {state.settings.steps} is saved"
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -164,7 +230,7 @@ class Trainer:
         if self.log is not None:
             self.log.draw()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
-        self.state.accelerator.wait_for_everyone()
+        wait_for_all(self.state.accelerator)
 
     def _export_missing(self) -> None:
         """Export the checkpoint that the run begins with, where a kill came before its export."""
@@ -197,7 +263,11 @@ class Trainer:
         first = self._pass(micro) * settings.batch_size
         names = [(settings.seed, self.state.step, first + i) for i in range(len(batch.keys))]
         torch.manual_seed(seed_of("dropout", *names[0]))  # the LoRA's dropout, inside the passes
-        return draw(settings, batch.latents.shape, names).to(self.state.accelerator.device)
+        count = self.state.samples_per_step
+        places = range(first, first + len(names)) if settings.stratify else ()
+        # A place's band moves on from step to step, so that every sample meets all of them.
+        bands = [((place + self.state.step) % count, count) for place in places]
+        return draw(settings, batch.latents.shape, names, bands).to(self.state.accelerator.device)
 
     def _agree(self, metrics: StepMetrics) -> tuple[int, float]:
         """Return what all processes do after this step, and how many have a loss that isn't finite; before the step."""
@@ -227,8 +297,11 @@ class Trainer:
 
     def _clip(self) -> float:
         state = self.state
-        norm = state.accelerator.clip_grad_norm_(state.model.parameters(), state.settings.clip_norm)
-        return float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
+        limit = clip_limit(state.settings, state.step)
+        norm = state.accelerator.clip_grad_norm_(state.model.parameters(), limit)
+        norm = float(state.model.get_global_grad_norm() if norm is None else norm)  # DeepSpeed clips by itself
+        shorten_outlier(state.model.parameters(), state.settings, state.step, norm)
+        return norm
 
     # -- What is seen of it --------------------------------------------------------------------------------------------
 
@@ -256,7 +329,7 @@ class Trainer:
         note(f"{words}; the step was skipped")
         if state.bad_steps >= most:
             rate = f"--learning-rate {state.settings.learning_rate / 10:g}"
-            narrow = state.accelerator.mixed_precision == "bf16"
+            narrow = is_narrow(state.settings, state.accelerator.device)
             raise QualityError(
                 f"{words}, and so it was with the {most} steps up to it: the run ends here",
                 f"resume from its last checkpoint with {rate}{', or with --dtype float32' if narrow else ''}; if that helps "
@@ -285,6 +358,7 @@ class Trainer:
         if state.step and self.saved_step != state.step:
             self.save()
         rows = validation.validate(state, self.videos, lambda: self.stop.asked)
+        wait_for_all(state.accelerator)
         rows = list(gather_object(rows)) if state.accelerator.num_processes > 1 and not state.sharded else rows
         if self.log is not None:
             for row in rows:
@@ -299,12 +373,13 @@ class Trainer:
         state = self.state
         if state.leads:
             (state.job.output / "stop").unlink(missing_ok=True)
-        state.accelerator.wait_for_everyone()
-        newest = state.job.output / result_name(state.settings)
-        use = (
-            f"avatarctl export {state.job.output} --output {newest.name}"
-            if state.settings.exports == 0
-            else str(newest)
-        )
-        hint = f"resume with the same command; what is trained so far: {use}"
-        raise Interrupted(f"stopped; step {state.step} of {state.settings.steps} is saved", hint, self.stop.signal or 2)
+        wait_for_all(state.accelerator)
+        words = f"stopped; step {state.step} of {state.settings.steps} is saved"
+        raise Interrupted(words, self._hint(), self.stop.signal or 2)
+
+    def _hint(self) -> str:
+        state, run = self.state, self.state.job.output
+        use = str(run / result_name(state.settings))
+        if state.settings.exports == 0:
+            use = f"avatarctl export {shlex.quote(str(run))} --output {result_name(state.settings)}"
+        return f"resume with the same command; what is trained so far: {use}"

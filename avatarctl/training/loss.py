@@ -30,18 +30,20 @@ class Batch:
     image_tokens: Tensor  # (B, 257, D)
     text: Tensor  # (B, L, D)
     null_text: Tensor  # (L, D)
-    speech: Tensor  # (B, states, D)
+    speech: Tensor | None  # (B, states, D); None for pictures
     face: Tensor  # (B, T, H, W)
     lips: Tensor  # (B, T, H, W)
     valid: Tensor  # (B, T)
     skipped: tuple[str, ...] = ()
+    masked: Tensor | None = None  # (B, 2): whether a sample has a face mask and a lip mask of its own; None: all have
+    weight: Tensor | None = None  # (B,): how much a sample's error counts; None: once
 
     def to(self, device: torch.device) -> Batch:
         """Return the same samples on another device."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
             for field in fields(self)
-            if field.name not in ("keys", "skipped")
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved)
 
@@ -56,7 +58,10 @@ def flow_loss(model: Callable[..., Any], batch: Batch, draws: Draws, settings: T
     noisy = (1 - sigma) * batch.latents + sigma * draws.noise
     target = draws.noise - batch.latents
     predicted = predict(model, batch, noisy, draws)
-    errors = weighted_error(predicted, target, error_weights(batch, draws, settings), settings.motion_weight)
+    weights = error_weights(batch, draws, settings)
+    errors = weighted_error(predicted, target, weights, settings.motion_weight, settings.motion_axis)
+    if batch.weight is not None:
+        return (errors * batch.weight).mean(), errors.detach()
     return errors.mean(), errors.detach()
 
 
@@ -69,9 +74,9 @@ def predict(model: Callable[..., Any], batch: Batch, noisy_BCTHW: Tensor, draws:
         encoder_hidden_states=text,
         encoder_hidden_states_image=batch.image_tokens,
         condition=batch.condition,
-        audio_states=batch.speech * ~draws.no_audio[:, None, None],
-        audio_kept=~draws.no_tokens,
-        clip_level_audio=draws.clip_audio,
+        audio_states=None if batch.speech is None else batch.speech * ~draws.no_audio[:, None, None],
+        audio_kept=None if batch.speech is None else ~draws.no_tokens,
+        clip_level_audio=draws.clip_audio and batch.speech is not None,
         return_dict=False,
     )
     velocity: Tensor = out[0]
@@ -94,7 +99,10 @@ def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor
     """
     valid = batch.valid[:, :, None, None]
     share = batch.valid.mean(1)[:, None, None, None].clamp_min(1e-6)
-    whole = 1 + settings.face_weight * batch.face + settings.lip_weight * batch.lips
+    # Without a mask of its own a sample counts once, not as if it were all face and all lips.
+    masked = torch.ones(len(batch.keys), 2, device=batch.face.device) if batch.masked is None else batch.masked.float()
+    face, lips = (masked[:, i, None, None, None] * mask for i, mask in enumerate((batch.face, batch.lips)))
+    whole = 1 + settings.face_weight * face + settings.lip_weight * lips
     alone = torch.where((draws.branch == 1)[:, None, None, None], batch.face, batch.lips)
     if settings.normalise_masks:
         mean = (alone * valid).mean((1, 2, 3), keepdim=True) / share
@@ -103,10 +111,20 @@ def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor
     return (weights * valid / share)[:, None]
 
 
-def weighted_error(predicted: Tensor, target: Tensor, weights: Tensor, motion_weight: float) -> Tensor:
-    """Return each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames."""
+def weighted_error(
+    predicted: Tensor, target: Tensor, weights: Tensor, motion_weight: float, motion_axis: str = "time"
+) -> Tensor:
+    """Return each sample's mean weighted squared error (B,), with a share for changes between neighbouring latent frames.
+
+    ``motion_axis`` "channels": between neighbouring channels and without weights, as in the released trainer.
+    """
     error = ((predicted - target) ** 2 * weights).mean((1, 2, 3, 4))
     if not motion_weight:
+        return error
+    if motion_axis == "channels":
+        motion = ((predicted - target).diff(dim=1) ** 2).mean((1, 2, 3, 4))
+        return (1 - motion_weight) * error + motion_weight * motion
+    if predicted.shape[2] < 2:  # a picture has no motion
         return error
     change = (predicted - target).diff(dim=2)
     between = torch.minimum(weights[:, :, 1:], weights[:, :, :-1])

@@ -14,6 +14,20 @@ from avatarctl.settings.train import TrainSettings
 # (2): per unit of width, of the feed-forward's hidden width, and of LoRA rank. Measured as peaks of the allocator over
 # passes of small models on the CPU (tests/training/test_training_memory.py compares other sizes with them).
 BLOCK_BYTES = {4: (77.0, 16.0, 26.0), 2: (79.0, 10.0, 11.0)}
+# Bytes of the optimizer's states per trained weight.
+STATE_BYTES = {
+    "adamw": 8,
+    "adamw8bit": 2,
+    "lion8bit": 1,
+    "adamw8bit-torchao": 2,
+    "adamw4bit-torchao": 1,
+    "prodigy": 16,
+    "adafactor": 2,
+    "came": 4,
+    "lion": 4,
+    "muon": 4,
+}
+SWAP_RESIDENT = 2  # swapped blocks whose weights are on the device: the one that computes, and the next
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,14 @@ def activation_bytes(dims: TransformerDims, tokens: int, settings: TrainSettings
     return tokens * (inputs + block)
 
 
+def frozen_block_bytes(dims: TransformerDims, settings: TrainSettings, value_bytes: int) -> int:
+    """Bytes of one block's frozen weights as they are stored: what block swap keeps in the CPU's memory."""
+    d, f = dims.dim, dims.ffn
+    layers = {"attention": 10 * d * d, "feed_forward": 2 * d * f, "audio": 2 * d * d}
+    frozen = sum(size for group, size in layers.items() if settings.modes[group] != "full")
+    return frozen * (1 if settings.base_dtype == "float8" else value_bytes)
+
+
 def estimate(
     dims: TransformerDims, width: int, height: int, window: int, settings: TrainSettings, narrow: bool, on_gpu: bool
 ) -> TrainingMemory:
@@ -109,10 +131,13 @@ def estimate(
             for i, o in layers
         )
         stored -= linear * (value_bytes - 1)
+    swapped = min(settings.block_swap, dims.layers)
+    if swapped > SWAP_RESIDENT:
+        stored -= (swapped - SWAP_RESIDENT) * frozen_block_bytes(dims, settings, value_bytes)
     # Autocast keeps a narrow copy of each trained weight while the passes run.
     weights = stored + trained * (4 + (2 if narrow else 0) + (4 if settings.ema else 0))
     gradients = trained * 4
-    states = trained * (2 if settings.optimizer == "adamw8bit" else 8)
+    states = trained * STATE_BYTES[settings.optimizer]
     tokens = latent_tokens(dims, width, height, window)
     activations = settings.batch_size * activation_bytes(dims, tokens, settings, value_bytes)
     context = CUDA_CONTEXT_BYTES if on_gpu else 0
@@ -138,6 +163,13 @@ def ways_to_save(
         changes.append(("--set optimizer=adamw8bit", {"optimizer": "adamw8bit"}))
     if settings.is_lora and not trains_full & {"attention", "feed_forward"}:
         changes.append(("--set base_dtype=float8", {"base_dtype": "float8"}))
+    if (
+        settings.is_lora
+        and settings.gradient_checkpointing
+        and not settings.compile
+        and settings.block_swap < dims.layers
+    ):
+        changes.append((f"--set block_swap={dims.layers}", {"block_swap": dims.layers}))
     if not begun and settings.is_lora:
         changes.append((f"--rank {max(settings.rank // 4, 1)}", {"rank": max(settings.rank // 4, 1)}))
         if "audio" in trains_full:

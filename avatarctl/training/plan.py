@@ -12,12 +12,12 @@ import torch
 
 from avatarctl.data.shards import read_null_text
 from avatarctl.errors import DeviceError
-from avatarctl.networks.checkpoints import transformer_dims
+from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import transformer_parameters
 from avatarctl.settings.train import TrainJob
 from avatarctl.training.conditions import videos_of
 from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters, ways_to_save
-from avatarctl.training.model import base_file, check_fits, new_dims
+from avatarctl.training.model import base_dims, base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
 
 
@@ -44,10 +44,10 @@ class TrainingPlan:
 def plan(job: TrainJob) -> TrainingPlan:
     """Look at samples and base weights, and calculate the rest for the largest samples."""
     settings = job.train
-    samples = Samples(job.data, settings, read_null_text(job.data)[settings.null_text])
+    samples = Samples((job.data, *job.more_data), settings, read_null_text(job.data)[settings.null_text])
     shapes = samples.shapes()
     file = base_file(settings)
-    dims = new_dims(settings, shapes) if file is None else transformer_dims(file)
+    dims = new_dims(settings, shapes) if file is None else base_dims(file, shapes["speech"][-1])
     check_fits(dims, shapes, str(file or "dims"))
     videos_of(settings)
     sizes = _sizes(samples)
@@ -71,8 +71,13 @@ def plan(job: TrainJob) -> TrainingPlan:
 
 def text_len_of(job: TrainJob, samples: Samples) -> int:
     """Return how many tokens of text the transformer of a job reads."""
-    file = base_file(job.train)
-    return (new_dims(job.train, samples.shapes()) if file is None else transformer_dims(file)).text_len
+    return dims_of(job, samples).text_len
+
+
+def dims_of(job: TrainJob, samples: Samples) -> TransformerDims:
+    """Return the sizes of the transformer that a job trains."""
+    file, shapes = base_file(job.train), samples.shapes()
+    return new_dims(job.train, shapes) if file is None else base_dims(file, shapes["speech"][-1])
 
 
 def _size(count: int) -> str:
@@ -94,8 +99,7 @@ def explained(job: TrainJob, samples: Samples, begun: bool) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        settings, file = job.train, base_file(job.train)
-        dims = new_dims(settings, samples.shapes()) if file is None else transformer_dims(file)
+        settings, dims = job.train, dims_of(job, samples)
         frames, rows, columns = _largest(_sizes(samples))
         narrow = settings.dtype == "bfloat16" or (settings.dtype == "auto" and torch.cuda.is_available())
         ways = ways_to_save(dims, 8 * columns, 8 * rows, frames, settings, narrow, begun)

@@ -1,4 +1,4 @@
-"""The batches of every step: by size, in an order that depends on (seed, epoch) alone."""
+"""The batches of every step: by size and length, from one cache or several, in an order that depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avatarctl.data.shards import Index, SampleEntry, read_tensors
-from avatarctl.errors import InputFileError
+from avatarctl.data.compact import MASK_CHANNELS, read_sample
+from avatarctl.data.shards import SampleEntry
+from avatarctl.errors import InputFileError, UsageError
 from avatarctl.settings.train import TrainSettings
+from avatarctl.training import sources
 from avatarctl.training.draws import seed_of
 from avatarctl.training.holdout import split
 from avatarctl.training.loss import Batch
@@ -27,11 +29,15 @@ TEMPORAL = 4  # video frames per latent frame after the first
 class Samples:
     """The samples of a cache. ``train`` and ``held_out`` are what is trained on and what never is; ``left_out`` is neither."""
 
-    def __init__(self, cache: Path, settings: TrainSettings, null_text_LD: Tensor) -> None:
-        entries = Index(cache).samples()
+    def __init__(self, caches: Path | Sequence[Path], settings: TrainSettings, null_text_LD: Tensor) -> None:
+        self.caches = (caches,) if isinstance(caches, Path) else tuple(caches)
+        self.cache, self.settings, self.null_text = self.caches[0], settings, null_text_LD
+        entries = sources.entries_of(self.caches)
         if not entries:
-            raise InputFileError(f"{cache}: got no samples, expected encoded clips", f"avatarctl data check {cache}")
-        self.cache, self.settings, self.null_text = cache, settings, null_text_LD
+            raise InputFileError(
+                f"{self.cache}: got no samples, expected encoded clips", f"avatarctl data check {self.cache}"
+            )
+        sources.check_patterns(settings, entries)
         parts = split(entries, settings.holdout)
         self.train, self.held_out, self.left_out = list(parts.train), list(parts.held_out), list(parts.left_out)
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
@@ -40,8 +46,20 @@ class Samples:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of a sample's tensors; of text, the longest that the transformer will meet."""
         longest = max([len(self.null_text), *(entry.shapes["text"][0] for entry in [*self.train, *self.held_out])])
-        first = self.train[0].shapes
-        return {**first, "text": (longest, first["text"][1])}
+        first = next((entry.shapes for entry in self.train if "speech" in entry.shapes), None)
+        if first is None:
+            raise UsageError(
+                f"{self.cache}: got pictures alone to train on, expected clips with sound beside them",
+                "encode clips too, or lower holdout",
+            )
+        channels, *rest = first["latents"]
+        condition = (MASK_CHANNELS + channels, *rest)
+        return {"condition": condition, **first, "text": (longest, first["text"][1])}
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether some samples are pictures without sound."""
+        return any("speech" not in entry.shapes for entry in self.train)
 
     def fingerprint(self) -> str:
         """Return a hash of what is trained on: a resumed run has to find the same."""
@@ -60,9 +78,8 @@ class Samples:
             size = self.settings.batch_size
             batches = []
             for bucket in sorted(buckets):
-                members = [
-                    buckets[bucket][i] for i in torch.randperm(len(buckets[bucket]), generator=generator).tolist()
-                ]
+                chosen = sources.repeated(buckets[bucket], self.settings.repeats, generator)
+                members = [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
                 batches += [members[i : i + size] for i in range(0, len(members), size)]
             order = torch.randperm(len(batches), generator=generator).tolist()
             self._order = (number, [batches[i] for i in order])
@@ -101,7 +118,7 @@ class Samples:
         if entry.key in self._damaged:
             return None
         try:
-            return _read(self.cache, entry)
+            return self._read(entry)
         except InputFileError:
             self._damaged.add(entry.key)
             return None
@@ -119,7 +136,11 @@ class Samples:
 
     def load(self, entries: Sequence[SampleEntry]) -> Batch:
         """Read samples of one bucket; raises ``InputFileError`` when one is damaged."""
-        return self._batch(entries, [_read(self.cache, entry) for entry in entries])
+        return self._batch(entries, [self._read(entry) for entry in entries])
+
+    def _read(self, entry: SampleEntry) -> dict[str, Tensor]:
+        cache, own = sources.place_of(self.caches, entry)
+        return _read(cache, own)
 
     def _batch(self, entries: Sequence[SampleEntry], tensors: Sequence[Mapping[str, Tensor]]) -> Batch:
         length = max(each["text"].shape[0] for each in tensors)
@@ -137,12 +158,14 @@ class Samples:
             latents=together("latents"),
             condition=together("condition"),
             image_tokens=together("image_tokens"),
-            speech=together("speech"),
+            speech=together("speech") if "speech" in tensors[0] else None,
             text=text,
             null_text=self.null_text,
             face=together("face_mask"),
             lips=together("lip_mask"),
             valid=valid,
+            masked=torch.tensor([sources.masks_of(entry) for entry in entries]),
+            weight=torch.tensor([sources.matching(self.settings.loss_weights, entry, 1.0) for entry in entries]),
         )
 
     def stream(self, numbers: Iterator[int]) -> Iterator[Batch]:
@@ -168,7 +191,7 @@ class Samples:
 
 def _read(cache: Path, entry: SampleEntry) -> dict[str, Tensor]:
     """Return a sample's tensors; raises ``InputFileError`` when it is damaged or holds numbers that aren't finite."""
-    tensors = read_tensors(cache, entry)
+    tensors = read_sample(cache, entry)
     if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise InputFileError(
             f"{cache}: sample {entry.key} holds numbers that aren't finite ({', '.join(broken)})",

@@ -87,12 +87,11 @@ def _sample(state: RunState, video: Video, ready: Ready, stopped: Callable[[], b
     conditions = ready.conditions()
     tensors = {"positive": conditions.positive, "reference": conditions.reference}
     require_finite_conditions(tensors, video.files)
-    # Parts of sharded weights are together only inside a whole pass.
-    sampler, predictor = make_sampler(
-        state.bare, conditions, ready.plan, video.render, precompute=not state.sharded, batch=1
-    )
+    # Parts of sharded weights are together only inside a whole pass, and swapped ones are there only while their block computes.
+    ahead = not state.sharded and not state.settings.block_swap
+    sampler, predictor = make_sampler(state.bare, conditions, ready.plan, video.render, precompute=ahead, batch=1)
     parts = []
-    with state.accelerator.autocast():
+    with state.narrowed():
         for finals in sampler.run(video.render.order):
             if stopped() and not state.sharded:
                 raise AvatarError("stopped before it was finished")

@@ -9,7 +9,7 @@ import footage
 import pytest
 from tiny import tiny_weights
 
-FLAGS = ("--size", "64x64", "--size", "96x64", "--window", "3")
+FLAGS = ("--size", "64x64", "--size", "96x64", "--window", "3", "--starts", "fixed")
 
 
 @pytest.fixture(scope="session")

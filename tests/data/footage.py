@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 from server import by_filelock
 
-from avatarctl.data.shards import Index, read_tensors
+from avatarctl.data.compact import read_sample
+from avatarctl.data.shards import Index
 
 # One process imports everything; each command runs in a fork of it, which can be killed like any other process.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -169,7 +170,7 @@ def contents(cache: Path) -> dict[str, dict[str, Any]]:
     index = Index(cache)
     keys = [entry.key for entry in index.samples()]
     assert len(set(keys)) == len(keys), "a sample is there twice"
-    return {entry.key: {**entry.meta, **read_tensors(cache, entry)} for entry in index.samples()}
+    return {entry.key: {**entry.meta, **read_sample(cache, entry)} for entry in index.samples()}
 
 
 def by_source(cache: Path) -> dict[tuple[str, int], dict[str, Any]]:

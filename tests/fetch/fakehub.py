@@ -86,9 +86,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, b"<html>please log in to this network</html>", {"Content-Type": "text/html"})
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
-        if match := re.fullmatch(rf"/api/models/{REPO}/revision/(.+)", path):
+        if path.startswith(("/nobody/", "/api/models/nobody/")):
+            return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if match := re.fullmatch(r"/api/models/[^/]+/[^/]+/revision/(.+)", path):
             return self.send_info(match[1])
-        if match := re.fullmatch(rf"/{REPO}/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/[^/]+/[^/]+/resolve/([^/]+)/(.+)", path):
             if match[1] not in ("main", self.server.commit):
                 return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
             if match[2] not in self.server.files:

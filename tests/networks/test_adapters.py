@@ -11,17 +11,8 @@ from safetensors.torch import save_file
 from tiny import TINY, tiny_inputs, tiny_transformer
 
 from avatarctl.errors import UsageError, WeightsError
-from avatarctl.networks.adapters import (
-    GROUPS,
-    attach,
-    changes_of,
-    groups_of,
-    load_trained,
-    merge_lora,
-    merge_loras,
-    read_lora,
-    trained_state,
-)
+from avatarctl.networks.adapters import merge_lora, merge_loras, read_lora
+from avatarctl.networks.attach import GROUPS, attach, changes_of, groups_of, load_trained, trained_state
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.lora_formats import FORMS, Form, write_lora
 from avatarctl.networks.names import transformer_names

@@ -11,7 +11,7 @@ from tiny import tiny_inputs, tiny_transformer
 from torch import nn
 
 from avatarctl.errors import UsageError
-from avatarctl.networks.adapters import attach, load_trained, trained_state
+from avatarctl.networks.attach import attach, load_trained, trained_state
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.float8 import Float8Linear, to_float8
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel

@@ -16,7 +16,8 @@ from tiny import TINY, tiny_inputs, tiny_transformer
 
 from avatarctl import durable
 from avatarctl.errors import DeviceError, UsageError, WeightsError
-from avatarctl.networks.adapters import GROUPS, attach, changes_of, group_of, merge_lora
+from avatarctl.networks.adapters import merge_lora
+from avatarctl.networks.attach import GROUPS, attach, changes_of, group_of
 from avatarctl.networks.lora_formats import (
     FORMS,
     Form,

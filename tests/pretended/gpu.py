@@ -51,6 +51,9 @@ class Stream:
     def wait_event(self, *_: Any) -> None:
         pass
 
+    def wait_stream(self, *_: Any) -> None:
+        pass
+
 
 class Event:
     """An event that has always happened."""

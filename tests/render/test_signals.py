@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 from workshop import Case, Server, signal_at, straight
 
+from avatarctl.errors import Interrupted
+from avatarctl.render import render
+from avatarctl.sampling.team import Team
+from avatarctl.settings.jobs import render_job
+
 NewCase = Callable[..., Case]
 STEPS = ("--steps", "6")
 
@@ -41,6 +46,26 @@ def test_a_signal_stops_after_the_window_step_and_says_how_to_go_on(
     assert resumed.status == 0, resumed.log
     assert resumed.steps()[0] == done + 1
     assert case.bytes() == expected
+
+
+def test_a_signal_while_processes_agree_is_heard_in_the_next_round(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
+    case.audio, asked = "long.wav", []
+
+    def agree(self: Team, number: int) -> int:
+        asked.append(number)
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return number
+
+    monkeypatch.setattr(Team, "agree", agree)
+    settings = {"weights": case.studio / "weights", "checkpoint_every_s": 60.0}
+    files = (case.studio / "face.png", case.studio / "long.wav", case.output, str(case.studio / "tiny.yaml"))
+    with pytest.raises(Interrupted, match="stopped; 4 of 20 passes are saved"):
+        render(render_job(*files, settings))
+    assert asked == [0, 0, 0, signal.SIGTERM] and case.checkpoint() == 4
 
 
 def test_a_signal_while_pictures_are_decoded_stops_too(new_case: NewCase, expected: bytes) -> None:

@@ -119,16 +119,18 @@ def test_exports_kept(job: Maker) -> None:
 
 
 @pytest.mark.parametrize("audio", ["full", "lora"])
-def test_a_checkpoint_is_exported_as_the_run_would_have(job: Maker, tmp_path: Path, audio: str) -> None:
+def test_a_checkpoint_is_exported_as_the_run_would_have(job: Maker, base: Path, tmp_path: Path, audio: str) -> None:
     made = job(**LORA, audio=audio, steps=4, checkpoint_every=2)
     train(made)
     output = tmp_path / "two.safetensors"
+    before = checksum(base)
     assert export_run(made.output, 2, output, True, "auto", None) == 2
     there = made.output / "exports" / "step-00000002.safetensors"
     assert same(output, there) and metadata(output) == metadata(there)
     assert export_run(made.output, None, output, True, "float32", "kohya") == 4
     facts = describe_lora(output)
     assert (facts["form"], set(facts["dtypes"]), set(facts["alphas"])) == ("kohya", {"float32"}, {"2.0"})
+    assert checksum(base) == before
 
 
 def test_a_transformer_is_exported_from_a_checkpoint(job: Maker, tmp_path: Path) -> None:

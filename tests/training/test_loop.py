@@ -271,12 +271,12 @@ def test_a_trained_lora_merges_into_the_model_that_was_trained(job: Maker, base:
     merge_lora(merged, done.weights)
     checkpoint = checkpoints.newest(made.output)[0]
     assert checkpoint is not None
-    from avatarctl.networks.adapters import load_trained
+    from avatarctl.networks.attach import load_trained
     from avatarctl.training.model import make_model
     from avatarctl.training.samples import Samples
 
     samples = Samples(made.data, made.train, torch.zeros(4, 24))
-    trained = make_model(made.train, samples.shapes()).eval()
+    trained = make_model(made.train, samples.shapes())[0].eval()
     load_trained(trained, checkpoint.tensors("trained"))
     inputs = tiny_inputs()
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_another_optimizer_begins_with_a_fresh_state(job: Maker) -> None:
     made = job(**{**LORA, "steps": 5, "optimizer": "adamw8bit"})
     train(made)
     [entry] = changes(made.output)
-    assert entry["note"] == "from step 4: optimizer adamw → adamw8bit (its state begins anew)"
+    assert entry["note"] == "from step 4: optimizer adamw → adamw8bit (its state starts over)"
     newest = checkpoints.newest(made.output)[0]
     assert newest is not None and any("state1" in name for name in newest.tensors("optimizer"))
 
@@ -251,7 +251,7 @@ def test_a_damaged_sample_is_skipped_counted_and_named(
 @pytest.mark.parametrize("begun", [False, True])
 def test_each_flag_of_a_full_device_is_accepted(job: Maker, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
     """The hint's flags, what saves most first, given to the same command, resume the run or begin it."""
-    from avatarctl.commands.train import _parsed
+    from avatarctl.commands.shared import parsed_settings
 
     changes = {**LORA, "gradient_checkpointing": False, "batch_size": 2, "ema": 0.9}
     if begun:
@@ -271,7 +271,7 @@ def test_each_flag_of_a_full_device_is_accepted(job: Maker, monkeypatch: pytest.
     for flag in flags:
         words = flag.split()
         for name, value in zip(words[::2], words[1::2], strict=True):
-            given |= _parsed([value] if name == "--set" else [f"{name[2:]}={value}"])
+            given |= parsed_settings([value] if name == "--set" else [f"{name[2:]}={value}"], {}, "")
     done = train(job(**{**changes, "steps": 4, **given}))
     assert done is not None and done.steps == 4
 

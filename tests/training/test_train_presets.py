@@ -10,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.paths import shipped_presets
 from avatarctl.settings.check import make
+from avatarctl.settings.encode import EncodeSettings
 from avatarctl.settings.presets import load
 from avatarctl.settings.train import TrainSettings
 
@@ -33,7 +34,47 @@ def test_full_training_is_the_default() -> None:
     assert different == {"holdout", "validation_preset"}
 
 
-@pytest.mark.parametrize("name", ["full-1.3b", "full-14b", "tiny", "puppet"])
+def test_the_released_trainer_setting_by_setting() -> None:
+    """As its script and its code have it (train_1B_square)."""
+    settings = make(TrainSettings, load("released-1.3b", "train").values)
+    wanted = {
+        "variant": "wan2.1-fun-1.3b",
+        "embeddings": "frozen",
+        "shift": 5.0,
+        "time": "uniform",
+        "stratify": True,
+        "whole_probability": 0.4,
+        "face_probability": 0.1,
+        "normalise_masks": False,
+        "motion_weight": 0.25,
+        "motion_axis": "channels",
+        "drop_audio": 0.1,
+        "drop_tokens": 0.0,
+        "drop_text": 0.0,
+        "clip_audio": 0.3,
+        "optimizer": "adamw",
+        "learning_rate": 2e-5,
+        "warmup_steps": 100,
+        "decay": "constant",
+        "betas": (0.9, 0.999),
+        "epsilon": 1e-10,
+        "weight_decay": 0.03,
+        "clip_norm": 0.05,
+        "clip_start": 5.0,
+        "clip_fall_steps": 1000,
+        "clip_outliers": 10.0,
+        "batch_size": 1,
+        "accumulate": 1,
+        "gradient_checkpointing": True,
+        "seed": 42,
+        "checkpoint_every": 2000,
+    }
+    assert {name: getattr(settings, name) for name in wanted} == wanted
+    encoding = make(EncodeSettings, load("released", "data").values)
+    assert (encoding.window, encoding.starts, encoding.latents) == (21, "random", "sample")
+
+
+@pytest.mark.parametrize("name", ["full-1.3b", "full-14b", "released-1.3b", "tiny", "puppet", "puppet-lips"])
 def test_presets_of_full_training(name: str) -> None:
     assert not make(TrainSettings, load(name, "train").values).is_lora
 

@@ -44,8 +44,9 @@ def test_losses_are_those_of_the_cpu(job: Maker) -> None:
         {},
         {"attention": "lora", "norms": "frozen", "feed_forward": "frozen", "rank": 4, "base_dtype": "float8"},
         {"offload_activations": True},
+        {"attention": "lora", "norms": "frozen", "feed_forward": "frozen", "rank": 4, "block_swap": 2},
     ],
-    ids=["full", "float8 lora", "offloaded"],
+    ids=["full", "float8 lora", "offloaded", "swapped"],
 )
 def test_a_stopped_run_goes_on(job: Maker, changes: dict[str, Any]) -> None:
     straight, stopped = job("straight", **GPU, **changes), job("stopped", **GPU, **changes)

@@ -9,7 +9,7 @@ import torch
 from tiny import TINY, tiny_transformer
 from torch.profiler import ProfilerActivity, profile
 
-from avatarctl.networks.adapters import attach
+from avatarctl.networks.attach import attach
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TransformerDims
 from avatarctl.settings.presets import load
 from avatarctl.settings.train import TrainSettings

@@ -19,6 +19,7 @@ from served import Server
 from tiny import tiny_transformer, tiny_weights
 from training.conftest import SMALL, make_cache, random_sample
 from training.test_loop import Maker, losses
+from training.test_sharded import FSDP
 
 from avatarctl.audio.source import ffmpeg
 from avatarctl.data.shards import Index, SampleEntry
@@ -202,16 +203,29 @@ def test_conditions_are_computed_once(place: Path, tmp_path: Path, monkeypatch: 
     assert len(videos(made.output)) == 6
 
 
-def test_two_processes_share_the_videos(server: Server, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["copies", "fsdp2"])
+def test_two_processes_render_the_videos(server: Server, place: Path, tmp_path: Path, sharded: bool) -> None:
+    """Copies share the videos; with sharded weights every pass is made together. The pictures are those of one process."""
     (tmp_path / "watched.yaml").write_text(json.dumps(settings_of(place)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "avatarctl"]
+    program = [str(Path(__file__).with_name("gloo.py"))] if sharded else ["-m", "avatarctl"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *program]
     argv = ["train", "--data", str(place / "cache"), "--output", "both", "--preset", "watched.yaml", "--quiet"]
     both = subprocess.run(
-        [*launcher, *argv], cwd=tmp_path, env=server.environment, capture_output=True, text=True, timeout=200
+        [*launcher, *argv],
+        cwd=tmp_path,
+        env={**server.environment, **(FSDP if sharded else {})},
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert both.returncode == 0, both.stderr[-3000:]
     assert len(videos(tmp_path / "both")) == 6
-    assert len([line for line in read(tmp_path / "both") if "validation" in line]) == 6
+    rows = [line for line in read(tmp_path / "both") if "validation" in line]
+    assert len(rows) == 6 and not any("failed" in row for row in rows)
+    alone = job_of(place, tmp_path / "alone", steps=1)
+    train(alone)
+    first = [pictures(tmp_path / run / "validation" / "step-00000000-01.mp4") for run in ("both", "alone")]
+    assert np.abs(first[0].astype(int) - first[1].astype(int)).max() <= 2
 
 
 # -- Held-out samples ---------------------------------------------------------------------------------------------------

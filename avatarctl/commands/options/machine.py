@@ -50,9 +50,10 @@ Dtype = Annotated[
     ),
 ]
 Variant = Annotated[
-    Literal["auto", "square", "rec-vec"] | None,
+    Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] | None,
     typer.Option(
         "--variant",
+        metavar="NAME",
         help="Which released transformer; auto: by the size of the video.",
         show_default="auto",
         rich_help_panel=MACHINE + RARE,
