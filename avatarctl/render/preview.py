@@ -8,6 +8,7 @@ import time
 from avatarctl.render import marks
 from avatarctl.render.encoding import segment_file
 from avatarctl.render.folder import RenderFolder
+from avatarctl.render.guard import guarded
 from avatarctl.render.join import join
 from avatarctl.render.ours import PREVIEW
 from avatarctl.settings.render import RenderJob
@@ -36,8 +37,9 @@ class Preview:
         ready = [self._folder.path / segment_file(s, self._job.video) for s in range(segments)]
         part = self._folder.new_part(self._name)
         manifest = self._folder.manifest()
-        join(ready, part, None, self._job.video, marks.tags_of(manifest, self._job.video), started=self._started)
-        marks.append_xmp(manifest, self._job.video, part)
+        with guarded(self._folder.path, self._folder.path):
+            join(ready, part, None, self._job.video, marks.tags_of(manifest, self._job.video), started=self._started)
+            marks.append_xmp(manifest, self._job.video, part)
         self._folder.adopt(part, self._name)
         self._at = time.monotonic()
         self._cost_s = self._at - began
