@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workshop import Case, Server, signal_at, straight
+from workshop import Case, Server, kill_when, straight
 
 from avatarctl.render.folder import RenderFolder
 
@@ -49,7 +49,7 @@ class Workpiece:
     def __init__(self, studio: Path, server: Server, folder: Path) -> None:
         self.expected = straight(Case(studio, server, folder / "straight", "long.wav"))
         self.case = Case(studio, server, folder / "case", "long.wav")
-        attempt = self.case.generate(meanwhile=signal_at(self.case, 12))
+        attempt = self.case.generate(meanwhile=kill_when(self.case, "preview.mp4", 12))
         assert attempt.status == -9, attempt.log
         self._kept = folder / "kept"
         shutil.copytree(self.case.render, self._kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import subprocess
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from workshop import Case, straight
+from workshop import Case, kill_when, straight
 
 from avatarctl.audio.source import ffmpeg
 from avatarctl.errors import UsageError
@@ -124,7 +125,8 @@ def test_every_format_shows_the_colours_it_was_given(tmp_path: Path, suffix: str
 @pytest.mark.parametrize(("suffix", "codec"), [(".mov", "prores"), (".webm", "vp9")])
 def test_the_preview_is_of_the_video_s_kind(new_case: NewCase, suffix: str, codec: str) -> None:
     case = named(new_case(audio="long.wav"), suffix)
-    case.stop("--codec", codec, steps=14)
+    stopped = case.generate("--codec", codec, meanwhile=kill_when(case, f"preview{suffix}"))
+    assert stopped.status == -signal.SIGKILL, stopped.log
     video = inspect(case.render / f"preview{suffix}")
     assert (video.codec, video.fps, video.audio_codec) == (codec, 25, None) and video.pictures >= 5
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from workshop import Case, babble, straight, write_wav
+from workshop import Case, babble, kill_when, straight, write_wav
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.audio.levels import loudness
@@ -138,15 +136,7 @@ def test_the_contact_sheet_lies_beside_the_video(case: Case) -> None:
 
 def test_the_preview_plays_while_the_rest_is_rendered(new_case: NewCase) -> None:
     case = new_case(audio="long.wav")
-
-    def kill(pid: int) -> None:
-        deadline = time.monotonic() + 60
-        while not (case.render / "preview.mp4").exists():
-            assert time.monotonic() < deadline, case.events()
-            time.sleep(0.005)
-        os.kill(pid, signal.SIGKILL)
-
-    assert case.generate(meanwhile=kill).status == -signal.SIGKILL
+    assert case.generate(meanwhile=kill_when(case, "preview.mp4")).status == -signal.SIGKILL
     video = inspect(case.render / "preview.mp4")
     assert video.pictures >= 5 and video.fps == 25 and video.audio_codec is None
 

@@ -133,6 +133,19 @@ def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[
     return send
 
 
+def kill_when(case: Case, name: str, steps: int = 1) -> Callable[[int], None]:
+    """Return what kills a process once its folder holds so many window steps and a file, which a thread writes beside them."""
+
+    def send(pid: int) -> None:
+        deadline = time.monotonic() + 60
+        while case.checkpoint() < steps or not (case.render / name).exists():
+            assert time.monotonic() < deadline, case.events()
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+
+    return send
+
+
 def straight(case: Case, *more: str) -> bytes:
     """Render without interruption; return the video."""
     attempt = case.generate(*more)
