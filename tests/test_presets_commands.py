@@ -170,6 +170,7 @@ def test_flags_are_called_what_they_are_called() -> None:
         "--force",
         "--accept-changes",
         "--evaluate",
+        "--for",
     }
     beside |= {"--dry-run", "--show-crop", "--show-settings", "--json", "--quiet", "--progress"}
     assert {opt for opt in options if opt.startswith("--")} <= flags | beside
