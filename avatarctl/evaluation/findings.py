@@ -13,7 +13,7 @@ from avatarctl.faces.identity import SAME_PERSON
 
 LEAST_SHARE = 0.95  # of the pictures with a face, as `data prepare` asks for
 EARLY_S, LATE_S = 0.125, 0.045  # lips before and after the sound: what viewers notice, ITU-R BT.1359
-FROZEN = 0.8
+FROZEN = 0.5
 OF_SHARPNESS = 0.1
 DRIFTED = 0.1
 BORDER = 1.5

@@ -91,8 +91,12 @@ def fault_of(path: Path) -> Fault | None:
                 return Fault("got an empty folder")
             files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", *TORCH_SUFFIXES))
             return _first_fault(files)
-        if path.name.endswith(".safetensors.index.json") and (fault := _first_fault(shards_of(path))):
-            return fault
+        if path.name.endswith(".safetensors.index.json"):
+            shards = shards_of(path)
+            if missing := [file.name for file in shards if not file.exists()]:
+                return Fault(f"missing {len(missing)} of {len(shards)} shards: {', '.join(missing)}")
+            if fault := _first_fault(shards):
+                return fault
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(512)

@@ -51,14 +51,17 @@ class Optimiser:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
         """Return the state as files of tensors, and what isn't a tensor."""
-        muon, muon_rest = optimizer_tensors(self._muon, _names(self._wide))
+        muon, muon_rest = optimizer_tensors(self._muon, self._matrix_names())
         adam, adam_rest = optimizer_tensors(self._adam, _names(self._rest))
         return {"muon": muon, "adam": adam}, {"muon": muon_rest, "adam": adam_rest}
 
     def restore(self, files: Mapping[str, Mapping[str, Tensor]], rest: Mapping[str, str]) -> None:
         """Put back what :meth:`state` gave."""
-        restore_optimizer(self._muon, _names(self._wide), files["muon"], rest["muon"])
+        restore_optimizer(self._muon, self._matrix_names(), files["muon"], rest["muon"])
         restore_optimizer(self._adam, _names(self._rest), files["adam"], rest["adam"])
+
+    def _matrix_names(self) -> dict[nn.Parameter, str]:
+        return {matrix: name for matrix, (name, _) in zip(self._matrices, self._wide, strict=True)}
 
 
 def _names(named: Sequence[tuple[str, nn.Parameter]]) -> dict[nn.Parameter, str]:

@@ -130,9 +130,9 @@ class Queue:
 
     def move(self, job: Job, to: str, other: Job | None = None) -> None:
         """Put a waiting or paused job to another place in the line: first, last, or before or after another."""
+        if other is job:
+            raise UsageError(f"{to}: got {job.id} itself, expected another job", "name another one")
         with self._changing(job, "move", ("waiting", "paused")):
-            if other is job:
-                raise UsageError(f"{to}: got {job.id} itself, expected another job", "name another one")
             order = [name for name in self.order if name != job.id and name in self.jobs]
             if to == "first":
                 place = 0

@@ -136,7 +136,7 @@ def test_an_interruption_at_a_flush_leaves_nothing_half(
             raise KeyboardInterrupt
 
     def add(writer: ShardWriter, key: str) -> None:
-        tensors = {"latents": torch.rand(4, 2, 3, 3), "speech": torch.zeros(5, 2)}
+        tensors = {"latents": torch.rand(4, 2, 3, 3), "condition": torch.zeros(8, 2, 3, 3), "speech": torch.zeros(5, 2)}
         writer.add(key, "hash", (Sample(f"{key}-{number}", tensors, {}) for number in range(2)))
 
     other = Index(tmp_path)

@@ -84,7 +84,7 @@ def test_frozen_lips_are_told_and_nothing_else(tmp_path: Path) -> None:
     for name, face in FACES.items():
         found = run(write_film(tmp_path / f"{name}.mkv", face([0.3] * 125), sound))
         assert codes(found) == ["frozen_lips"], (name, found.row)
-        assert found.row["lips"]["still_in_speech"] > 0.9
+        assert found.row["lips"]["still_in_speech"] > 0.6
 
 
 def test_another_person_is_told_and_nothing_else(tmp_path: Path) -> None:

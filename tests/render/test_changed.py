@@ -31,7 +31,7 @@ def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFact
         (["--steps", "3"], "steps: was 2, is 3"),
         (["--seed", "1", "--fps", "24"], "fps: was 25, is 24\n  seed: was 0, is 1"),
         (["--prompt", "A person sings."], "is A person sings."),
-        (["--dtype", "bfloat16"], "dtype: was auto, is bfloat16"),
+        (["--dtype", "bfloat16"], "dtype: was float32, is bfloat16"),
     ],
 )
 def test_other_inputs_are_refused_by_name_and_the_old_ones_go_on(

@@ -20,6 +20,8 @@ from PIL import Image
 from served import Attempt, Server
 from tiny import tiny_weights
 
+from avatarctl.render.index import read_index
+
 ROOT = Path(__file__).parents[2]
 PRESET = """
 size: 64x64
@@ -134,11 +136,11 @@ def signal_at(case: Case, steps: int, number: int = signal.SIGKILL) -> Callable[
 
 
 def kill_when(case: Case, name: str, steps: int = 1) -> Callable[[int], None]:
-    """Return what kills a process once its folder holds so many window steps and a file, which a thread writes beside them."""
+    """Return what kills a process once its folder holds so many window steps and lists a file that a thread writes beside."""
 
     def send(pid: int) -> None:
         deadline = time.monotonic() + 60
-        while case.checkpoint() < steps or not (case.render / name).exists():
+        while case.checkpoint() < steps or name not in read_index(case.render).files:
             assert time.monotonic() < deadline, case.events()
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
