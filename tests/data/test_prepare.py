@@ -239,6 +239,7 @@ def test_a_dry_run_scores_and_writes_no_clips(raw: Path, clips: Path, tmp_path: 
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
 
 
+@pytest.mark.long
 def test_two_processes_and_kills_make_the_same_clips(
     raw: Path, clips: Path, tmp_path: Path, command: Callable[..., footage.Command], prepare: Prepare
 ) -> None:
