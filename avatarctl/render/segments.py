@@ -101,6 +101,7 @@ class Segments:
     def finish(self) -> None:
         """Return when every segment is there, once all windows are final, or when a stop is asked for."""
         self.write_ready(self._plan.count - 1, 1.0)
+        self._tell(1.0)  # also where the thread needs no longer than until the next report
         with suppress(Abandoned):
             while not self._all_there():
                 self._leave()
