@@ -17,11 +17,11 @@ from avatarctl.networks import checkpoints
 from avatarctl.networks.attach import GROUPS, group_of
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TRANSFORMER_14B
 from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
-from avatarctl.networks.lora_formats import Lora, parse_lora, some
+from avatarctl.networks.lora_formats import Lora, parse_lora
 from avatarctl.networks.lora_kinds import Change, Decomposed, LowRank
 from avatarctl.networks.names import is_audio
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import open_weights
+from avatarctl.networks.weight_files import open_weights, some
 
 SAVED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

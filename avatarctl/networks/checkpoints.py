@@ -39,7 +39,7 @@ from avatarctl.networks.kinds import (
     looks_like,
 )
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import Stored, open_weights, write_weights
+from avatarctl.networks.weight_files import Stored, open_weights, some, write_weights
 
 Source = str | Path | Mapping[str, Tensor]
 # A weight by our name, as it is stored, made another one.
@@ -259,7 +259,7 @@ def _state_for(
             state[target] = _aligned(part.to(device, torch.float32 if keep else dtype))
     if wrong:
         raise WeightsError(
-            f"{stored.source}: got {len(wrong)} weights of another shape: {_list(wrong)}",
+            f"{stored.source}: got {len(wrong)} weights of another shape: {some(wrong, 12)}",
             f"these are {looks_like(tensors)}; pass the dims that they were made with",
         )
     for name, same in _tied_names(model).items():
@@ -281,17 +281,13 @@ def _foreign(
 ) -> WeightsError:
     parts = [f"{stored.source}: expected a {network.kind}, but these are {looks_like(tensors)}"]
     if missing:
-        parts.append(f"missing {len(missing)}: {_list(missing)}")
+        parts.append(f"missing {len(missing)}: {some(missing, 12)}")
     if left_over:
-        parts.append(f"left over {len(left_over)}: {_list(left_over)}")
+        parts.append(f"left over {len(left_over)}: {some(left_over, 12)}")
     hint = "run `avatarctl fetch` for the released weights, or name the right file"
     if parts[0].endswith(naming.NO_ADAPTER):
         hint = "train its audio layers (avatarctl train --weights PATH), or get weights that have them: avatarctl fetch"
     return WeightsError("; ".join(parts), hint)
-
-
-def _list(items: list[str], most: int = 12) -> str:
-    return ", ".join(items[:most]) + (f" … and {len(items) - most} more" if len(items) > most else "")
 
 
 def load_transformer(

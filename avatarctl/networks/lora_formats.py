@@ -29,7 +29,7 @@ from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
 from avatarctl.networks.lora_kinds import PEFT_LENGTHS, Change, Decomposed, LowRank, put_together, stored_parts
 from avatarctl.networks.names import transformer_names
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import open_weights, write_weights
+from avatarctl.networks.weight_files import open_weights, some, write_weights
 
 Form = Literal["diffusers", "released", "kohya", "comfy"]
 # What diffusers keeps beside the factors: the peft configuration, every key behind the name of the network.
@@ -267,11 +267,6 @@ def _peft_alphas(source: Path | Mapping[str, Tensor], metadata: Mapping[str, str
         patterns("rank_pattern"),
         bool(config.get("use_dora")),
     )
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")
 
 
 # -- Writing --------------------------------------------------------------------------------------------------------

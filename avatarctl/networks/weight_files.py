@@ -124,7 +124,7 @@ def _open_sharded(index: Path) -> Stored:
         raise WeightsError(f"{index}: missing {len(missing)} of {len(files)} shards: {', '.join(missing)}", HINT)
     tensors = SafetensorsFiles(files)
     if lost := sorted(set(where) - set(tensors)):
-        raise WeightsError(f"{index}: lists {len(lost)} weights that its shards lack: {_some(lost)}", HINT)
+        raise WeightsError(f"{index}: lists {len(lost)} weights that its shards lack: {some(lost, 12)}", HINT)
     return Stored(tensors, str(index), tensors.metadata)
 
 
@@ -153,7 +153,7 @@ def _unwrap(loaded: Any, source: str, hint: str = HINT) -> Mapping[str, Tensor]:
         raise WeightsError(f"{source}: got a {type(loaded).__name__}, expected names and tensors", hint)
     others = [f"{name} ({type(value).__name__})" for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        raise WeightsError(f"{source}: got entries that are no tensors: {_some(others)}", hint)
+        raise WeightsError(f"{source}: got entries that are no tensors: {some(others, 12)}", hint)
     if not loaded:
         raise WeightsError(f"{source}: got no tensors, expected weights", hint)
     return loaded
@@ -166,6 +166,6 @@ def _read_json(path: Path) -> Any:
         raise WeightsError(f"{path}: got broken JSON ({error})", HINT) from error
 
 
-def _some(names: list[str], most: int = 12) -> str:
-    more = f" … and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def some(names: list[str], most: int = 8) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")

@@ -15,7 +15,6 @@ from avatarctl.sampling.windows import Plan, pictures_of
 
 STATES_PER_S = 49.975  # of wav2vec 2.0
 ENCODING_S = 6e-8  # per pixel of the video: x264 medium on one core (1.5 s for 100 pictures of 512x512)
-STREAMED_BYTES_PER_S = 12e9  # from main memory to the GPU: an assumption
 
 
 @dataclass(frozen=True)

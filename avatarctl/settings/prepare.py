@@ -11,9 +11,6 @@ from avatarctl.settings.base import Settings
 from avatarctl.settings.encode import EncodeSettings, one_or_more
 from avatarctl.settings.values import Size, check_device
 
-# What the looking at a file depends on: while these are the same, other settings decide without looking again.
-OF_SCAN = ("speech", "separate_vocals", "scan_px")
-
 
 class PrepareSettings(Settings):
     """What a clip must be to be kept, and how it is cut out."""
