@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,16 @@ class Server:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        meanwhile(self._answer()["pids"])
+        pids = self._answer()["pids"]
+        try:
+            meanwhile(pids)
+        except BaseException:
+            # A test that fails here must not fail those after it: nothing of this request may be left to read.
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._answer()
+            raise
         return self._answer()
 
     def close(self) -> None:

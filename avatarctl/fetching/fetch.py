@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
@@ -25,7 +26,7 @@ from avatarctl.networks.header import damage
 from avatarctl.progress import Progress
 from avatarctl.weights import checksum, remember_checksum
 
-PARTS = ".parts"  # what was received of files that aren't whole yet; named by content, so a new revision starts anew
+PARTS = ".parts"  # what was received of files that aren't whole yet; named by content and path
 MB = 10**6
 EVERY_S, SPEED_OVER_S = 0.5, 10.0
 FILES_AT_ONCE = 4
@@ -176,7 +177,7 @@ def _bring(todo: Plan, step: Step, folder: Path, meter: Meter, stopped: threadin
             link(cached, target)
             return sha256, "cache"
         if step.how == "download":
-            part = folder / PARTS / todo.weight_set.name / f"{remote.content}.part"
+            part = _part(folder / PARTS / todo.weight_set.name, remote)
             part.parent.mkdir(parents=True, exist_ok=True)
             receive(repo, commit, remote, part, received)
             sha256 = _install(part, target, remote)
@@ -247,8 +248,13 @@ def _check_room(todo: Plan, folder: Path) -> None:
         )
 
 
+def _part(parts: Path, remote: hub.Remote) -> Path:
+    """Return where a file is received; files of the same content are received side by side, so the path counts too."""
+    return parts / f"{remote.content}.{hashlib.sha256(remote.path.encode()).hexdigest()[:8]}.part"
+
+
 def _received(parts: Path, remote: hub.Remote) -> int:
-    part = parts / f"{remote.content}.part"
+    part = _part(parts, remote)
     return part.stat().st_size if part.exists() else 0
 
 

@@ -25,12 +25,14 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import TCPStore  # type: ignore[attr-defined]
 
-from avatarctl import launcher
+from avatarctl import console, launcher
 from avatarctl.errors import AvatarError, DeviceError, Ended, ProcessLost
 from avatarctl.sampling.team import Team
 
 LOOK_EVERY_S, BEAT_EVERY_S = 0.1, 1.0
 MEET_WITHIN_S = 600.0  # the others may be started later, on other machines
+TRIES = 2  # of torch's store to reach another one, each with the whole time limit
+WAITING_TOLD_AFTER_S = 10.0
 SILENT_S = 60.0  # without a sign of life from a process that has begun
 NO_LIMIT = timedelta(days=3650)
 LEADER_TELLS_WITHIN_S = 10.0  # what became of the render, when another process is lost
@@ -43,7 +45,11 @@ def _store() -> tuple[Any, list[int]]:
     """Return the store at which the processes meet, and how many renders of this process have met there."""
     host, port = launcher.meeting_place()
     own = not _launcher_has_a_store()
-    limit = timedelta(seconds=MEET_WITHIN_S)
+    limit = timedelta(seconds=MEET_WITHIN_S / TRIES)
+    waits = f"process {launcher.rank()} of {launcher.size()} waits for process 0 at {host}:{port}"
+    told = threading.Timer(WAITING_TOLD_AFTER_S, console.note, (f"{waits}, {MEET_WITHIN_S / 60:.0f} minutes at most",))
+    told.daemon = True
+    told.start()
     try:
         # Without waiting for the others: whoever dies before it comes is missed later, not waited for here.
         store = TCPStore(
@@ -55,6 +61,8 @@ def _store() -> tuple[Any, list[int]]:
             f"({str(error).splitlines()[0]})",
             "start all processes with one torchrun or accelerate launch, or check MASTER_ADDR and MASTER_PORT",
         ) from error
+    finally:
+        told.cancel()
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store), [0]
 
 
