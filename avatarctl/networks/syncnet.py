@@ -51,11 +51,11 @@ class SyncNet(nn.Module):
 
     def of_mouths(self, pictures_BCTHW: Tensor) -> Tensor:
         """Return (B, 1024) of five pictures each (B, 3, 5, 224, 224), blue green red, 0 … 255."""
-        return self.netfclip(self.netcnnlip(pictures_BCTHW).flatten(1))  # type: ignore[no-any-return]
+        return self.netfclip(self.netcnnlip(pictures_BCTHW).flatten(1))
 
     def of_sounds(self, cepstra_B1CT: Tensor) -> Tensor:
         """Return (B, 1024) of cepstral coefficients (B, 1, 13, 20)."""
-        return self.netfcaud(self.netcnnaud(cepstra_B1CT).flatten(1))  # type: ignore[no-any-return]
+        return self.netfcaud(self.netcnnaud(cepstra_B1CT).flatten(1))
 
 
 def _stack(kinds: tuple[Any, Any, Any], channels: int, rows: Sequence[Any]) -> nn.Sequential:
