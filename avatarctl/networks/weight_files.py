@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from avatarctl import durable, tensorfile
-from avatarctl.errors import WeightsError
+from avatarctl.errors import WeightsError, some
 from avatarctl.networks.header import TORCH_SUFFIXES, refuse_damaged
 from avatarctl.networks.header import WEIGHTS_HINT as HINT
 
@@ -170,8 +170,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: got broken JSON ({error})", HINT) from error
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")
