@@ -92,6 +92,12 @@ def open_weights(source: str | Path | Mapping[str, Tensor], what: str = "weights
     )
 
 
+def open_torch(path: Path, what: str, hint: str) -> Mapping[str, Tensor]:
+    """Open a file of torch, whatever its ending; raises ``WeightsError``."""
+    refuse_damaged(path, what, hint)
+    return _open_torch(path, hint)
+
+
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], elsewhere: str) -> None:
     """Write tensors as a safetensors file that appears whole or not at all; the same content gives the same bytes.
 
