@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
-from avatarctl.errors import DeviceError, UsageError
+from avatarctl.errors import DeviceError, ProcessLost, UsageError
 from avatarctl.settings.train import TrainSettings
 
 TIMEOUT = timedelta(minutes=10)  # of what a step exchanges: a process that died is noticed
@@ -65,9 +65,20 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
     try:
         yield accelerator
         accelerator.end_training()
+    except RuntimeError as error:
+        if accelerator.num_processes > 1 and _is_of_the_others(error):
+            raise ProcessLost(
+                "another process of this run ended", "see what it said; the same command resumes"
+            ) from error
+        raise
     finally:
         if accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)  # the next run may be another one
+
+
+def _is_of_the_others(error: RuntimeError) -> bool:
+    """Return whether an exchange with other processes failed; gloo has no class of its own for that."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def is_narrow(settings: TrainSettings, device: torch.device) -> bool:
