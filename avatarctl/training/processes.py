@@ -60,9 +60,9 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing changes its output in place
         plugin.cpu_ram_efficient_loading = True  # the first process loads, and sends the others their shares
         plugin.mixed_precision_policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    if accelerator.num_processes > 1:
-        _patient_group()  # all processes make it together
     try:
+        if accelerator.num_processes > 1:
+            _patient_group()  # all processes make it together
         yield accelerator
         accelerator.end_training()
     except RuntimeError as error:
