@@ -21,6 +21,7 @@ from avatarctl.networks.attach import changes_of, load_trained
 from avatarctl.networks.lora_formats import Form, write_lora
 from avatarctl.networks.lora_kinds import converted
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.settings.student import STUDENT
 from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import EXPORTS, export_of, exported_steps
 from avatarctl.training import checkpoints
@@ -67,8 +68,13 @@ def words_of(captions: Iterable[str]) -> dict[str, int]:
     return dict(counts.most_common(MOST_WORDS))
 
 
-def metadata(step: int, samples: int, words: Mapping[str, int], base: str, preset: str) -> dict[str, str]:
-    """Return what an export tells of itself: no path, nothing of this machine. ``base``: SHA-256 of the weights begun with."""
+def metadata(
+    step: int, samples: int, words: Mapping[str, int], base: str, preset: str, student: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Return what an export tells of itself: no path, nothing of this machine. ``base``: SHA-256 of the weights begun with.
+
+    ``student``: of a distilled LoRA, how it is rendered and who its teacher was.
+    """
     facts = {
         "avatarctl": __version__,
         "step": str(step),
@@ -76,6 +82,7 @@ def metadata(step: int, samples: int, words: Mapping[str, int], base: str, prese
         "caption_words": json.dumps(words, ensure_ascii=False) if words else "",
         "base_sha256": base,
         "preset": preset,
+        STUDENT: json.dumps(student, ensure_ascii=False) if student else "",
     }
     return {name: text for name, text in facts.items() if text}
 
@@ -117,6 +124,7 @@ def export_run(run: Path, step: int | None, output: Path, lora: bool, dtype: str
         state.get("caption_words", {}),
         base_sum(manifest),
         manifest.get("preset", ""),
+        state.get("student"),
     )
     with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
         export(model, settings.model_copy(update=changes), output, about, base)
@@ -139,7 +147,7 @@ def _model_at(
             raise ChangedError(f"{file}: these are other weights than those that {run} began with", "put them back")
         settings = settings.model_copy(update={"weights": file})
     # What the run began with lies under what it trained; products of float8 are for training alone.
-    settings = settings.model_copy(update={"init_lora": None, "matmul": "same"})
+    settings = settings.model_copy(update={"init_lora": None, "teacher_lora": (), "matmul": "same"})
     model, base = make_model(settings, None, CPU, dims)
     shares = checkpoint.path / SHARES
     load_trained(model, load_shares(shares, "trained") if shares.exists() else checkpoint.weights())

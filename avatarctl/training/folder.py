@@ -21,7 +21,7 @@ from avatarctl.settings.values import EXPORTS
 from avatarctl.training import checkpoints, conditions, export, log
 from avatarctl.training.changes import changed, check_shape, in_words, settings_of
 from avatarctl.training.export import MANIFEST
-from avatarctl.training.model import base_file
+from avatarctl.training.model import base_file, base_files
 from avatarctl.weights import fingerprint
 
 LOCK = "lock"
@@ -106,7 +106,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         "data": [str(cache.resolve()) for cache in (job.data, *job.more_data)],
         "preset": job.preset,
         "train": settings_of(job.train),
-        "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),
+        "base": fingerprint(base_files(job.train)),
     }
     with guarded(run):
         begun = durable.unsealed(run / MANIFEST) or {}
@@ -118,7 +118,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         else:
             state = checkpoint.state
             was = state.get("train", begun.get("train", {}))
-            sums = [each.get("base", {}).get("transformer", {}).get("sha256", "none") for each in (begun, manifest)]
+            sums = [_sums_of(each.get("base", {})) for each in (begun, manifest)]
             check_shape(was, manifest["train"], sums[0] if begun else sums[1], sums[1], run)
             found = changed(was, manifest["train"])
             if state["data"] != data["fingerprint"]:
@@ -136,6 +136,11 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         began = {name: began[name] for name in ("began", "threads")}
         durable.replace(run / MANIFEST, durable.sealed({**manifest, **began, "changes": notes}))
     return text
+
+
+def _sums_of(base: Mapping[str, Any]) -> str:
+    """Return the hashes of what a run begins with, in one text."""
+    return " ".join(str(base[name]["sha256"]) for name in sorted(base, reverse=True)) or "none"
 
 
 def check_ours(run: Path) -> None:
