@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 import time
@@ -21,7 +20,7 @@ from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
-from avatarctl.training.export import LORA, MANIFEST
+from avatarctl.training.export import LORA, MANIFEST, STAGES
 from avatarctl.training.folder import guarded
 from avatarctl.training.loop import Trained, run_with
 from avatarctl.training.processes import accelerated, wait_for_all
@@ -29,7 +28,6 @@ from avatarctl.training.stages import jobs_of
 from avatarctl.training.stopping import stopping
 from avatarctl.weights import checksum
 
-STAGES = "stages.json"  # what the curriculum began with, and with which LoRA each stage did
 STAGE = re.compile(r"\d+-(guidance|steps-\d+)")
 
 
@@ -47,7 +45,7 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
         wait_for_all(accelerator)
         for number, stage in enumerate(stages, 1):
             if not force and finished(stage):
-                found = Trained(stage.output, stage.output / LORA, stage.train.steps, math.nan, 0.0, stage.train.steps)
+                found = before_of(stage)
             else:
                 if accelerator.is_main_process:
                     note(f"stage {number} of {len(stages)}: {stage.output.name}, {stage.train.steps} steps")
@@ -89,6 +87,13 @@ def prepared_for(accelerator: Accelerator, stage: TrainJob) -> Iterator[None]:
         yield
     finally:
         accelerator.free_memory()
+
+
+def before_of(stage: TrainJob) -> Trained:
+    """Return what a finished stage made, in earlier runs."""
+    checkpoint = checkpoints.at(stage.output, stage.train.steps)
+    average = float(checkpoint.state["average"]) if checkpoint is not None else 0.0
+    return Trained(stage.output, stage.output / LORA, stage.train.steps, average, 0.0, stage.train.steps)
 
 
 def own(name: str) -> bool:

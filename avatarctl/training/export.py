@@ -30,6 +30,7 @@ from avatarctl.training.sharded import SHARES, load_shares
 from avatarctl.weights import checksum
 
 TRANSFORMER, LORA, MANIFEST = "transformer.safetensors", "lora.safetensors", "run.json"
+STAGES = "stages.json"  # of a curriculum: what it began with, and with which LoRA each stage did
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_WORDS = 100  # of the captions, in the metadata
 
@@ -103,7 +104,9 @@ def export_run(run: Path, step: int | None, output: Path, lora: bool, dtype: str
     manifest = durable.unsealed(run / MANIFEST)
     if manifest is None:
         what = "is damaged" if (run / MANIFEST).exists() else f"got no {MANIFEST}, expected the folder of a run"
-        raise InputFileError(f"{run}: {what}", "name the --output of `avatarctl train` or `avatarctl lora train`")
+        stages = sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) if (run / STAGES).exists() else []
+        hint = "name the --output of `avatarctl train` or `avatarctl lora train`"
+        raise InputFileError(f"{run}: {what}", f"name one of its stages: {run / stages[-1]}" if stages else hint)
     settings = TrainSettings.model_validate(manifest["train"])
     if settings.is_lora != lora:
         command = "avatarctl lora export" if settings.is_lora else "avatarctl export"

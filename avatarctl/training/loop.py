@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from avatarctl.console import note
 from avatarctl.data.shards import read_about
-from avatarctl.errors import Interrupted, ProcessLost, QualityError
+from avatarctl.errors import Interrupted, QualityError
 from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
@@ -40,10 +39,9 @@ from avatarctl.training.plan import explained, text_len_of
 from avatarctl.training.processes import accelerated, is_narrow, wait_for_all
 from avatarctl.training.samples import Samples
 from avatarctl.training.state import RunState, build_state, find_samples
-from avatarctl.training.stopping import Stopping, stopping
+from avatarctl.training.stopping import Stopping, stopped_by, stopping
 
 GO, SAVE, STOP = 0, 1, 2
-LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|NCCL|Broken pipe")
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
 
 
@@ -107,21 +105,6 @@ def run_with(accelerator: Any, stop: Stopping, job: TrainJob, show: Progress, fo
     if not accelerator.is_main_process:
         return None
     return Trained(job.output, state.exported, state.step, state.average, time.monotonic() - began, steps_before)
-
-
-@contextmanager
-def stopped_by(stop: Stopping) -> Iterator[None]:
-    """Turn what follows from processes that were stopped, such as a lost connection, into the stop that it is."""
-    try:
-        yield
-    except RuntimeError as error:
-        stop.wait()
-        if LOST.search(str(error)):
-            raise ProcessLost(
-                f"another process of this run ended ({str(error).splitlines()[0][:120]})",
-                "see what it says; the same command resumes from the last checkpoint",
-            ) from error
-        raise
 
 
 def tell_of_samples(samples: Samples) -> None:

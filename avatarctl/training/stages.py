@@ -12,6 +12,6 @@ def jobs_of(job: TrainJob) -> list[TrainJob]:
     found: list[TrainJob] = []
     for name, settings in stage_settings(job.train):
         if found:
-            settings = settings.model_copy(update={"init_lora": found[-1].output / LORA})
+            settings = settings.model_copy(update={"init_lora": found[-1].output.resolve() / LORA})
         found.append(job.model_copy(update={"output": job.output / name, "train": settings}))
     return found
