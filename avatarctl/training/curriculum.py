@@ -21,7 +21,7 @@ from avatarctl.settings.train import TrainJob
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.export import LORA, MANIFEST, STAGES
-from avatarctl.training.folder import guarded
+from avatarctl.training.folder import clear, guarded, held
 from avatarctl.training.loop import Trained, run_with
 from avatarctl.training.processes import accelerated, wait_for_all
 from avatarctl.training.stages import jobs_of
@@ -44,13 +44,13 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
             prepare(job, stages, force)
         wait_for_all(accelerator)
         for number, stage in enumerate(stages, 1):
-            if not force and finished(stage):
+            if finished(stage):
                 found = before_of(stage)
             else:
                 if accelerator.is_main_process:
                     note(f"stage {number} of {len(stages)}: {stage.output.name}, {stage.train.steps} steps")
                 with prepared_for(accelerator, stage):
-                    trained = run_with(accelerator, stop, stage, show, force)
+                    trained = run_with(accelerator, stop, stage, show, False)
                 if trained is None:
                     wait_for_all(accelerator)
                     continue
@@ -114,8 +114,11 @@ def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:
                 "curriculum of students",
                 "choose another --output; nothing was touched",
             )
-        if force:
+        if force:  # at once: a later stage must not outlive what it began with
             (folder / LORA).unlink(missing_ok=True)
+            for path in filter(Path.is_dir, sorted(folder.iterdir())):
+                with held(path):
+                    clear(path)
         begun = {} if force else durable.unsealed(folder / STAGES) or {}
         names = [stage.output.name for stage in stages]
         was = list(begun.get("stages", {}))

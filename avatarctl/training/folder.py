@@ -81,9 +81,7 @@ def prepare_run(job: TrainJob, force: bool) -> None:
             inputs = [("the weights to start from", file)] if (file := base_file(job.train)) else []
             ownership.check_no_input(run / name, "--output", inputs, named=run)
         if force:
-            for name in OWN:
-                if name != LOCK:
-                    _remove(run / name)
+            clear(run)
         checkpoints.sweep(run)
         for folder in (run, run / EXPORTS):
             for part in folder.glob(f".*{durable.PART}"):
@@ -91,6 +89,13 @@ def prepare_run(job: TrainJob, force: bool) -> None:
                     part.unlink()
         for name in ("save", "stop"):  # words to a run that is over
             (run / name).unlink(missing_ok=True)
+
+
+def clear(run: Path) -> None:
+    """Remove what an earlier run has left in its folder, and nothing else."""
+    for name in OWN:
+        if name != LOCK:
+            _remove(run / name)
 
 
 def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes: int, data: Mapping[str, Any]) -> str:

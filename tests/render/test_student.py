@@ -24,7 +24,7 @@ from avatarctl.weights import checksum
 NewCase = Callable[..., Case]
 FACTS: dict[str, Any] = {
     "version": 1, "stage": "steps", "steps": 3, "schedule": "uniform", "solver": "euler", "shift": 4.0, "guidance": "none",
-    "window": 3, "overlap": None, "teacher": {"passes": [], "interval": None},
+    "window": None, "overlap": None, "teacher": {"passes": [], "interval": None},
 }  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from tiny import tiny_transformer
 from training.conftest import SMALL, make_cache, random_sample
 from training.test_loop import same_weights, stop_after, without_times
@@ -250,9 +249,8 @@ def test_checkpointing_and_a_float8_base_train_too(student: Maker) -> None:
     train(plain)
     checkpointed = student("checkpointed", **STEPS, steps=3, gradient_checkpointing=True)
     train(checkpointed)
-    weights = [load_file(each.output / "lora.safetensors") for each in (plain, checkpointed)]
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5)
+    losses = [[row["loss"] for row in read(each.output) if "loss" in row] for each in (plain, checkpointed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     narrow = student("narrow", **STEPS, steps=3, base_dtype="float8", dtype="bfloat16")
     train(narrow)
     assert all(math.isfinite(row["loss"]) for row in read(narrow.output) if "loss" in row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,14 @@ def test_two_processes_are_one_with_twice_the_passes_and_resume_to_the_bit(
 ) -> None:
     told = preset(tmp_path, base, **{**STEPS, "accumulate": 2, "rollout_states": 4})
     two = [*TORCHRUN, "-m", "avatarctl"]
-    for run, counts in (("straight", ["4"]), ("resumed", ["2", "4"])):
-        for count in counts:
-            status, out = finish(start(two, tmp_path, argv(clips, told, run, "--steps", count)))
-            assert status == 0, out
+    status, out = finish(start(two, tmp_path, argv(clips, told, "straight", "--steps", "4")))
+    assert status == 0, out
+    shutil.copytree(tmp_path / "straight", tmp_path / "resumed")  # as it was left at step 2
+    for path in ("checkpoints/step-00000004", "exports"):
+        shutil.rmtree(tmp_path / "resumed" / path)
+    (tmp_path / "resumed" / "lora.safetensors").unlink()
+    status, out = finish(start(two, tmp_path, argv(clips, told, "resumed", "--steps", "4")))
+    assert status == 0, out
     assert same_weights(*(tmp_path / run / "lora.safetensors" for run in ("straight", "resumed")))
     settings = TrainSettings(**{**json.loads(told.read_text()), "accumulate": 4, "steps": 4})
     train(TrainJob(data=clips, output=tmp_path / "one", train=settings))
@@ -131,6 +136,7 @@ def test_other_stages_and_foreign_folders_are_refused(stages: Callable[..., Trai
     with pytest.raises(ChangedError, match="it began with the stages 1-guidance, 2-steps-4, 3-steps-2"):
         train(stages(stages=STAGES[1:]))
     train(stages(stages=STAGES[:1]), force=True)
+    assert not (made.output / "2-steps-4" / "run.json").exists(), "a student of a teacher's that is gone is none"
     other = stages("other")
     other.output.mkdir()
     (other.output / "mine.txt").write_text("mine")
