@@ -116,12 +116,13 @@ def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:
             )
         if force:  # at once: a later stage must not outlive what it began with
             (folder / LORA).unlink(missing_ok=True)
-            for path in filter(Path.is_dir, sorted(folder.iterdir())):
-                with held(path):
-                    clear(path)
+            for path in sorted(folder.iterdir()):
+                if STAGE.fullmatch(path.name) and path.is_dir():
+                    with held(path):
+                        clear(path)
         begun = {} if force else durable.unsealed(folder / STAGES) or {}
         names = [stage.output.name for stage in stages]
-        was = list(begun.get("stages", {}))
+        was = sorted(begun.get("stages", {}), key=lambda name: int(name.partition("-")[0]))
         if was and was[: len(names)] != names[: len(was)] and _any_step(folder / name for name in was):
             raise ChangedError(
                 f"{folder}: it began with the stages {', '.join(was)}, and is asked for {', '.join(names)}",
