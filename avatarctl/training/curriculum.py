@@ -128,7 +128,7 @@ def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:
                 f"{folder}: it began with the stages {', '.join(was)}, and is asked for {', '.join(names)}",
                 "resume with the old ones, or train into another --output",
             )
-        content = {"avatarctl": __version__, "train": settings_of(job.train), "stages": {}}
+        content: dict[str, Any] = {"avatarctl": __version__, "train": settings_of(job.train), "stages": {}}
         for number, stage in enumerate(stages):
             known = begun.get("stages", {}).get(stage.output.name, {})
             content["stages"][stage.output.name] = known

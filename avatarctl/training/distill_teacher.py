@@ -136,7 +136,9 @@ def walk(
         return value_B.view(-1, 1, 1, 1, 1)
 
     state = latents_BCTHW
-    before = change_before = first = None
+    before: Tensor | None = None
+    change_before: Tensor | None = None
+    first: Tensor | None = None
     for part in range(steps):
         change = at(part + 1) - at(part)
         now, conditional = velocity(state, at(part))
