@@ -52,7 +52,7 @@ def turbo(studio: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(case: Case, turbo: Path, *more: str) -> list[str]:
-    return ["--preset", str(case.studio / "open.yaml"), "--lora", str(turbo), *more]
+    return ["--preset", str(case.studio / "open.yaml"), "--lora", str(turbo), "--no-metadata", *more]
 
 
 def told_of(case: Case, *more: str) -> tuple[dict[str, Any], str]:
@@ -137,4 +137,9 @@ def test_killed_in_step_order_and_by_two_processes_its_bits_are_the_same(
     assert [attempt.status for attempt in attempts] == [0, 0], attempts[0].told
     assert two.bytes() == wanted
     plain = new_case("plain", audio="long.wav")
-    assert straight(plain, "--preset", str(one.studio / "open.yaml"), "--steps", "3", "--guidance", "none") != wanted
+    assert (
+        straight(
+            plain, "--preset", str(one.studio / "open.yaml"), "--steps", "3", "--guidance", "none", "--no-metadata"
+        )
+        != wanted
+    )
