@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.networks import checkpoints
+from avatarctl.networks import checkpoints, weight_dims
 from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.vae import decode_stream
 from avatarctl.paths import embedded_avatar
@@ -160,7 +160,7 @@ def _subjects(asked: argparse.Namespace, settings: RenderSettings, files: Any) -
             Image.fromarray(picture).save(folder / "picture.png")
         videos.append(Video(number, folder / "picture.png", folder / "voice.wav", settings, files))
         measures.append(measure)
-    text_len = checkpoints.transformer_dims(files.transformer).text_len
+    text_len = weight_dims.transformer_dims(files.transformer).text_len
     prepare_conditions(videos, asked.output, text_len, torch.device("cpu"))
     for video, measure in zip(videos, measures, strict=True):
         yield Subject(video.image.parent.name, load_conditions(video, asked.output, text_len), measure)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -239,23 +241,73 @@ def test_a_dry_run_scores_and_writes_no_clips(raw: Path, clips: Path, tmp_path: 
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
 
 
-@pytest.mark.long
+def files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, also while others write there."""
+    with suppress(FileNotFoundError):
+        return list(folder.rglob(pattern))
+    return []
+
+
+# What two processes have done by the time they are killed: in turn, of one and the same folder.
+STATES: dict[str, Callable[[Path], object]] = {
+    "a file is decided": lambda clips: files(clips, "records/*.json"),
+    "a file was looked at": lambda clips: files(clips, "scans/*.npz"),
+    "a clip is being written": lambda clips: [path for path in files(clips, "*.part") if ".prepare" not in path.parts],
+}
+
+
 def test_two_processes_and_kills_make_the_same_clips(
     raw: Path, clips: Path, tmp_path: Path, command: Callable[..., footage.Command], prepare: Prepare
 ) -> None:
     output = tmp_path / "clips"
-    for seconds in (2.5, 5.0):
+    for reached in STATES.values():  # where both end before a state is seen, there is nothing to kill
         both = [command(*words(raw, output)) for _ in range(2)]
+        while not reached(output) and any(each.process.is_alive() for each in both):
+            time.sleep(0.01)
         for each in both:
-            each.process.join(seconds)
             each.process.kill()
             each.process.join()
-        leftovers = [path for path in output.rglob("*.mp4") if not path.name.startswith(".")]
-        assert all(film_of(path).sound for path in leftovers), "a clip that is half-written"
+        whole = [path for path in output.rglob("*.mp4") if not path.name.startswith(".")]
+        assert all(film_of(path).sound for path in whole), "a clip that is half-written"
     both = [command(*words(raw, output)) for _ in range(2)]
     assert [each.end().status for each in both] == [0, 0]
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
     assert not [path for path in output.rglob("*.part") if ".prepare" not in path.parts]
+
+
+def test_a_copy_that_was_met_before_its_original_costs_nothing(
+    raw: Path, clips: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    """Of two processes one finds the copy at once, while the other looks at the original, and both are killed."""
+    output = tmp_path / "clips"
+    shutil.copytree(clips, output)
+    [record] = (output / ".prepare" / "records").glob("late-*.json")
+    record.unlink()
+    for path in (*output.glob("late-*"), *output.glob("masks/late-*"), *output.glob("*.j*")):
+        path.unlink()
+    data = prepare(raw, output).data
+    assert data["kept"] == 2 and data["new"] == 1 and data["known"] == 4
+    assert reports_aside(contents(output)) == reports_aside(contents(clips))
+
+
+def test_a_copy_is_prepared_once_its_original_has_other_content(
+    raw: Path, clips: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    source, output = tmp_path / "raw", tmp_path / "clips"
+    source.mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        shutil.copy(raw / "late.mkv", source / name)
+    prepare(source, output)
+    assert {name: row["reason"] for name, row in rows_of(output).items()} == {"a.mkv": None, "b.mkv": "duplicate"}
+    shutil.copy(raw / "mute.mp4", source / "a.mkv")
+    prepare(source, output)
+    assert {name: row["reason"] for name, row in rows_of(output).items()} == {"a.mkv": "silent", "b.mkv": None}
+    (source / "b.mkv").rename(source / "c.mkv")
+    prepare(source, output)
+    rows = rows_of(output)
+    assert rows["c.mkv"]["detail"] == "the same content as b" and rows["b.mkv"]["kept"], (
+        "the clips would be there twice"
+    )
 
 
 def test_a_file_that_changed_is_prepared_again(raw: Path, clips: Path, tmp_path: Path, prepare: Prepare) -> None:
