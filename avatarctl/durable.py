@@ -143,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a JSON object from a file, or None when it is missing or not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -171,7 +171,7 @@ def serving_of(
     from avatarctl.serve.spool import Limits
 
     hint = "`avatarctl serve --help` shows what each option accepts"
-    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+    if jobs != "auto" and not (jobs.isdecimal() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
     if token is not None and token_file is not None:
         mistakes.append("--token and --token-file: got both, expected one")

@@ -26,9 +26,9 @@ from avatarctl.audio.source import ffmpeg
 from avatarctl.batch.local import Place
 from avatarctl.errors import AvatarError, BusyError
 from avatarctl.render.crop import Framing, frame_apart, require_face
-from avatarctl.render.guard import guarded
 from avatarctl.serve.answers import Refused
 from avatarctl.serve.checking import Checker
+from avatarctl.serve.guard import guarded
 from avatarctl.serve.incoming import Body, Part
 from avatarctl.serve.jobs import JOB, PREVIEW, VERSION, Job, new_id
 from avatarctl.serve.measuring import Measurer
@@ -266,7 +266,9 @@ def held(folder: Path, address: str) -> Iterator[None]:
     ownership.check_name(folder, "--folder", "a folder for the jobs", "--folder jobs")
     ownership.check_can_make(folder, "--folder")
     own = folder / OWN
-    with guarded(folder):
+    with durable.guarded(
+        folder, full="free some space, or choose another --folder", elsewhere="choose another --folder"
+    ):
         own.mkdir(parents=True, exist_ok=True)
         lock = FileLock(own / "lock")
         try:

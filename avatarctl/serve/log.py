@@ -21,15 +21,16 @@ MOST_BYTES = 1 << 20  # of a render's log that are read at once
 
 
 class Log:
-    """The log of one job. ``count``: the number of the last event."""
+    """The log of one job. ``count``: the number of the last event; ``last``: the last one that isn't of its render."""
 
     def __init__(self, job: Job) -> None:
         self.path, self._job = job.folder / LOG, job
         self._lock = threading.Lock()
         lines = self._lines()
         self.count = len(lines)
-        read = [line.get("render_bytes", 0) for line in map(_parsed, lines)]
-        self._render_bytes = max(read, default=0)
+        told = [_parsed(line) for line in lines]
+        self._render_bytes = max((each.get("render_bytes", 0) for each in told), default=0)
+        self.last = next((each["event"] for each in reversed(told) if each.get("event", "render") != "render"), "")
 
     def _lines(self) -> list[bytes]:
         """Return all lines; a torn last one is ended, so that numbers stay what they were."""
@@ -46,6 +47,17 @@ class Log:
         """Append an event. The log is for people and programs that watch: a full disk costs a line of it, no video."""
         with self._lock:
             self._append([{"time": round(time.time(), 3), "event": event, **facts}])
+            self.last = event
+
+    def end(self) -> None:
+        """Append how the job ended, with what its render said until then, unless that stands there already."""
+        outcome = self._job.outcome
+        event = {"done": "completed", "failed": "failed"}[outcome["state"]]
+        while self.relay():
+            pass
+        if self.last != event:
+            names = ("wall_s", "video_s") if event == "completed" else ("message", "hint")
+            self.add(event, **{name: outcome.get(name) for name in names})
 
     def relay(self) -> bool:
         """Copy what is new in the log of the render; return whether there was anything."""

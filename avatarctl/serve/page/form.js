@@ -7,6 +7,7 @@ const chosen = { image: null, audio: null };
 let models = [];
 let limits = {};
 let turn = 0;
+let pending = {};
 
 export function startForm(known, about) {
   models = known;
@@ -215,7 +216,11 @@ async function queue() {
   if (!chosen.image && !preset().own_picture) return fail("Choose a picture first.");
   $("queue").disabled = true;
   try {
-    const made = await post("/v1/videos", settings(), { "Idempotency-Key": crypto.randomUUID?.() || String(Math.random()) });
+    // The same wish after a lost connection has the same key: it is never made twice.
+    const wish = settings();
+    if (JSON.stringify(wish) !== pending.wish) pending = { wish: JSON.stringify(wish), key: crypto.randomUUID?.() || String(Math.random()) };
+    const made = await post("/v1/videos", wish, { "Idempotency-Key": pending.key });
+    pending = {};
     say(`Queued, number ${made.detail.position || 1} in line.`);
   } catch (error) {
     fail(error.message);
