@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -280,8 +280,10 @@ def held(folder: Path, address: str) -> Iterator[None]:
                 f"{other.get('address', '?')})",
                 "use that one, stop it, or choose another --folder",
             ) from error
+        (own / HOLDER).unlink(missing_ok=True)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "address": address, "since": round(time.time(), 3)}
-        durable.replace(own / HOLDER, durable.to_json(about))
+        with suppress(OSError):  # a full disk: jobs wait until there is space, and clients hear why
+            durable.replace(own / HOLDER, durable.to_json(about))
     try:
         yield
     finally:

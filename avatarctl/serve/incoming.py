@@ -90,7 +90,7 @@ async def reading(request: Request, spool: Spool) -> AsyncIterator[Body]:
                 if kind == b"multipart/form-data":
                     await _read_form(request, options.get(b"boundary", b""), body, spool)
                 elif kind == b"application/x-www-form-urlencoded":
-                    await _read_query(request, body)
+                    await _read_query(request, body, spool)
                 elif kind == b"application/json" or (kind == b"" and announced):
                     await _read_json(request, body, spool)
                 elif announced or kind:
@@ -234,7 +234,7 @@ async def _read_form(request: Request, boundary: bytes, body: Body, spool: Spool
     _take_out(body, spool)
 
 
-async def _read_query(request: Request, body: Body) -> None:
+async def _read_query(request: Request, body: Body, spool: Spool) -> None:
     text = bytearray()
     async for data in chunks(request):
         text += data
@@ -245,6 +245,7 @@ async def _read_query(request: Request, body: Body) -> None:
         if name in body.values:
             raise Refused(400, f"{name}: got it twice in one form, expected it once", "leave out one of them")
         body.values[name] = value
+    _take_out(body, spool)
 
 
 async def _read_json(request: Request, body: Body, spool: Spool) -> None:

@@ -181,9 +181,9 @@ def found_in(folder: Path) -> tuple[list[Job], list[Path]]:
             continue
         if (path / REMOVING).exists() and not (path / JOB).exists():
             (path / REMOVING).unlink()  # a kill while it was removed
-        asked = durable.unsealed(path / JOB)
-        job = Job(path, asked) if asked is not None and asked.get("version") == VERSION else None
         try:
+            asked = durable.unsealed(path / JOB)
+            job = Job(path, asked) if asked is not None and asked.get("version") == VERSION else None
             if job is not None:
                 job.state = job.look()
         except (ValueError, KeyError, OSError, AvatarError):  # settings of another version, unreadable files

@@ -29,15 +29,16 @@ class Log:
         lines = self._lines()
         self.count = len(lines)
         told = [_parsed(line) for line in lines]
-        self._render_bytes = max((each.get("render_bytes", 0) for each in told), default=0)
+        places = [place for each in told if isinstance(place := each.get("render_bytes"), int)]
+        self._render_bytes = max(places, default=0)
         self.last = next((each["event"] for each in reversed(told) if each.get("event", "render") != "render"), "")
 
     def _lines(self) -> list[bytes]:
         """Return all lines; a torn last one is ended, so that numbers stay what they were."""
         try:
             content = self.path.read_bytes()
-        except FileNotFoundError:
-            return []
+        except OSError:
+            return []  # none yet, or something else has its name
         if content and not content.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")
@@ -109,13 +110,13 @@ def after(path: Path, number: int, most: int = 1000) -> list[tuple[int, dict[str
                 if len(found) == most:
                     break
             return found
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -37,7 +37,11 @@ class Queue:
             if job.state in ("done", "failed"):
                 self.logs[job.id].end()  # it ended while no server was there to say so
         self.keys = {job.asked["key"]: job.id for job in found if job.asked.get("key") and job.state != "removing"}
-        order = (durable.unsealed(self._order_file) or {}).get("order", [])
+        try:
+            order = (durable.unsealed(self._order_file) or {}).get("order", [])
+        except OSError as error:
+            console.note(f"warning: {self._order_file}: can't be read ({error}): the oldest jobs come first")
+            order = []
         known = [name for name in order if name in self.jobs]
         self.order = [*known, *(name for name in self.jobs if name not in set(known))]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from running import VOICE, Running, error_of, quick, wait_for
+from test_instants import ask, opened, sent
 
 Start = Callable[..., Running]
 
@@ -111,24 +112,26 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.fixture(scope="module")
-def lived_in(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a server finished one job, has another that is paused, and keeps two uploads."""
-    server = Running(home, tmp_path_factory.mktemp("lived") / "jobs").start()
-    done, other = server.create(**quick())["id"], server.create(**quick(seed="1"))["id"]
-    server.post(f"/v1/videos/{other}/pause")
-    server.post(f"/v1/videos/{other}/move", to="first")
-    for _ in range(2):
-        with VOICE.open("rb") as file:
-            server.client.post("/v1/files", files={"file": file})
-    server.until(done, "completed")
-    assert server.stop() == 0
-    return server.folder
+def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a job that is finished, another that is paused, and two uploads, as a server leaves them."""
+    folder = tmp_path_factory.mktemp("lived") / "jobs"
+    house = opened(folder)
+    done = ask(house)
+    done.output.write_bytes(b"a video")
+    done.note("outcome.json", {"state": "done", "wall_s": 1.0, "video_s": 1.0, "notes": []})
+    done.state = done.look()
+    house.queue.logs[done.id].end()
+    body = sent(house)
+    other = house.create(body, "another key")[0]
+    house.queue.pause(other)
+    house.queue.move(other, "first")
+    for part in sent(house).files.values():
+        house.keep_file(part)
+    return folder
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_one_damaged_file_costs_what_it_holds_and_nothing_else(lived_in: Path, tmp_path: Path, damage: str) -> None:
-    from test_instants import opened
-
     notes = sorted(path.relative_to(lived_in) for path in lived_in.rglob("*")
                    if path.is_file() and path.suffix in (".json", ".jsonl", "") and "lock" not in path.name)  # fmt: skip
     assert len(notes) > 8
@@ -147,5 +150,6 @@ def test_one_damaged_file_costs_what_it_holds_and_nothing_else(lived_in: Path, t
         }, note
         if note.name == "job.json" and damage != "gone":
             assert hit not in after and (folder / hit) in house.queue.damaged
+        assert after.get(hit) in (None, "done", "paused", "waiting", "failed")
         house.supervisor._look()
         [house.views.text(job, "") for job in house.queue.listed()]
