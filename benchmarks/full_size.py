@@ -57,7 +57,7 @@ def numbers(name: str, shape: torch.Size, dtype: torch.dtype, noise: torch.Tenso
 
 def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Run a command; return the largest of each kind of memory in GB, seconds and exit status."""
-    began = time.monotonic()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, env=environment)
     peaks = dict.fromkeys(FIELDS, 0)
     while process.poll() is None:
@@ -69,9 +69,10 @@ def watched(command: list[str], environment: dict[str, str]) -> dict[str, float]
         peaks = {key: max(peaks[key], found.get(key, 0)) for key in FIELDS}
         time.sleep(0.05)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     return {
         **{f"{key}_gb": round(value * 1024 / 1e9, 2) for key, value in peaks.items()},
-        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+        "cpu_s": round(cpu_s, 1),
         "wall_s": round(time.monotonic() - began, 1),
         "exit_code": process.wait(),
     }

@@ -110,6 +110,7 @@ def test_one_video_of_a_picture_a_voice_and_an_output_in_another_encoding(tmp_pa
     assert again.returncode == 0 and json.loads(again.stdout)["data"]["output"].endswith(f"{LATIN}.mp4")
 
 
+@pytest.mark.long
 def test_a_batch_of_names_in_other_encodings_and_of_every_length(tmp_path: Path) -> None:
     source = tmp_path / "voices"
     source.mkdir()

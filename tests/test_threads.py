@@ -93,6 +93,7 @@ def test_quotas_of_the_first_version_count(tmp_path: Path) -> None:
     assert threads.cpu_quota(groups, mount) is None
 
 
+@pytest.mark.long
 def test_a_render_is_resumed_with_the_threads_it_began_with(tmp_path: Path) -> None:
     """One thread and several round differently; interrupted with one and resumed with two, the video is that of one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from avatarctl.render.crop import Framing, framing_json
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.inputs import Checked, separator_of
 from avatarctl.weights import find_weights
+
+SHOWN = ("video_s", "windows", "window_steps", "time_s", "time_basis")  # of an item's estimate
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,17 @@ def longest_first(planned: Sequence[Planned]) -> list[Planned]:
     return sorted(planned, key=lambda each: (-(each.takes.time_s or 0.0) if timed else -each.weight, each.item.index))
 
 
+def beside(planned: Sequence[Planned], workers: int) -> list[Planned]:
+    """Return items with the times that they take beside each other: workers on the CPU share its cores, each has its GPU."""
+
+    def shared(takes: Estimate) -> Estimate:
+        if takes.time_s is None or takes.free_bytes is not None or not takes.time_basis.startswith("calculated"):
+            return takes
+        return replace(takes, time_s=takes.time_s * min(workers, len(planned)))
+
+    return [replace(each, takes=shared(each.takes)) for each in planned]
+
+
 def ends_after_s(planned: Sequence[Planned], workers: int) -> float | None:
     """Return the seconds until the last worker is done, each taking the next item when it is free; None if unknown."""
     free = [0.0] * max(workers, 1)
@@ -116,7 +129,7 @@ def plan_json(plan: BatchPlan, workers: int) -> dict[str, Any]:
                 "why": each.item_state.why,
                 "runs": each.item.index in runs,
                 **framing_json(each.framing),
-                **{name: getattr(each.takes, name) for name in ("video_s", "windows", "window_steps", "time_s")},
+                **{name: getattr(each.takes, name) for name in SHOWN},
             }
             for each in plan.everything()
         ],

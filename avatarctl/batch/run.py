@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from avatarctl.batch.local import make_locally, places_for
 from avatarctl.batch.measure import measure
 from avatarctl.batch.pictures import framed, missing_faces
 from avatarctl.batch.places import check_fits, check_folder
-from avatarctl.batch.plan import BatchPlan, Planned, checked_of, plan_batch, plan_json
+from avatarctl.batch.plan import BatchPlan, Planned, beside, checked_of, longest_first, plan_batch, plan_json
 from avatarctl.batch.rows import Row, rows_of
 from avatarctl.batch.tally import Tally, named, write_summary
 from avatarctl.batch.work import tidy
@@ -36,7 +37,9 @@ from avatarctl.errors import (
     WeightsError,
 )
 from avatarctl.progress import Progress
+from avatarctl.render.estimate import Estimate
 from avatarctl.render.guard import guarded
+from avatarctl.render.machine import Here
 from avatarctl.render.rehearse import rehearse_checked
 
 # Exit codes of mistakes: they are a batch's own when all of it fails with one of them.
@@ -160,8 +163,9 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
     plan, bad = look(batch)
     plan, later = rehearsed(plan)
     bad += later
-    plan = replace(plan, run=framed(plan.run))
-    shown = plan_json(plan, len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1)
+    workers = len(places_for(plan.run, batch.jobs)) if batch.on == "local" else batch.jobs or 1
+    plan = replace(plan, run=tuple(longest_first(beside(framed(plan.run), workers if batch.on == "local" else 1))))
+    shown = plan_json(plan, workers)
     data = {**shown, "bad": bad_json(bad)}
     if bad and not plan.everything():
         return data, none_can_be_made(batch, bad)
@@ -177,20 +181,22 @@ def dry_run(batch: Batch) -> tuple[dict[str, Any], AvatarError | None]:
 
 def rehearsed(plan: BatchPlan) -> tuple[BatchPlan, list[Bad]]:
     """Check what is to be made as far as a dry run of `generate` does; return the plan without what would fail, and that."""
-    bad: dict[int, Bad] = {}
+    here, bad = Here(), []
+    good: list[Planned] = []
     with ThreadPoolExecutor(LOOKERS) as pool:
-        for each, error in zip(plan.run, pool.map(_rehearse, plan.run), strict=True):
-            if error is not None:
-                bad[each.item.index] = Bad(each.item.name, each.item.where, error.message, error.hint, error.exit_code)
-    return replace(plan, run=tuple(each for each in plan.run if each.item.index not in bad)), list(bad.values())
+        for each, found in zip(plan.run, pool.map(partial(_rehearse, here), plan.run), strict=True):
+            if isinstance(found, AvatarError):
+                bad.append(Bad(each.item.name, each.item.where, found.message, found.hint, found.exit_code))
+            else:
+                good.append(replace(each, takes=found))
+    return replace(plan, run=tuple(good)), bad
 
 
-def _rehearse(planned: Planned) -> AvatarError | None:
+def _rehearse(here: Here, planned: Planned) -> Estimate | AvatarError:
     try:
-        rehearse_checked(checked_of(planned.item))
+        return rehearse_checked(checked_of(planned.item), here).planned
     except AvatarError as error:
         return error
-    return None
 
 
 def _rows(batch: Batch) -> tuple[list[Row], tuple[Path, ...]]:

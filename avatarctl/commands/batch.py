@@ -232,7 +232,9 @@ def _dry_run(asked: Batch, as_json: bool) -> None:
     ]
     rows += [("bad", row["output"], "", "", row["where"], row["why"]) for row in plan["bad"]]
     runs = sum(row["runs"] for row in plan["items"])
-    last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}"
+    bases = {row["time_basis"] for row in plan["items"] if row["runs"]}
+    basis = f" ({min(bases)})" if len(bases) == 1 else ""
+    last = f"{runs} to make with {plan['workers']} workers, time: {_time(plan['time_s'])}{basis}"
     text = console.table(("STATE", "VIDEO", "LENGTH", "TIME", "RECORDING", ""), rows)
     for note in dict.fromkeys(note for row in plan["items"] for note in (row["crop"] or {}).get("warnings", ())):
         console.note(f"warning: {note}")  # it names the picture, which many videos may share

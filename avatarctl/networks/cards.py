@@ -13,12 +13,17 @@ from avatarctl.networks.memory import CUDA_CONTEXT_BYTES
 PRODUCTS, CONVOLUTIONS, MOVED = 0.65, 0.4, 0.8
 ATTENTION, ATTENTION_OLD = 0.5, 0.25  # flash or cuDNN's; memory-efficient attention of cards before Ampere
 CALL_S = 6e-6  # from one kernel's start to the next one's
+LOCKED = 0.8  # of the bus, from locked main memory
+PAGEABLE = 5e9  # bytes per second from main memory that isn't locked: a processor copies them first
 SYSTEM = 0.97  # of the memory is free on an idle card
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches: operations per second by kind, bytes moved per second, seconds of a call."""
+    """What a device reaches: operations per second by kind, bytes moved per second, seconds of a call.
+
+    ``link``: bytes per second that come from locked main memory; 0: nothing has to come, as on a CPU.
+    """
 
     products: float
     attention: float
@@ -26,6 +31,7 @@ class Rates:
     moved: float
     call_s: float
     overlaps: bool = True  # calls are prepared while the device works, as on a GPU
+    link: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Card:
     """A GPU as its maker describes it.
 
     ``tensor``: tera-operations per second of dense products in half precision with sums in float32; ``single``: in float32;
-    ``bandwidth`` in GB/s, ``memory`` in GiB.
+    ``bandwidth`` of its memory in GB/s, ``memory`` in GiB, ``bus`` to main memory in GB/s (16 lanes of PCIe 4 where not said).
     """
 
     name: str
@@ -42,6 +48,7 @@ class Card:
     single: float
     bandwidth: float
     memory: float
+    bus: float = 31.5
 
     @property
     def bfloat16(self) -> bool:
@@ -64,30 +71,31 @@ class Card:
             convolutions * 1e12,
             MOVED * self.bandwidth * 1e9,
             CALL_S,
+            link=LOCKED * self.bus * 1e9,
         )
 
 
 # From the makers' data sheets and white papers; GeForce cards sum in float32 at half of their largest figure before RTX 50.
 CARDS = (
-    Card("T4", (7, 5), 65, 8.1, 320, 16),
-    Card("V100", (7, 0), 125, 15.7, 900, 32),
-    Card("RTX 2080 Ti", (7, 5), 53.8, 13.4, 616, 11),
+    Card("T4", (7, 5), 65, 8.1, 320, 16, 15.75),
+    Card("V100", (7, 0), 125, 15.7, 900, 32, 15.75),
+    Card("RTX 2080 Ti", (7, 5), 53.8, 13.4, 616, 11, 15.75),
     Card("RTX 3060", (8, 6), 25.5, 12.7, 360, 12),
     Card("RTX 3080", (8, 6), 59.5, 29.8, 760, 10),
     Card("RTX 3090", (8, 6), 71, 35.6, 936, 24),
-    Card("RTX 4060 Ti", (8, 9), 44.1, 22.1, 288, 16),
+    Card("RTX 4060 Ti", (8, 9), 44.1, 22.1, 288, 16, 15.75),
     Card("RTX 4070 Ti Super", (8, 9), 88.2, 44.1, 672, 16),
     Card("RTX 4080", (8, 9), 97.5, 48.7, 717, 16),
     Card("RTX 4090", (8, 9), 165.2, 82.6, 1008, 24),
-    Card("RTX 5080", (12, 0), 112.6, 56.3, 960, 16),
-    Card("RTX 5090", (12, 0), 209.5, 104.8, 1792, 32),
+    Card("RTX 5080", (12, 0), 112.6, 56.3, 960, 16, 63),
+    Card("RTX 5090", (12, 0), 209.5, 104.8, 1792, 32, 63),
     Card("A10", (8, 6), 125, 31.2, 600, 24),
     Card("L4", (8, 9), 121, 30.3, 300, 24),
     Card("L40S", (8, 9), 362, 91.6, 864, 48),
     Card("A100", (8, 0), 312, 19.5, 2039, 80),
-    Card("H100", (9, 0), 989, 67, 3350, 80),
-    Card("H200", (9, 0), 989, 67, 4800, 141),
-    Card("B200", (10, 0), 2250, 80, 8000, 180),
+    Card("H100", (9, 0), 989, 67, 3350, 80, 63),
+    Card("H200", (9, 0), 989, 67, 4800, 141, 63),
+    Card("B200", (10, 0), 2250, 80, 8000, 180, 63),
 )
 TEN = ("T4", "RTX 3060", "RTX 3090", "RTX 4060 Ti", "RTX 4090", "RTX 5090", "L4", "L40S", "A100", "H100")
 

@@ -1,4 +1,4 @@
-"""Place a render and measure what its device reaches with products, attention, convolutions, moves and calls, in two seconds.
+"""Place a render and measure in two seconds what its device reaches: products, attention, convolutions, moves, calls, its bus.
 
 Run as a program (``python -m avatarctl.networks.reach``) it reads settings and a workload from stdin and writes what it found.
 """
@@ -54,6 +54,10 @@ def measure(device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, wo
         x = _random(device, dtype, 16)
         return lambda: x.add_(1), 1.0
 
+    def from_memory(count: int) -> tuple[Callable[[], object], float]:
+        x = torch.empty(count, dtype=torch.uint8, pin_memory=True)
+        return lambda: x.to(device, non_blocking=True), float(count)
+
     with torch.no_grad():
         side = min(work.width, work.height) // 2
         return Rates(
@@ -63,6 +67,7 @@ def measure(device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype, wo
             _rate(device, move, LARGEST_BYTES // 4),
             1 / _rate(device, call, 1),
             overlaps=device.type == "cuda",
+            link=_rate(device, from_memory, LARGEST_BYTES) if device.type == "cuda" else 0.0,
         )
 
 

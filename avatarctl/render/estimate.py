@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +20,7 @@ from avatarctl.networks.memory import CUDA_CONTEXT_BYTES, Formats, Workload, est
 from avatarctl.networks.tiling import small_tiling
 from avatarctl.paths import cache_folder
 from avatarctl.render.inputs import Checked, exact, plan_of
-from avatarctl.render.machine import Machine, of_card, this_machine
+from avatarctl.render.machine import Here, Machine, of_card
 from avatarctl.render.timing import Timing, time_of
 from avatarctl.render.workload import workload_of
 from avatarctl.sampling.passes import passes_of
@@ -68,7 +68,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(checked: Checked, samples: int | None = None, where: Card | Literal["here"] | None = None) -> Estimate:
+def estimate(checked: Checked, samples: int | None = None, where: Card | Here | None = None) -> Estimate:
     """Estimate a job from its settings and the ``samples`` of its recording at 16 kHz (None: by its declared length).
 
     ``where``: calculate time and memory mode for a published GPU, or for this machine, which is measured for that; None: of
@@ -110,12 +110,12 @@ def estimate(checked: Checked, samples: int | None = None, where: Card | Literal
     )
 
 
-def _machine(job: RenderJob, work: Workload, where: Card | Literal["here"] | None) -> Machine | None:
+def _machine(job: RenderJob, work: Workload, where: Card | Here | None) -> Machine | None:
     if where is None:
         return None
     if isinstance(where, Card):
         return of_card(where, job.placement, work, COMPILE_FROM_PASSES)
-    return this_machine(job.placement, work)
+    return where.machine(job.placement, work)
 
 
 def _peak(job: RenderJob, work: Workload, machine: Machine | None) -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from avatarctl.paths import cache_folder
 from avatarctl.settings.placement import PlacementSettings
 
 FILE = "rates.json"
+MEASURED = 2  # what is measured: 2 has the bus too
 TIMEOUT_S = 120.0  # a cold disk takes half a minute to import torch
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -71,6 +73,22 @@ def this_machine(settings: PlacementSettings, work: Workload) -> Machine | None:
     return _machine_of(found, work)
 
 
+class Here:
+    """This machine as many estimates at once see it: asked once for each kind of render, by whichever thread comes first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[tuple[str, bool], Machine | None] = {}
+
+    def machine(self, settings: PlacementSettings, work: Workload) -> Machine | None:
+        """Return what :func:`this_machine` returned for a render of this kind."""
+        kind = _key(settings, work, settings.device == "cpu"), work.passes >= devices.COMPILE_FROM_PASSES
+        with self._lock:
+            if kind not in self._found:
+                self._found[kind] = this_machine(settings, work)
+            return self._found[kind]
+
+
 def _machine_of(found: dict[str, Any], work: Workload) -> Machine:
     formats = Formats(**found["formats"])
     tiling = None if found["tiling"] is None else Tiling(*found["tiling"])
@@ -93,7 +111,7 @@ def _key(settings: PlacementSettings, work: Workload, on_cpu: bool) -> str:
     except importlib.metadata.PackageNotFoundError:
         version = ""
     where = (platform.node(), platform.machine(), version, threads.count())
-    return json.dumps([*where, device, visible, settings.compile, *number_formats, dims])
+    return json.dumps([MEASURED, *where, device, visible, settings.compile, *number_formats, dims])
 
 
 def _ask(asked: dict[str, Any]) -> dict[str, Any] | None:

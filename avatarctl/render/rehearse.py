@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.errors import BusyError
@@ -16,6 +15,7 @@ from avatarctl.render.crop import Framing, frame_apart, framing_in, require_face
 from avatarctl.render.estimate import Estimate, estimate
 from avatarctl.render.folder import RenderFolder
 from avatarctl.render.inputs import Checked, as_begun, check, check_unchanged, exact, manifest_of
+from avatarctl.render.machine import Here
 from avatarctl.render.room import Disk, check_room, disks_of, needs_of
 from avatarctl.sampling.windows import SAMPLE_RATE_HZ
 from avatarctl.settings.placement import PlacementSettings
@@ -39,7 +39,7 @@ def rehearse(job: RenderJob, force: bool = False, card: Card | None = None) -> R
     """
     checked = check(job, force)
     check_folder(checked, force)
-    return replace(rehearse_checked(checked, card or "here"), framing=framing_of(job, force))
+    return replace(rehearse_checked(checked, card or Here()), framing=framing_of(job, force))
 
 
 def framing_of(job: RenderJob, force: bool = False) -> Framing | None:
@@ -51,7 +51,7 @@ def framing_of(job: RenderJob, force: bool = False) -> Framing | None:
     return None if framing is None else require_face(framing, job)
 
 
-def rehearse_checked(checked: Checked, where: Card | Literal["here"] | None = None) -> Rehearsal:
+def rehearse_checked(checked: Checked, where: Card | Here | None = None) -> Rehearsal:
     """Check what a render meets after its start: the sound to its end, LoRAs, the device, room on the disks.
 
     ``where``: the machine that time is calculated for, None: no calculation.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from avatarctl.networks import flops
-from avatarctl.networks.cards import Rates
+from avatarctl.networks.cards import PAGEABLE, Rates
 from avatarctl.networks.dims import WAN_VAE, VaeDims
 from avatarctl.networks.flops import Operations
-from avatarctl.networks.memory import IMAGE_TOKENS, Workload, latent_tokens
+from avatarctl.networks.memory import IMAGE_TOKENS, Workload, latent_tokens, transformer_bytes
 from avatarctl.render.machine import Machine
 from avatarctl.sampling.passes import Passes
 from avatarctl.sampling.windows import Plan, pictures_of
 
 STATES_PER_S = 49.975  # of wav2vec 2.0
+STREAMED = ("group", "sequential")  # memory modes in which the transformer's weights come for each pass
 ENCODING_S = 6e-8  # per pixel of the video: x264 medium on one core (1.5 s for 100 pictures of 512x512)
 
 
@@ -54,6 +55,15 @@ def window_operations(work: Workload, passes: Passes, window_s: float, compiled:
     return one(True, True).times(passes.adapting) + one(True, False).times(again) + one(False, False).times(silent)
 
 
+def streaming_s(work: Workload, passes: Passes, machine: Machine) -> float:
+    """Return the seconds in which the transformer's weights come to the device for all passes of a window."""
+    if machine.memory not in STREAMED or not machine.rates.link:
+        return 0.0
+    weights = transformer_bytes(work.dims, machine.formats.value_bytes, machine.formats.float8)
+    rate = machine.rates.link if machine.memory == "group" else min(PAGEABLE, machine.rates.link)
+    return passes.total * weights / rate / work.batch
+
+
 def time_of(
     plan: Plan, work: Workload, passes: Passes, machine: Machine, vae: VaeDims = WAN_VAE, enlarge: int = 1
 ) -> Timing:
@@ -61,6 +71,9 @@ def time_of(
     rates, size = machine.rates, (work.width, work.height)
     window_s = float(pictures_of(work.window) / plan.fps)
     sampling = seconds(window_operations(work, passes, window_s, machine.compiled), rates)
+    coming = streaming_s(work, passes, machine)
+    # A block comes while the one before it computes; single layers are waited for.
+    sampling = max(sampling, coming) if machine.memory == "group" else sampling + coming
     tiling = None if machine.fit is None else machine.fit.tiling
     value_bytes = machine.formats.vae_bytes
     decoding = seconds(flops.of_decoding(vae, *size, tiling, value_bytes), rates)

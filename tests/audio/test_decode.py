@@ -154,6 +154,7 @@ def test_closing_early_ends_ffmpeg(encode, noise):
     assert not decoders()
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_length(encode, tmp_path):
     """20 minutes are 77 MB at 16 kHz and 230 MB as recorded."""
     measure = (

@@ -82,6 +82,8 @@ def test_dry_run_gives_the_plan_longest_first_and_makes_nothing(bench: Bench) ->
     rows = ended.data()["items"]
     assert [row["output"] for row in rows] == ["v01.mp4", "v02.mp4", "v00.mp4"]
     assert all(row["runs"] and row["state"] == "new" for row in rows) and ended.data()["workers"] == 2
+    assert all(row["time_s"] > 0 and row["time_basis"].startswith("calculated from what ") for row in rows)
+    assert max(row["time_s"] for row in rows) <= ended.data()["time_s"] <= sum(row["time_s"] for row in rows)
 
 
 def test_an_item_whose_worker_dies_is_made_by_another(bench: Bench) -> None:

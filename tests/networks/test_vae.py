@@ -109,6 +109,7 @@ def test_warm_up_of_the_released_layout() -> None:
     assert decoder_warmup(tiny_vae()) == 38
 
 
+@pytest.mark.long
 def test_memory_does_not_grow() -> None:
     """Counted by :class:`live.LiveBytes`: every storage that an operation gives counts from then until it is collected.
 

@@ -65,11 +65,14 @@ class Steps:
         float8: bool = False,
         size: tuple[int, int] = (48, 32),
         frames: int = 6,
+        transformer: StableAvatarTransformer3DModel | None = None,
         **more: Any,
     ) -> None:
         self.residency = residency_of(placement(memory, float8, **more))
-        self.transformer: StableAvatarTransformer3DModel = loaded(
-            kinds.build_transformer(dims), self.residency, "transformer"
+        self.transformer: StableAvatarTransformer3DModel = (
+            loaded(kinds.build_transformer(dims), self.residency, "transformer")
+            if transformer is None
+            else self.residency.place(transformer.to(self.residency.load_device))
         )
         self.dims, self.frames = dims, frames
         self.rows, self.columns = size[1] // 8, size[0] // 8
@@ -89,7 +92,13 @@ class Steps:
         self.residency.use(self.transformer)
         ahead = self.residency.placement.memory in ("full", "model")
         return Predictor(
-            self.transformer, conditions, scheme_of(RenderSettings(**settings)), Levels(), self.frames, precompute=ahead
+            self.transformer,
+            conditions,
+            scheme_of(RenderSettings(**settings)),
+            Levels(),
+            self.frames,
+            reuse=RenderSettings(**settings).guidance_reuse,
+            precompute=ahead,
         )
 
     def requests(self, *steps: int) -> list[WindowRequest]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from gpu import CUDA, pretended
+from safetensors.torch import save_file
 from setting import MODES, TINY, Steps, loaded, placement
 
 from avatarctl.networks import kinds
 from avatarctl.networks import vae as V
+from avatarctl.networks.adapters import load_merged
+from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.conditions import image_tokens, reference_condition
 from avatarctl.networks.dims import WAN_VAE, ImageDims, SpeechDims, TextDims
 from avatarctl.networks.memory import Workload
 from avatarctl.networks.residency import residency_of
 from avatarctl.networks.text_stream import stream_text_encoder
 from avatarctl.render.place import try_decoding
+from avatarctl.sampling.denoise import FIELDS, schedule
+from avatarctl.sampling.team import Team, TeamSampler
+from avatarctl.sampling.wavefront import share_out
 
 TINY_SPEECH = SpeechDims(
     hidden_size=16,
@@ -43,12 +50,58 @@ def test_window_steps(memory: str, float8: bool) -> None:
         assert steps.transformer.device.type == "cuda"
 
 
-@pytest.mark.parametrize("memory", ["full", "group"])
-def test_native_guidance(memory: str) -> None:
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("float8", [False, True], ids=["same", "float8"])
+def test_native_guidance(memory: str, float8: bool) -> None:
     with pretended():
-        steps = Steps(TINY, memory)
+        steps = Steps(TINY, memory, float8)
         [(velocity, _)] = steps.predictor(guidance="native")(steps.requests(1))
         assert velocity.device.type == "cpu"
+
+
+@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("float8", [False, True], ids=["same", "float8"])
+def test_a_transformer_with_a_lora(memory: str, float8: bool, tmp_path: Path) -> None:
+    base, lora = tmp_path / "transformer.safetensors", tmp_path / "lora.safetensors"
+    save_weights(kinds.build_transformer(TINY), base)
+    layer = "blocks.1.attn1.to_q"
+    down, up = torch.zeros(2, TINY.dim), torch.zeros(TINY.dim, 2)
+    save_file({f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}, lora)
+    model, changed = load_merged(base, [(lora, 0.5)], torch.bfloat16)
+    assert changed == 1
+    with pretended() as counted:
+        steps = Steps(TINY, memory, float8, transformer=model)
+        [(velocity, _)] = steps.predictor()(steps.requests(0))
+        assert velocity.device.type == "cpu" and counted.peak > 0
+
+
+@pytest.mark.parametrize("memory", MODES)
+def test_what_a_team_passes_on_lies_in_main_memory(memory: str) -> None:
+    """Windows after a step, with all that the solver and reused guidance keep, go over gloo to the other processes."""
+    levels = schedule(4)
+    with pretended():
+        steps = Steps(TINY, memory)
+        predict = steps.predictor(guidance_reuse=2)
+        noise = torch.randn(1, TINY.out_dim, 1, steps.rows, steps.columns)
+        sampler = TeamSampler(
+            Team(),
+            steps.plan,
+            levels,
+            lambda start, stop: noise.expand(-1, -1, stop - start, -1, -1),
+            predict,
+            solver="ab2",
+        )
+        kept: set[str] = set()
+        for _ in range(6):
+            chosen = share_out(sampler.progress, 1, 1, {})[0]
+            sampler.windows.update(sampler.step([sampler.plan.get(index) for index in chosen]))
+            for index in chosen:
+                sampler.progress.advance(index)
+            for window in sampler.windows.values():
+                kept |= set(window.tensors())
+                assert {tensor.device.type for tensor in window.tensors().values()} == {"cpu"}
+                assert {tensor.dtype for tensor in window.tensors().values()} == {torch.float32}
+        assert kept == set(FIELDS)
 
 
 def test_a_misplaced_tensor_is_seen() -> None:

@@ -132,6 +132,7 @@ def test_a_run_of_other_steps_is_refused(clips: Path, tmp_path: Path) -> None:
         train_vae(clips, tmp_path, 2, 0, quiet)
 
 
+@pytest.mark.long
 def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
     losses: list[float] = []
     train_vae(clips, tmp_path, 40, 0, lambda done, total, **facts: losses.append(facts["loss"]))

@@ -67,6 +67,7 @@ def test_the_inside_of_a_mouth_counts_teeth_and_knows_nobody() -> None:
     assert np.corrcoef(measured, true)[0, 1] > np.corrcoef(dark, true)[0, 1]
 
 
+@pytest.mark.long
 def test_own_irises_are_told_from_all_others() -> None:
     for seed in range(500, 508):
         who = Identity.of(seed)

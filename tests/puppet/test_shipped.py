@@ -208,6 +208,7 @@ def test_the_plan_tells_this_network_s_memory(server: Server, tmp_path: Path) ->
     assert told["memory_bytes"] < 200 << 20
 
 
+@pytest.mark.long
 def test_kills_cost_no_bit(server: Server, tmp_path: Path) -> None:
     """The kill test of tests/render, with the weights that people use: at random instants, in `generate` and `resume`."""
     words = ["--preset", "puppet", "-a", str(SAMPLES / "song.wav"), "--checkpoint-every", "0", "--progress", "json"]

@@ -10,10 +10,10 @@ import pytest
 from workshop import Case
 
 from avatarctl.errors import UsageError
-from avatarctl.networks.cards import CARDS, TEN, Rates, card_named
+from avatarctl.networks.cards import CARDS, PAGEABLE, TEN, Rates, card_named
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.flops import Operations
-from avatarctl.networks.memory import Workload
+from avatarctl.networks.memory import Workload, transformer_bytes
 from avatarctl.render.machine import of_card
 from avatarctl.render.timing import seconds, time_of
 from avatarctl.sampling.passes import passes_of
@@ -80,6 +80,21 @@ def test_faster_cards_take_less_and_passes_decide() -> None:
         card_named("3060"), PlacementSettings(memory="sequential"), Workload(TRANSFORMER_1_3B, 512, 512), 500
     )
     assert small.memory == "sequential" and not small.compiled
+
+
+def test_weights_that_come_for_each_pass_take_their_time() -> None:
+    plan = plan_windows(16000 * 60, RenderSettings().fps)
+    passes, rates, times = passes_of(RenderSettings()), card_named("4090").rates, {}
+    for width, memory in ((512, "model"), (512, "group"), (512, "sequential"), (64, "model"), (64, "group")):
+        work = Workload(TRANSFORMER_1_3B, width, width, passes=10_000)
+        machine = of_card(card_named("4090"), PlacementSettings(memory=memory, compile=False), work, 500)
+        times[width, memory] = time_of(plan, work, passes, machine).sampling_s
+    # Large passes hide the transport of blocks, small ones wait for it, single layers always do.
+    assert times[512, "group"] == times[512, "model"] and times[64, "group"] > 2 * times[64, "model"]
+    weights = transformer_bytes(TRANSFORMER_1_3B, 2, False)
+    coming = plan.count * passes.total * weights
+    assert times[64, "group"] == pytest.approx(coming / rates.link)
+    assert times[512, "sequential"] == pytest.approx(times[512, "model"] + coming / PAGEABLE)
 
 
 def test_a_published_gpu(case: Case) -> None:

@@ -132,6 +132,7 @@ def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFact
     return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case", "long.wav"))
 
 
+@pytest.mark.long
 def test_what_it_becomes_is_the_same_to_the_byte_also_after_kills(
     new_case: Callable[..., Case], expected: bytes
 ) -> None:

@@ -13,6 +13,7 @@ from workshop import Case, Server, straight
 
 NewCase = Callable[..., Case]
 FULL = 8
+MOST_TOLERATED = 2  # the move of the video to its place
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +32,23 @@ def test_a_full_disk_at_any_write_stops_with_a_valid_folder(new_case: NewCase, e
 
 
 def fill_at_writes(new_case: NewCase, expected: bytes, first: int, step: int) -> int:
-    """Let the disk be full at the n-th write alone, resume, for growing n until there are no more; return their number."""
+    """Let the disk be full at the n-th write alone, resume, for growing n until there are no more; return their number.
+
+    A render may get past a write that fails once: a rename that is refused is replaced by a copy. Then it must be whole.
+    """
+    tolerated = []
     for number in itertools.count(first, step):
         case = new_case(f"write{number}")
         attempt = case.generate(fault="full", at=number)
         if attempt.writes < number:  # there are no more
             assert attempt.status == 0 and case.bytes() == expected, attempt.log
+            assert len(tolerated) <= MOST_TOLERATED, tolerated
             return number // step
-        check_stopped(case, attempt.status, attempt.told, expected)
-        attempt = case.generate()
+        if attempt.status == 0:
+            tolerated.append(number)
+        else:
+            check_stopped(case, attempt.status, attempt.told, expected)
+            attempt = case.generate()
         assert attempt.status == 0, f"write {number}: {attempt.log}"
         assert case.bytes() == expected, f"write {number}"
         assert sorted(path.name for path in case.folder.iterdir()) == ["attempt.log", "talk.mp4"], f"write {number}"

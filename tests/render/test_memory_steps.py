@@ -138,6 +138,7 @@ def test_tiles_are_noted_as_a_change_and_stay(studio: Path, tmp_path: Path, monk
     assert segment.read_bytes() == before
 
 
+@pytest.mark.long
 def test_tiles_that_were_refused_are_not_taken_and_the_hint_works(
     studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_what_is_left_is_an_error_and_all_that_was_done_is_there(
     assert done.window_steps == 4 and output.read_bytes() == expected
 
 
+@pytest.mark.long
 def test_memory_that_is_full_from_the_start_leaves_what_the_hint_resumes(
     studio: Path, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

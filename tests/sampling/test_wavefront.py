@@ -28,7 +28,7 @@ def reach_of(plan: Plan) -> int:
 # -- Same bits in any order -------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(plans(), st.integers(1, 12), blends, st.integers(0, 2**32))
 @example(Plan(1501, Fraction(25), 376, 21, 5), 4, "linear", 0)
 @example(Plan(1501, Fraction(25), 60, 21, 20), 3, "log", 1)
