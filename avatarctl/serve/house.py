@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from avatarctl import console, durable, ownership
 from avatarctl.audio.source import ffmpeg
 from avatarctl.batch.local import Place
-from avatarctl.errors import AvatarError, BusyError
+from avatarctl.errors import AvatarError, BusyError, WeightsError
 from avatarctl.render.crop import Framing, frame_apart, require_face
 from avatarctl.serve.answers import Refused
 from avatarctl.serve.checking import Checker
@@ -227,6 +228,11 @@ class House:
         """Check a job as the start of its render does; return ``estimate`` and ``notes`` without paths of this machine."""
         try:
             found = self.checker.check(job)
+        except WeightsError as problem:
+            name = job.preset or "its preset"
+            raise Refused(
+                503, f"model: got {name}, expected one whose weights are there", _fetching(problem)
+            ) from problem
         except AvatarError as problem:
             problem.message = named(problem.message, folder, "")
             problem.hint = named(problem.hint, folder, "")
@@ -239,7 +245,11 @@ class House:
         if key not in self._framings:
             if len(self._framings) > 500:
                 self._framings.clear()
-            self._framings[key] = frame_apart([job])[0]
+            seen = frame_apart([job])[0]
+            if seen is not None:  # the same picture comes under many names
+                warnings = tuple(named(each, job.image, "the picture") for each in seen.warnings)
+                seen = replace(seen, warnings=warnings)
+            self._framings[key] = seen
         found = self._framings[key]
         return None if found is None else require_face(found, job)
 
@@ -255,9 +265,19 @@ class House:
         settings = offer.settings({})
         try:
             find_weights(settings.weights, settings.size, settings.variant)
+        except WeightsError as problem:
+            return f"its weights are missing: {_fetching(problem)}"
         except AvatarError as problem:
             return f"{problem.message}; {problem.hint}"
         return ""
+
+
+def _fetching(problem: WeightsError) -> str:
+    """Return the hint for weights that lack, which a client can't name: what is run on the server's machine."""
+    command = re.search(r"`(avatarctl fetch[^`]*)`", problem.hint)
+    return (
+        f"run `{command[1] if command else 'avatarctl fetch'}` on the server; puppet, the embedded avatar, needs none"
+    )
 
 
 @contextmanager

@@ -187,7 +187,12 @@ WORDS: dict[str, str] = {
     **{name: name for name in ("paused", "cancelled", "failed")},
 }
 PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "move": "moved"}
-HINTS = {"move": "pause it first: what waits can be moved", "cancel": "delete it instead"}
+HINTS = {
+    "move": "pause it first: what waits can be moved",
+    "cancel": "delete it instead",
+    "pause": "what is queued or in progress can be paused",
+    "resume": "what is paused, cancelled or failed can be resumed",
+}
 
 
 def asked_of(job: Job) -> dict[str, Any]:

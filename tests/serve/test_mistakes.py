@@ -40,7 +40,7 @@ MISTAKES = [
     ({"extra_params": "[1]"}, 400, "extra_params: got '[1]', expected an object"),
     ({"extra_params": '{"steps": 2}', "num_inference_steps": "3", "steps": "2"}, 400, "expected one of them"),
     ({"start": "99"}, 400, "start"),
-    ({"model": "square"}, 503, "expected the weights of StableAvatar"),
+    ({"model": "square"}, 503, "model: got square, expected one whose weights are there"),
 ]
 
 

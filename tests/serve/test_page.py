@@ -117,7 +117,8 @@ def row(page: Any, name: str) -> Any:
 def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> None:
     fill(page)
     show_face(page)
-    assert "around the face" in page.text_content("#picture-note")
+    said = page.text_content("#picture-note")
+    assert "around the face" in said and "the picture: the head is cut off" in said and "spool" not in said
     page.select_option("#form [name=fit]", "")
     more(page, duration="2", steps="12")
     page.click("#queue")

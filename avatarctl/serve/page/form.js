@@ -1,6 +1,6 @@
 // The form of a new video: picture with its crop, voice, preset, estimate.
 
-import { $, clock, post, say, size } from "./app.js";
+import { $, clock, post, say, size, span } from "./app.js";
 import { startRecording } from "./record.js";
 
 const chosen = { image: null, audio: null };
@@ -197,8 +197,8 @@ async function estimate(mine) {
     const found = await post("/v1/videos/estimate", settings());
     if (mine !== turn) return;
     const plan = found.estimate;
-    const time = plan.time_s === null ? "How long it takes is not known yet: nothing like it was made here." : `It takes about ${clock(plan.time_s)}.`;
-    $("estimate").textContent = [`${clock(plan.video_s)} of video. ${time}`, ...found.notes].join(" ");
+    const time = plan.time_s === null ? "How long it takes is not known yet: nothing like it was made here." : `It takes about ${span(plan.time_s)} here.`;
+    $("estimate").textContent = [`${span(plan.video_s)} of video. ${time}`, ...found.notes].join(" ");
   } catch (error) {
     if (mine !== turn) return;
     $("estimate").textContent = "";
