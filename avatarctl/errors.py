@@ -89,3 +89,8 @@ class Ended(AvatarError):
     def __init__(self, exit_code: int) -> None:
         super().__init__("process 0 ended the render")
         self.exit_code = exit_code
+
+
+def some(names: list[str], most: int = 8) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")

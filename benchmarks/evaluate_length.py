@@ -1,9 +1,10 @@
-"""Measure speed and peak memory of `avatarctl evaluate` on videos of two lengths: memory should not grow with length.
+"""Measure speed and peak memory of `evaluate` or `data prepare` on videos of two lengths: memory should not grow with length.
 
 A drawn person speaks (the world that the embedded avatar knows), a minute of pictures again and again:
 
     python benchmarks/evaluate_length.py --minutes 1 60 --json evaluate_length.json
     python benchmarks/evaluate_length.py --minutes 60 --fps 8 --video hour.mp4   # in parts: the video is kept
+    python benchmarks/evaluate_length.py --minutes 1 10 --prepare                # `data prepare`, clips and masks included
 """
 
 from __future__ import annotations
@@ -31,16 +32,26 @@ from avatarctl.puppet.world2.portrait import Portrait
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, SIDE = 16_000, 256
-# Peak resident memory of the whole process, as the kernel counts it.
+# Peaks of resident memory (all, and its own without mapped files: the sound lies in one, whose pages the kernel may drop), and
+# the processor's time of the process and of the ffmpeg that it starts.
 CHILD = """
-import resource, sys
+import resource, sys, threading, time
+own_kb = [0]
+def watch():
+    while True:
+        with open("/proc/self/status") as file:
+            own_kb[0] = max(own_kb[0], *(int(line.split()[1]) for line in file if line.startswith("RssAnon")))
+        time.sleep(0.5)
+threading.Thread(target=watch, daemon=True).start()
 sys.argv = ["avatarctl", *sys.argv[1:]]
 from avatarctl.cli import app
 try:
     app()
 except SystemExit as end:
     assert end.code in (0, None), end.code
-sys.stderr.write(f"PEAK {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}")
+own, ffmpeg = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu_s = own.ru_utime + own.ru_stime + ffmpeg.ru_utime + ffmpeg.ru_stime
+sys.stderr.write(f"\\nPEAK {own.ru_maxrss} {own_kb[0]} {cpu_s}")
 """
 
 
@@ -74,42 +85,55 @@ def _pictures(voice: NDArray[np.float32], count: int, fps: Fraction) -> Iterator
         yield portrait.picture(Pose(opening=float(opening[number]), width=float(width[number]), x=turn, yaw=turn))
 
 
-def evaluated(video: Path, folder: Path) -> dict[str, float]:
-    """Evaluate a video in a process of its own; return its pictures, its peak memory in MB and its time."""
-    command = [sys.executable, "-c", CHILD, "evaluate", str(video), "--json", "--quiet", "--device", "cpu"]
+def measured(video: Path, folder: Path, prepare: bool) -> dict[str, float]:
+    """Evaluate or prepare a video in a process of its own; return its peaks of memory in MB, its time and what came out.
+
+    On a machine that others use, the processor's time tells the speed, not the clock.
+    """
+    words = (
+        ["data", "prepare", str(video), "--output", str(folder / video.stem)] if prepare else ["evaluate", str(video)]
+    )
+    command = [sys.executable, "-c", CHILD, *words, "--json", "--quiet", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVATARCTL_HOME": str(folder / "home")}
     begin = time.perf_counter()
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         raise SystemExit(run.stderr[-2000:])
     wall_s = time.perf_counter() - begin
-    row = json.loads(run.stdout)["data"]["videos"][0]
-    return {
-        "minutes": round(row["duration_s"] / 60, 2),
-        "pictures": row["pictures"],
-        "peak_mb": round(int(run.stderr.rpartition("PEAK ")[2]) / 1024, 1),
+    data = json.loads(run.stdout)["data"]
+    peak_kb, own_kb, cpu_s = run.stderr.rpartition("PEAK ")[2].split()
+    found = {
+        "peak_mb": round(int(peak_kb) / 1024, 1),
+        "peak_own_mb": round(int(own_kb) / 1024, 1),
         "wall_s": round(wall_s, 1),
-        "pictures_per_s": round(row["pictures"] / wall_s, 1),
-        "correlation": row["lips"]["correlation"],
-        "lag_s": row["lips"]["lag_s"],
+        "cpu_s": round(float(cpu_s), 1),
     }
+    if prepare:
+        return {"minutes": round(data["seconds"] / 60, 2), "kept": data["kept"], **found}
+    row = data["videos"][0]
+    found |= {"minutes": round(row["duration_s"] / 60, 2), "pictures": row["pictures"]}
+    found |= {"pictures_per_cpu_s": round(row["pictures"] / float(cpu_s), 1)}
+    return {**found, "correlation": row["lips"]["correlation"], "lag_s": row["lips"]["lag_s"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 60.0])
     parser.add_argument("--fps", type=Fraction, default=Fraction(25))
+    parser.add_argument("--prepare", action="store_true", help="Measure `data prepare` instead of `evaluate`.")
     parser.add_argument("--video", type=Path, help="Keep the video of the last length here; one that is there is used.")
     parser.add_argument("--json", type=Path, help="Also write the numbers into this file.")
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for minutes in asked.minutes:
-            video = asked.video if asked.video and minutes == asked.minutes[-1] else Path(temporary) / "long.mp4"
+            video = (
+                asked.video if asked.video and minutes == asked.minutes[-1] else Path(temporary) / f"{minutes:g}.mp4"
+            )
             if not video.exists() or video.parent == Path(temporary):
                 write_video(video, minutes, asked.fps)
-            rows.append(evaluated(video, Path(temporary)))
-            print(rows[-1])
+            rows.append(measured(video, Path(temporary), asked.prepare))
+            print(rows[-1], flush=True)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")
 

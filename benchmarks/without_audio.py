@@ -7,7 +7,7 @@ Shows that a run from Wan2.1 learns lips, at the embedded avatar's size, by comm
     avatarctl data encode drawn --output cache --weights puppet --preset puppet
     avatarctl train --data cache --output run --preset puppet-lips --weights bare.safetensors
     avatarctl puppet pack --weights puppet --transformer run/transformer.safetensors --output packed
-    avatarctl puppet evaluate --weights packed --output report --pairs 20 --minutes 0 --no-tables
+    avatarctl puppet evaluate --weights packed/weights --output report --pairs 20 --minutes 0 --no-tables
 
 report/report.md has the correlation of the mouth's opening with held-out voices, and with other voices.
 """

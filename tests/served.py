@@ -61,9 +61,13 @@ class Server:
         argv: list[str],
         processes: int,
         meanwhile: Callable[[list[int]], None] = lambda _: None,
+        over_gloo: bool = False,
         **environment: str,
     ) -> list[Attempt]:
-        """Run a command line in several processes as a launcher would; ``meanwhile`` is called with their numbers."""
+        """Run a command line in several processes as a launcher would; ``meanwhile`` is called with their numbers.
+
+        ``over_gloo``: as devices that weights and optimizers can be sharded over.
+        """
         logs = [folder / f"attempt.{rank}.log" for rank in range(processes)]
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
         place |= environment
@@ -72,6 +76,7 @@ class Server:
             for rank, log in enumerate(logs)
         ]
         request = {"argv": argv, "folder": str(folder), "fault": "none", "at": 0, "members": members}
+        request["over_gloo"] = over_gloo
         ended = self._request(request, meanwhile)
         return [Attempt(status, log.read_text()) for status, log in zip(ended["statuses"], logs, strict=True)]
 

@@ -1,8 +1,9 @@
 """Test helper: run command lines from stdin, each in a forked copy of a process that has imported everything.
 
 A render of a second would spend three more on imports; a fork has them done. A request is a JSON object: ``argv``,
-``folder`` (where to run), ``environment`` (variables to add), ``log`` (both streams), ``fault`` (none, kill, full) and
-``at`` (which write meets it: 1 is the first). With ``members``, several run at once, each with what its member says.
+``folder`` (where to run), ``environment`` (variables to add), ``log`` (both streams), ``fault`` (none, kill, full),
+``at`` (which write meets it: 1 is the first) and ``over_gloo`` (training/gloo.py). With ``members``, several run at once,
+each with what its member says.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def child(request: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["avatarctl", *request["argv"]]
     from avatarctl.cli import main
+
+    if request.get("over_gloo"):
+        from training.gloo import over_gloo
+
+        over_gloo()
 
     writes_seen = plant(request)
     try:

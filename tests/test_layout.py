@@ -16,6 +16,7 @@ OPENERS = (
     "avatarctl.networks.checkpoints",
     "avatarctl.networks.lora_formats",
     "avatarctl.render.folder",
+    "avatarctl.data.shard_writer",
     "avatarctl.data.shards",
     "avatarctl.data.compact",
     "avatarctl.training.checkpoints",

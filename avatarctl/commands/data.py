@@ -68,6 +68,15 @@ Starts = Annotated[
         rich_help_panel=SAMPLES,
     ),
 ]
+LatentsOf = Annotated[
+    Literal["window", "clip"] | None,
+    typer.Option(
+        "--latents-of",
+        help="What the VAE encodes: each window on its own, or a clip's pictures once, which its windows are cut out of.",
+        show_default="window",
+        rich_help_panel=SAMPLES,
+    ),
+]
 WithPictures = Annotated[
     bool | None,
     typer.Option(
@@ -167,6 +176,7 @@ def encode(
     stride: Stride = None,
     starts: Starts = None,
     window: Window = None,
+    latents_of: LatentsOf = None,
     pictures: WithPictures = None,
     fps: Fps = None,
     short: Short = None,
@@ -201,6 +211,7 @@ def encode(
         "stride": stride,
         "window": window,
         "starts": starts,
+        "latents_of": latents_of,
         "pictures": pictures,
         "fps": fps,
         "short": short,

@@ -49,6 +49,15 @@ def evaluate(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    syncnet: Annotated[
+        Path | None,
+        typer.Option(
+            "--syncnet",
+            metavar="FOLDER",
+            help="Also ask SyncNet (LSE-C, LSE-D): a folder with its weights, syncnet_v2.model, which aren't shipped.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,9 +99,13 @@ def evaluate(
 
     refuse_missing(device or "auto")
     recordings, pictures = paired(videos, audio or [], "--audio"), paired(videos, reference or [], "--reference")
-    asked = [Asked(*each, None, window_s) for each in zip(videos, recordings, pictures, strict=True)]
+    asked = [Asked(*each, None, window_s, syncnet=syncnet) for each in zip(videos, recordings, pictures, strict=True)]
     for each in asked:
         check(each)
+    if syncnet is not None:
+        from avatarctl.networks.syncnet import load_syncnet
+
+        load_syncnet(syncnet)
     from avatarctl.evaluation.evaluate import evaluate as run
     from avatarctl.networks.placement import device_named
 

@@ -9,7 +9,7 @@ import typer
 
 from avatarctl import console, durable, ownership
 from avatarctl.commands.options import AsJson, Force
-from avatarctl.errors import InputFileError, UsageError, WeightsError
+from avatarctl.errors import InputFileError, UsageError, WeightsError, some
 from avatarctl.networks import lean
 from avatarctl.networks.header import damage
 from avatarctl.ownership import Inputs
@@ -192,12 +192,8 @@ def _text(facts: dict[str, Any]) -> str:
         ),
     ]
     if facts["not_finite"]:
-        rows.append(("not finite", _some(facts["not_finite"])))
+        rows.append(("not finite", some(facts["not_finite"])))
     if facts["unknown"]:
-        rows.append(("fit nothing", _some(facts["unknown"])))
+        rows.append(("fit nothing", some(facts["unknown"])))
     rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
     return console.table(("LORA", facts["path"]), rows)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

@@ -14,12 +14,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from avatarctl import durable
+from avatarctl.data.shard_writer import ShardWriter
 from avatarctl.data.shards import (
     NULL,
     SHARDS,
     Index,
     SampleEntry,
-    ShardWriter,
     all_finite,
     read_about,
     read_bytes,

@@ -263,6 +263,12 @@ class Window:
     start: int
     frames: int
     rows: tuple[tuple[Picture | None, ...], ...]
+    shot: int = 0
+    """The number of the shot that it shows."""
+
+    def pictures(self) -> NDArray[np.uint8]:
+        """Return its pictures (T, H, W, 3)."""
+        return np.stack([row[0] for row in self.rows if row[0] is not None])
 
 
 def windows(
@@ -274,25 +280,31 @@ def windows(
     shots: Sequence[tuple[int, int]] = (WHOLE,),
     to_end: bool = False,
     first: int = 0,
+    step: int = 1,
 ) -> Iterator[Window]:
     """Cut rows into windows of ``length`` that begin every ``stride`` pictures; ``heard``: pictures that have sound.
 
     Each of ``shots`` (first picture, the one after the last) is cut on its own: no window shows two. What is left at the end
     of one doesn't make a window, or with ``to_end`` a last one ends with the shot, over pictures of the one before. A shot
     that is shorter makes one that is filled up (``pad``), or none. ``first``: where in a shot the first window begins, if it
-    is long enough for that.
+    is long enough for that. ``step``: windows begin at every so many pictures of their shot, so the last one may end a few
+    pictures before it.
     """
-    held: deque[tuple[Picture | None, ...]] = deque(maxlen=length)
+    held: deque[tuple[Picture | None, ...]] = deque(maxlen=length + step - 1)
+    stride, first = max(stride // step, 1) * step, first // step * step
     left = deque(shots)
     begin, end = left.popleft()
-    start, made, seen = begin + first, begin, begin
+    start, made, seen, shot = begin + first, begin, begin, 0
 
     def rest() -> Iterator[Window]:
         """Return the last window of a shot: pictures up to ``seen`` are its own, those up to ``made`` are in windows."""
-        if len(held) == length and (made == begin or (to_end and made < seen)):
-            yield Window(seen - length, length, tuple(held))
+        if len(held) >= length:
+            over = (seen - begin - length) % step
+            if made == begin or (to_end and made < seen - over):
+                rows = tuple(held)[: len(held) - over]
+                yield Window(seen - over - length, length, rows[-length:], shot)
         elif made == begin and held and short == "pad":
-            yield Window(begin, len(held), (*held, *[held[-1]] * (length - len(held))))
+            yield Window(begin, len(held), (*held, *[held[-1]] * (length - len(held))), shot)
 
     for place, row in enumerate(rows):
         if place >= heard:
@@ -303,13 +315,13 @@ def windows(
             if not left:
                 return
             begin, end = left.popleft()
-            start, made, seen = begin + first, begin, begin
+            start, made, seen, shot = begin + first, begin, begin, shot + 1
         if place < begin:
             continue
         held.append(row)
         seen = place + 1
         if seen == start + length:
-            yield Window(start, length, tuple(held))
+            yield Window(start, length, tuple(held)[-length:], shot)
             start, made = start + stride, seen
     yield from rest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from avatarctl.audio.track import Through
@@ -25,7 +23,6 @@ from avatarctl.data.ahead import ahead, batched
 from avatarctl.data.clips import (
     WHOLE,
     Film,
-    Picture,
     Window,
     clip_film,
     in_step,
@@ -39,18 +36,20 @@ from avatarctl.data.discover import Clip, discover, is_prepared, made_of, passed
 from avatarctl.data.encoders import Encoders
 from avatarctl.data.guards import full_device, interruptible, reading
 from avatarctl.data.masks import at_latent_size, mask_films
-from avatarctl.data.shards import ClipEntry, Index, Sample, ShardWriter, null_text_file
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import ClipEntry, Index, Sample, null_text_file
+from avatarctl.data.shot_latents import ShotLatents
 from avatarctl.data.sound import decoded_sound, separation
+from avatarctl.data.thumbs import thumb
 from avatarctl.errors import InputFileError
 from avatarctl.networks.images import read_image
 from avatarctl.networks.placement import DTYPES
+from avatarctl.networks.vae import TEMPORAL
 from avatarctl.progress import Progress
 from avatarctl.sampling.windows import video_frames_of
 from avatarctl.settings.encode import EncodeJob
 
-THUMB_PX = 160
 WINDOWS_AHEAD = 2  # decoded while one is encoded
-TINTS = ((0, 200, 0), (220, 0, 0))  # face, lips
 
 
 @dataclass
@@ -262,16 +261,28 @@ class Work:
             pictures_heard = video_frames_of(sound.count, fps)
             to_end = settings.starts != "fixed"
             first = first_start(clip, stride) if settings.starts == "random" else 0
-            found = windows(rows, length, stride, pictures_heard, settings.short, shots, to_end, first)
+            of_clip = self.encoders.of_shots() if settings.latents_of == "clip" else None
+            step = 1 if of_clip is None else TEMPORAL
+            found = windows(rows, length, stride, pictures_heard, settings.short, shots, to_end, first, step)
             # Entered last, so ended first: the thread reads what is closed after it.
             decoded = stack.enter_context(closing(ahead(found, WINDOWS_AHEAD)))
-            new = (window for window in decoded if key_of(clip, window) not in there)
-            for several in batched(new, self.batch):
+            new = self.not_there(clip, decoded, there, of_clip)
+            for several in batched(new, 1 if of_clip is not None else self.batch):
                 sounds = [
                     sound.of_pictures(window.start, length, fps, window.frames if len(shots) > 1 else None)
                     for window in several
                 ]
-                yield from self.encoded(clip, prompt, several, sounds, size, fps)
+                yield from self.encoded(clip, prompt, several, sounds, size, fps, of_clip)
+
+    def not_there(
+        self, clip: Clip, found: Iterator[Window], there: Collection[str], of_clip: ShotLatents | None
+    ) -> Iterator[Window]:
+        """Return the windows that aren't in the cache; of a whole clip, the pictures of the others are encoded all the same."""
+        for window in found:
+            if key_of(clip, window) not in there:
+                yield window
+            elif of_clip is not None:
+                self.encoders.passed(of_clip, window, window.pictures())
 
     @cached_property
     def batch(self) -> int:
@@ -286,11 +297,13 @@ class Work:
         sounds: Sequence[NDArray[np.float32]],
         size: tuple[int, int],
         fps: Fraction,
+        of_clip: ShotLatents | None = None,
     ) -> Iterator[Sample]:
-        """Encode windows of one size together."""
-        pictures = [np.stack([row[0] for row in window.rows if row[0] is not None]) for window in several]
+        """Encode windows of one size together; ``of_clip``: one, whose latents are cut out of the clip's."""
         names = [key_of(clip, window) for window in several] if self.settings.latents == "sample" else []
-        for window, sound, tensors in zip(several, sounds, self.encoders.pictures(pictures, names), strict=True):
+        latents = partial(of_clip.of, several[0]) if of_clip is not None else None
+        found = self.encoders.pictures([window.pictures() for window in several], names, latents)
+        for window, sound, tensors in zip(several, sounds, found, strict=True):
             yield self.sample(clip, prompt, window, {**tensors, "speech": self.encoders.speech(sound)}, size, fps)
 
     def picture(self, clip: Clip, prompt: str) -> Generator[Sample, None, None]:
@@ -302,7 +315,7 @@ class Work:
             rate = Fraction(25)  # of nothing: its length in counts is one picture
             with closing(stream(film, size, rate)) as pictures:
                 window = Window(0, 1, ((next(pictures), None, None),))
-        [tensors] = self.encoders.pictures([np.stack([row[0] for row in window.rows if row[0] is not None])])
+        [tensors] = self.encoders.pictures([window.pictures()])
         yield self.sample(clip, prompt, window, tensors, size, rate)
 
     def sample(
@@ -367,21 +380,6 @@ def resampled(film: Film, fps: Fraction, asked: Fraction | None) -> list[str]:
 def split(clip: Clip, cuts: int) -> list[str]:
     """Return what the user should know of a clip of several shots."""
     return [f"{clip.path}: got {cuts} cut{'s' * (cuts > 1)}, no sample shows two shots"] if cuts else []
-
-
-def thumb(row: tuple[Picture | None, ...]) -> bytes:
-    """Return a small JPEG of a picture with its masks as tints: green is the face, red are the lips."""
-    picture, *masks = row
-    assert picture is not None
-    shown = Image.fromarray(picture)
-    for mask, tint in zip(masks, TINTS, strict=True):
-        if mask is not None:
-            cover = Image.fromarray((mask[..., 0] * 0.3).astype(np.uint8))
-            shown.paste(Image.new("RGB", shown.size, tint), mask=cover)
-    shown.thumbnail((THUMB_PX, THUMB_PX))
-    buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def is_another(clip: Clip, source: Path) -> bool:

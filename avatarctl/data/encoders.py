@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatarctl.audio.speech import speech_states
+from avatarctl.data.clips import Window
+from avatarctl.data.shot_latents import ShotLatents
 from avatarctl.networks import checkpoints
 from avatarctl.networks.conditions import image_tokens, prompt_states
 from avatarctl.networks.placement import decide
 from avatarctl.networks.residency import residency_of
 from avatarctl.networks.text_stream import stream_text_encoder
-from avatarctl.networks.vae import TEMPORAL, encode, encode_moments, encode_stream
+from avatarctl.networks.vae import TEMPORAL, EncodeStream, encode, encode_moments, encode_stream, normalised_mean
 from avatarctl.settings.placement import PlacementSettings
 
 MOST_PROMPTS = 4096  # kept in memory: clips of one kind have the same, captions are all different
@@ -48,15 +50,19 @@ class Encoders:
         return self._prompts[prompt]
 
     @torch.no_grad()
-    def pictures(self, windows_BTHWC: Sequence[NDArray[np.uint8]], keys: Sequence[str] = ()) -> list[dict[str, Tensor]]:
+    def pictures(
+        self,
+        windows_BTHWC: Sequence[NDArray[np.uint8]],
+        keys: Sequence[str] = (),
+        encode_latents: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[dict[str, Tensor]]:
         """Return latents (C, T, H, W), reference latents (C, T, H, W) and image tokens (L, D) of windows of one size.
 
-        ``keys``: latents are drawn from the posterior, by these names; else they are its mean. A single picture has no
-        reference.
+        ``keys``: latents are drawn from the posterior, by these names; else they are its mean. ``encode_latents``: how latents
+        are made of pixels (B, 3, T, H, W) instead. A single picture has no reference.
         """
-        pixels = torch.stack([torch.from_numpy(window) for window in windows_BTHWC]).to(self.placement.device)
-        pixels = pixels.permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
-        latents = self._latents(pixels, keys)
+        pixels = self._pixels(windows_BTHWC)
+        latents = encode_latents(pixels) if encode_latents is not None else self._latents(pixels, keys)
         first = pixels[:, :, :1].contiguous()
         found = [
             {"latents": own, "image_tokens": image_tokens(self._image_encoder, picture[:, 0])[0]}
@@ -74,6 +80,24 @@ class Encoders:
         return self._followed_by_grey(torch.zeros(1, 3, 1, height, width, device=self.placement.device), latent_frames)[
             0
         ]
+
+    def of_shots(self) -> ShotLatents:
+        """Return what cuts the latents of windows out of those of whole shots, each picture encoded once."""
+
+        def begin() -> Callable[[Tensor], Tensor]:
+            stream = EncodeStream(self._vae)
+            return lambda pixels: normalised_mean(self._vae, stream.push(pixels))
+
+        return ShotLatents(begin)
+
+    @torch.no_grad()
+    def passed(self, latents: ShotLatents, window: Window, pictures_THWC: NDArray[np.uint8]) -> None:
+        """Encode the pictures of a window that is in the cache already: those after it need them."""
+        latents.of(window, self._pixels([pictures_THWC]))
+
+    def _pixels(self, windows_BTHWC: Sequence[NDArray[np.uint8]]) -> Tensor:
+        pixels = torch.stack([torch.from_numpy(window) for window in windows_BTHWC]).to(self.placement.device)
+        return pixels.permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
 
     def _followed_by_grey(self, first_BC1HW: Tensor, latent_frames: int) -> Tensor:
         grey = first_BC1HW.new_zeros(first_BC1HW.shape).expand(-1, -1, TEMPORAL, -1, -1)

@@ -21,6 +21,7 @@ class Asked:
     ``audio``: a recording instead of the video's own sound. ``face_in``: the part (left, top, right, bottom) of the reference
     in which the face is; ``optional``: a reference without a face is left out, with a note. ``borders``: pictures at which
     windows join, ``window_s``: or how many seconds apart; None for both: a render folder beside the video tells.
+    ``syncnet``: a folder with the weights of SyncNet, which is asked as well.
     """
 
     video: Path
@@ -30,6 +31,7 @@ class Asked:
     window_s: float | None = None
     face_in: Box | None = None
     optional: bool = False
+    syncnet: Path | None = None
 
 
 def check(asked: Asked) -> None:

@@ -13,8 +13,10 @@ from avatarctl.evaluation.asked import Asked
 from avatarctl.evaluation.findings import findings
 from avatarctl.evaluation.score import Scored, score
 from avatarctl.evaluation.source import Source, opened
+from avatarctl.evaluation.syncnet import score_syncnet
 from avatarctl.evaluation.watch import Watched, watch
 from avatarctl.evaluation.windows import borders_beside, borders_every
+from avatarctl.networks.syncnet import load_syncnet
 from avatarctl.progress import Progress
 
 
@@ -49,6 +51,10 @@ def evaluate(asked: Asked, show: Progress, device: str = "cpu") -> Evaluated:
         reference, notes = _reference(asked, seen)
         scored = score(source, seen, reference, _borders(asked, source, seen))
         scored.notes += notes
+        if asked.syncnet is not None:
+            show(0, 0, stage="asking SyncNet")
+            row, why_not = score_syncnet(source, scored.seat, load_syncnet(asked.syncnet, device), device)
+            scored.row["syncnet"], scored.notes = row, [*scored.notes, *why_not]
     wall_s = time.monotonic() - began
     speed = {"wall_s": round(wall_s, 2), "pictures_per_s": round(seen.pictures / wall_s, 1)}
     return Evaluated({**scored.row, **speed, "findings": findings(scored.row), "notes": scored.notes}, scored, seen)

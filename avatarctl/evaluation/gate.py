@@ -13,7 +13,7 @@ from avatarctl.settings.check import did_you_mean
 AT_LEAST = (
     *("duration_s", "pictures", "fps", "face.share", "face.height_px"),
     *("lips.correlation", "lips.times_shifted", "lips.amplitude", "lips.speech_share"),
-    *("picture.sharpness", "picture.still_share", "sound.duration_s"),
+    *("picture.sharpness", "picture.still_share", "sound.duration_s", "syncnet.lse_c"),
 )
 AT_MOST = (
     *("face.persons", "face.most_at_once", "face.unsure_share"),
@@ -21,6 +21,7 @@ AT_MOST = (
     *("identity.mean", "identity.worst", "identity.first_minute", "identity.last_minute", "identity.slope_per_minute"),
     *("picture.colour", "picture.colour_slope_per_minute", "picture.sharpness_slope_per_minute"),
     *("picture.flicker", "picture.border_ratio", "sound.offset_s", "sound.length_difference_s"),
+    *("syncnet.lse_d", "syncnet.lag_s", "syncnet.shifted_lse_c", "syncnet.shifted_lse_d"),
 )
 
 

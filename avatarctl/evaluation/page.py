@@ -55,7 +55,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     head = "".join(f"<th>{escape(Path(row['path']).name)}</th>" for row in rows)
     keys = [key for key in (*AT_LEAST, *AT_MOST) if any(value_of(row, key) is not None for row in rows)]
     keys.sort(
-        key=lambda key: ["face", "lips", "identity", "picture", "sound"].index(key.split(".")[0]) if "." in key else -1
+        key=lambda key: (
+            ["face", "lips", "syncnet", "identity", "picture", "sound"].index(key.split(".")[0]) if "." in key else -1
+        )
     )
     body = ""
     for key in keys:

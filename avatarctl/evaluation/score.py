@@ -31,10 +31,12 @@ MEASURED_BY = "faces by BlazeFace, lips by Face Mesh, identity by dlib's ResNet"
 class Scored:
     """The row of a video as ``--json`` has it, curves and borders for its report, notes on what couldn't be measured.
 
-    Curves are per picture (opening, level_db, steps), per second (identity, colour, sharpness) or by lag.
+    Curves are per picture (opening, level_db, steps), per second (identity, colour, sharpness) or by lag. ``seat``: the face
+    that was measured.
     """
 
     row: dict[str, Any]
+    seat: Seat
     curves: dict[str, Curve] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     borders: Sequence[int] = ()
@@ -69,7 +71,7 @@ def score(source: Source, seen: Watched, reference: Reference | None, borders: S
         },
     }
     curves = {**lips.curves, **looks.curves, **({} if away is None else {"identity": away})}
-    return Scored(row, curves, [*source.notes, *lips.notes], borders)
+    return Scored(row, seat, curves, [*source.notes, *lips.notes], borders)
 
 
 def _heard(source: Source, seen: Watched) -> tuple[Curve | None, NDArray[np.bool_]]:

@@ -40,8 +40,18 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
         )
     lines = [console.table(HEADERS, cells), "", LEGEND]
     told = [f"{_short(row['path'])}: {each['text']}" for row in rows for each in row["findings"]]
+    told += [f"{_short(row['path'])}: {_syncnet(row['syncnet'])}" for row in rows if row.get("syncnet")]
     told += [f"{_short(row['path'])}: missed: {each}" for row in rows for each in row.get("missed", ())]
     return "\n".join([*lines, *([""] if told else []), *(_wrapped(each) for each in told)])
+
+
+def _syncnet(found: dict[str, Any]) -> str:
+    if found["lse_c"] is None:
+        return "SyncNet wasn't asked"
+    return (
+        f"LSE-C {found['lse_c']:.2f} at {found['lag_s']:+.2f} s, LSE-D {found['lse_d']:.2f}; the voice of another moment "
+        f"{found['shifted_lse_c']:.2f}, {found['shifted_lse_d']:.2f}"
+    )
 
 
 def _cell(value: float | None, form: str) -> str:

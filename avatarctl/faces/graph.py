@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,17 @@ from torch import Tensor
 
 WEIGHTS = Path(__file__).with_name("weights")
 ACTIVATIONS = {1: F.relu, 3: F.relu6}  # numbers of the tflite format
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Let convolutions on a GPU compute in float32, so that results agree with a CPU's: torch's default there is TF32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class Graph:
@@ -33,8 +46,9 @@ class Graph:
     def __call__(self, pictures_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the named outputs for a batch of pictures, float32 (B, 3, H, W)."""
         values = {self._input: pictures_BCHW.to(self.device)}
-        for name, inputs, output, arguments in self._operations:
-            values[output] = self._run(name, [values[i] for i in inputs], output, arguments)
+        with whole_float32():
+            for name, inputs, output, arguments in self._operations:
+                values[output] = self._run(name, [values[i] for i in inputs], output, arguments)
         return {name: values[place].cpu() for name, place in self._outputs.items()}
 
     def _run(self, name: str, inputs: list[Tensor], output: int, arguments: dict[str, Any]) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from avatarctl.faces.graph import WEIGHTS
+from avatarctl.faces.graph import WEIGHTS, whole_float32
 from avatarctl.faces.warp import similarity, warp
 
 SIDE = 150
@@ -74,9 +74,10 @@ class _ResNet:
     def __call__(self, chips_BCHW: Tensor) -> Tensor:
         """Return (B, 128) of chips (B, 3, 150, 150) in 0 … 255."""
         x = ((chips_BCHW - torch.tensor(MEAN_RGB).view(1, 3, 1, 1)) / 256).to(self._device)
-        x = F.max_pool2d(F.relu(self._convolve(x, "conv32_down", stride=2, padding=0)), 3, 2)
-        for name in BLOCKS:
-            x = self._smaller(x, name) if "down" in name else self._residual(x, name)
+        with whole_float32():
+            x = F.max_pool2d(F.relu(self._convolve(x, "conv32_down", stride=2, padding=0)), 3, 2)
+            for name in BLOCKS:
+                x = self._smaller(x, name) if "down" in name else self._residual(x, name)
         return (x.mean(dim=(2, 3)) @ self._weights["fc"]).cpu()
 
     def _convolve(self, x: Tensor, name: str, stride: int = 1, padding: int = 1) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.errors import UsageError, WeightsError
-from avatarctl.networks import checkpoints
+from avatarctl.errors import UsageError, WeightsError, some
+from avatarctl.networks import checkpoints, weight_dims
 from avatarctl.networks.attach import GROUPS, group_of
 from avatarctl.networks.dims import TRANSFORMER_1_3B, TRANSFORMER_14B
 from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
@@ -21,7 +21,7 @@ from avatarctl.networks.lora_formats import Lora, parse_lora
 from avatarctl.networks.lora_kinds import Change, Decomposed, LowRank
 from avatarctl.networks.names import is_audio
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import open_weights, some
+from avatarctl.networks.weight_files import open_weights
 
 SAVED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,7 +79,7 @@ def _way_out(lora: Lora, other_shapes: bool, transformer: StableAvatarTransforme
 
 def check_lora_fits(path: Path, base: Path) -> None:
     """Raise what merging a LoRA file into the transformer in ``base`` would raise; loads neither."""
-    read_lora(path, StableAvatarTransformer3DModel.without_memory(checkpoints.transformer_dims(base)))
+    read_lora(path, StableAvatarTransformer3DModel.without_memory(weight_dims.transformer_dims(base)))
 
 
 def merge_lora(
@@ -158,7 +158,7 @@ def load_merged(
     They are added to the weights as they are stored, and the sum is rounded to ``dtype`` once (None: to what is stored). A
     render with LoRAs and one with weights that they were merged into have the same bits.
     """
-    names = StableAvatarTransformer3DModel.without_memory(checkpoints.transformer_dims(base))
+    names = StableAvatarTransformer3DModel.without_memory(weight_dims.transformer_dims(base))
     merger = Merger(names, loras)
     audio = {name for name, _ in names.named_parameters() if is_audio(name)}
     # LoRAs of a base without audio layers bring them whole, as differences from zero.

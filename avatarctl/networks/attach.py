@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from avatarctl.errors import UsageError, WeightsError
+from avatarctl.errors import UsageError, WeightsError, some
 from avatarctl.networks.lora_kinds import Change, Decomposed, Hadamard, Kronecker, LowRank
 from avatarctl.networks.names import is_audio
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import some
 
 if TYPE_CHECKING:
     from peft.tuners.tuners_utils import BaseTunerLayer

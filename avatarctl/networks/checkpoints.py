@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -22,8 +20,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from avatarctl.errors import UsageError, WeightsError
-from avatarctl.networks import dims as sizes
+from avatarctl.errors import UsageError, WeightsError, some
 from avatarctl.networks import lean
 from avatarctl.networks import names as naming
 from avatarctl.networks.dims import Dims, ImageDims, SpeechDims, TextDims, TransformerDims, VaeDims
@@ -39,14 +36,13 @@ from avatarctl.networks.kinds import (
     looks_like,
 )
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import Stored, open_weights, some, write_weights
+from avatarctl.networks.weight_dims import Source, foreign, look_into
+from avatarctl.networks.weight_files import Stored, write_weights
 
-Source = str | Path | Mapping[str, Tensor]
 # A weight by our name, as it is stored, made another one.
 Alter = Callable[[str, Tensor], Tensor]
 # A weight that a file lacks, by our name and shape.
 Absent = Callable[[str, torch.Size], Tensor]
-Model = TypeVar("Model", bound=nn.Module)
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -96,7 +92,7 @@ def load_network(
     ``absent``: what a transformer's audio layers are where the file has none of them at all (Wan2.1); None: an error.
     Raises ``WeightsError`` with the names that are missing, left over or of another shape.
     """
-    stored, tensors, found = _look_into(network, source, dims)
+    stored, tensors, found = look_into(network, source, dims)
     with init_empty_weights(include_buffers=False), lean.nothing_drawn():
         model = network.build(found)
     state = _state_for(model, network, found, stored, tensors, dtype, torch.device(device), alter, absent)
@@ -105,106 +101,6 @@ def load_network(
     if isinstance(model, UMT5EncoderModel):
         model.tie_weights()
     return model.to(device).eval()
-
-
-def transformer_dims(source: Source) -> TransformerDims:
-    """Return the sizes of a stored transformer, without reading its weights; raises ``WeightsError`` as loading does."""
-    _, _, dims = _look_into(TRANSFORMER, source, None)
-    assert isinstance(dims, TransformerDims)
-    return dims
-
-
-def has_audio(source: Source) -> bool:
-    """Return whether a stored transformer has audio layers: Wan2.1's has none; raises ``WeightsError`` as opening does."""
-    _, tensors, dims = _look_into(TRANSFORMER, source, None)
-    rename = naming.transformer_names(dims)
-    ours = "blocks.0.attn2.to_k_vocal.weight"
-    return any(name.startswith("vocal_projector.") or name in (ours, rename(ours)) for name in tensors)
-
-
-def stored_transformer(source: Source) -> tuple[torch.dtype, int]:
-    """Return the number format that a transformer is stored in, and how many weights it has, without reading them."""
-    stored, tensors, _ = _look_into(TRANSFORMER, source, None)
-    found = [stored.tensors[name] for name in tensors.values()]
-    return max(found, key=lambda tensor: tensor.numel()).dtype, sum(tensor.numel() for tensor in found)
-
-
-def _look_into(
-    network: Network, source: Source, dims: Dims | Mapping[str, Any] | None
-) -> tuple[Stored, dict[str, str], Dims]:
-    """Open a source: what is stored, usable name -> stored name, and the sizes."""
-    stored = open_weights(source)
-    tensors = _rename_stored(network, stored)
-    try:
-        found = network.dims.parse(dims) if dims is not None else _find_dims(network, stored, tensors)
-    except KeyError as error:
-        raise _foreign(network, stored, tensors, [str(error.args[0])]) from error
-    return stored, tensors, _with_layout(found, stored, tensors)
-
-
-def _with_layout(dims: Dims, stored: Stored, tensors: Mapping[str, str]) -> Dims:
-    """Tell the adapter's 14B layout by its second projection, where dims recorded elsewhere don't name it."""
-    second = "vocal_projector.proj_model.proj_1.weight"
-    if isinstance(dims, TransformerDims) and dims.vocal_hidden is None and second in tensors:
-        return dims.with_(vocal_hidden=stored.tensors[tensors[second]].shape[0])
-    return dims
-
-
-def _rename_stored(network: Network, stored: Stored) -> dict[str, str]:
-    """Return usable name -> stored name: other programs' prefixes and newer weight-norm names made equal."""
-    rename = naming.wav2vec_names(sizes.WAV2VEC2_BASE) if network is SPEECH_ENCODER else str
-    names = {rename(name.removeprefix(network.prefix)): name for name in stored.tensors}
-    return {name: origin for name, origin in names.items() if not re.match(network.unused, name)}
-
-
-def _find_dims(network: Network, stored: Stored, tensors: Mapping[str, str]) -> Dims:
-    if "dims" in stored.metadata:
-        if stored.metadata.get("network", network.kind) != network.kind:
-            raise WeightsError(f"{stored.source}: got a {stored.metadata['network']}, expected a {network.kind}")
-        return network.dims.parse(json.loads(stored.metadata["dims"]))
-    if stored.config is not None and (found := _dims_of_config(network, stored.config)):
-        return found
-    return network.infer({name: tuple(stored.tensors[origin].shape) for name, origin in tensors.items()})
-
-
-def _dims_of_config(network: Network, config: Mapping[str, Any]) -> Dims | None:
-    """Read sizes from the config.json that diffusers and transformers write beside weights."""
-    if network is SPEECH_ENCODER:
-        names = SpeechDims.__dataclass_fields__
-        return SpeechDims.parse({name: config[name] for name in names if name in config})
-    if network is TRANSFORMER and config.get("_class_name") == StableAvatarTransformer3DModel.__name__:
-        with init_empty_weights(include_buffers=False):
-            return StableAvatarTransformer3DModel.from_config(dict(config)).dims
-    if network is TRANSFORMER and config.get("_class_name") == WanTransformer3DModel.__name__:
-        return _dims_of_wan(config)
-    if network is VAE and config.get("_class_name") == AutoencoderKLWan.__name__:
-        return dims_of(_build_empty(AutoencoderKLWan.from_config, dict(config)))
-    return None
-
-
-def _dims_of_wan(config: Mapping[str, Any]) -> TransformerDims:
-    """Return the sizes of a Wan2.1 transformer of diffusers, with the audio layers that its width would have."""
-    dim = config["num_attention_heads"] * config["attention_head_dim"]
-    return TransformerDims(
-        dim=dim,
-        heads=config["num_attention_heads"],
-        layers=config["num_layers"],
-        ffn=config["ffn_dim"],
-        text=config["text_dim"],
-        text_len=512,
-        clip=config["image_dim"] or sizes.CLIP_VIT_H14.dim,
-        w2v=sizes.WAV2VEC2_BASE.hidden_size,
-        freq_dim=config["freq_dim"],
-        in_dim=config["in_channels"],
-        out_dim=config["out_channels"],
-        patch=tuple(config["patch_size"]),
-        vocal_hidden=sizes.TRANSFORMER_14B.vocal_hidden if dim == sizes.TRANSFORMER_14B.dim else None,
-    )
-
-
-def _build_empty(build: Callable[[Any], Model], argument: Any) -> Model:
-    with init_empty_weights(include_buffers=False):
-        return build(argument)
 
 
 def _state_for(
@@ -230,7 +126,7 @@ def _state_for(
         added = {ours: absent(ours, expected[ours].shape) for name in missing for ours in names.pop(name)}
         missing = []
     if missing or left_over:
-        raise _foreign(network, stored, tensors, missing, left_over)
+        raise foreign(network, stored, tensors, missing, left_over)
 
     keep_float32 = getattr(model, "_keep_in_fp32_modules", None) or []
     # diffusers means every half precision, transformers float16 alone (umT5's range fits bfloat16).
@@ -270,24 +166,6 @@ def _state_for(
 def _aligned(tensor: Tensor) -> Tensor:
     """Copy a tensor that lies unaligned in its mapped file: kernels would round its last bits differently elsewhere."""
     return tensor.clone() if tensor.device.type == "cpu" and tensor.data_ptr() % 64 else tensor
-
-
-def _foreign(
-    network: Network,
-    stored: Stored,
-    tensors: Mapping[str, str],
-    missing: list[str],
-    left_over: list[str] | None = None,
-) -> WeightsError:
-    parts = [f"{stored.source}: expected a {network.kind}, but these are {looks_like(tensors)}"]
-    if missing:
-        parts.append(f"missing {len(missing)}: {some(missing, 12)}")
-    if left_over:
-        parts.append(f"left over {len(left_over)}: {some(left_over, 12)}")
-    hint = "run `avatarctl fetch` for the released weights, or name the right file"
-    if parts[0].endswith(naming.NO_ADAPTER):
-        hint = "train its audio layers (avatarctl train --weights PATH), or get weights that have them: avatarctl fetch"
-    return WeightsError("; ".join(parts), hint)
 
 
 def load_transformer(

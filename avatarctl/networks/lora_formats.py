@@ -23,13 +23,13 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from avatarctl import durable
-from avatarctl.errors import UsageError, WeightsError
+from avatarctl.errors import UsageError, WeightsError, some
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.header import DIVERGED, LORA_HINT, not_finite_text
 from avatarctl.networks.lora_kinds import PEFT_LENGTHS, Change, Decomposed, LowRank, put_together, stored_parts
 from avatarctl.networks.names import transformer_names
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import open_weights, some, write_weights
+from avatarctl.networks.weight_files import open_weights, write_weights
 
 Form = Literal["diffusers", "released", "kohya", "comfy"]
 # What diffusers keeps beside the factors: the peft configuration, every key behind the name of the network.

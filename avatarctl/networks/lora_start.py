@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avatarctl.errors import UsageError, WeightsError
+from avatarctl.errors import UsageError, WeightsError, some
 from avatarctl.networks.adapters import read_lora
 from avatarctl.networks.attach import ADAPTER, group_of, lora_layers
 from avatarctl.networks.lora_kinds import Change, LowRank
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.networks.weight_files import some
 
 
 @torch.no_grad()

@@ -195,7 +195,12 @@ def decode(vae: AutoencoderKLWan, latents_BCTHW: Tensor, tiling: Tiling | None =
 def encode_stream(vae: AutoencoderKLWan, pixels: Iterable[Tensor], tiling: Tiling | None = None) -> Iterator[Tensor]:
     """Return normalised latent frames (B, C, 1, H / 8, W / 8) of chunks of pictures: one picture first, then four each."""
     for moments in EncodeStream(vae, tiling).run(pixels):
-        yield _normalise(vae, moments.chunk(2, dim=1)[0])
+        yield normalised_mean(vae, moments)
+
+
+def normalised_mean(vae: AutoencoderKLWan, moments_BCTHW: Tensor) -> Tensor:
+    """Return the mean of what :class:`EncodeStream` returns, with each channel's mean and deviation taken out."""
+    return _normalise(vae, moments_BCTHW.chunk(2, dim=1)[0])
 
 
 def encode(vae: AutoencoderKLWan, pixels_BCTHW: Tensor, tiling: Tiling | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from avatarctl import durable, tensorfile
-from avatarctl.errors import WeightsError
+from avatarctl.errors import WeightsError, some
 from avatarctl.networks.header import TORCH_SUFFIXES, refuse_damaged
 from avatarctl.networks.header import WEIGHTS_HINT as HINT
 
@@ -92,6 +92,12 @@ def open_weights(source: str | Path | Mapping[str, Tensor], what: str = "weights
     )
 
 
+def open_torch(path: Path, what: str, hint: str) -> Mapping[str, Tensor]:
+    """Open a file of torch, whatever its ending; raises ``WeightsError``."""
+    refuse_damaged(path, what, hint)
+    return _open_torch(path, hint)
+
+
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], elsewhere: str) -> None:
     """Write tensors as a safetensors file that appears whole or not at all; the same content gives the same bytes.
 
@@ -164,8 +170,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: got broken JSON ({error})", HINT) from error
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" … and {len(names) - most} more" if len(names) > most else "")

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from avatarctl import durable
 from avatarctl.progress import Progress
 from avatarctl.puppet.draw import MOUTH_X, MOUTH_Y, SIZE, Identity, Pose, draw, mouth_half_axes
+from avatarctl.puppet.folders import missing_clips, writable, write_folder
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
 from avatarctl.puppet.voice import Kind, make_pause, make_voice
 
 FPS = Fraction(25)
 FRAMES = 81
 BEFORE = (80, 20)  # frames of a voice and of quiet before a clip of a pause
-SINGING_SHARE = 0.15
+SINGING = (7003, 0.15)  # number of the draw, share
 # Seeds of the evaluation's faces begin here: beyond those of any training set (seeds up to 2**40, 100,000 clips each).
 EVALUATION_SEED = 2**60
-TRUTH = "truth.npz"
 
 
 def make_dataset(
@@ -36,24 +33,19 @@ def make_dataset(
     pauses: bool = False,
     bare_first: bool = False,
 ) -> int:
-    """Make the clips that are missing; give how many were made. Each depends on (seed, number) alone, and is whole or absent.
+    """Make the clips that are missing; return how many were made. Each depends on (seed, number) alone, and is whole or absent.
 
     ``pauses``: after a voice outside of the clip, nobody speaks in it. ``bare_first``: the first picture lacks the look.
 
-    ``square/speech|singing/NNNNN/{images,face_masks,lip_masks}/*.png``, ``audio.wav``, and ``truth.npz`` (opening, width).
+    The truth of a clip: opening and width.
     """
     made = 0
-    for number in range(clips):
-        clip_seed = seed * 100_003 + number
-        kind: Kind = "singing" if np.random.default_rng([clip_seed, 7003]).random() < SINGING_SHARE else "speech"
-        folder = output / "square" / kind / f"{number:05d}"
-        if not folder.is_dir():
-            made += 1
-            voice, before = _heard(clip_seed, kind, pauses)
-            bare = Identity.of(clip_seed) if bare_first else None
-            with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
-                write_clip(folder, Identity.of(clip_seed, look), voice, clip_seed, size, before, bare)
-        show(number + 1, clips)
+    for folder, clip_seed, kind in missing_clips(output, clips, seed, SINGING, show):
+        voice, before = _heard(clip_seed, kind, pauses)
+        bare = Identity.of(clip_seed) if bare_first else None
+        with writable(output):
+            write_clip(folder, Identity.of(clip_seed, look), voice, clip_seed, size, before, bare)
+        made += 1
     return made
 
 
@@ -82,34 +74,22 @@ def write_clip(
     ``before``: what was heard in the frames before the clip, which tells how loud a voice is; ``first``: who is seen
     in the first picture, if it is another one.
     """
-    part = durable.part_of(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    for name in ("images", "face_masks", "lip_masks"):
-        (part / name).mkdir(parents=True)
     heard = voice_T if before_T is None else np.concatenate([before_T, voice_T])
     frames = round(len(heard) / RATE_HZ * FPS)
     opening, width = (each[-FRAMES:] for each in mouth_from_audio(heard, frames, FPS))
-    for index, pose in enumerate(poses(opening, width, seed)):
-        name = f"frame_{index}.png"
-        _save(draw(first if first and index == 0 else who, pose, size), part / "images" / name)
-        _save(
-            _ellipse(size, 0.5 + pose.sway_x, 0.49 + pose.sway_y, who.face_width, who.face_height),
-            part / "face_masks" / name,
-        )
-        wide, high = mouth_half_axes(pose.opening, pose.width)
-        lips = (max(wide, 0.14) + 0.06, max(high, 0.06) + 0.06)
-        # The whole region in which lips move, a little more than they fill now: what is open next was closed before.
-        _save(
-            _ellipse(size, MOUTH_X + pose.sway_x, MOUTH_Y + pose.sway_y, *lips),
-            part / "lip_masks" / name,
-        )
-    with wave.open(str(part / "audio.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes((voice_T * 32767).astype("<i2").tobytes())
-    np.savez(part / TRUTH, opening=opening, width=width)
-    part.rename(folder)
+
+    def pictures() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]:
+        for index, pose in enumerate(poses(opening, width, seed)):
+            wide, high = mouth_half_axes(pose.opening, pose.width)
+            # The whole region in which lips move, a little more than they fill now: what is open next was closed before.
+            lips = (max(wide, 0.14) + 0.06, max(high, 0.06) + 0.06)
+            yield (
+                draw(first if first and index == 0 else who, pose, size),
+                _ellipse(size, 0.5 + pose.sway_x, 0.49 + pose.sway_y, who.face_width, who.face_height),
+                _ellipse(size, MOUTH_X + pose.sway_x, MOUTH_Y + pose.sway_y, *lips),
+            )
+
+    write_folder(folder, pictures(), voice_T, {"opening": opening, "width": width})
 
 
 def poses(opening: NDArray[np.float64], width: NDArray[np.float64], seed: int) -> list[Pose]:
@@ -131,7 +111,3 @@ def poses(opening: NDArray[np.float64], width: NDArray[np.float64], seed: int) -
 def _ellipse(size: int, x: float, y: float, rx: float, ry: float) -> NDArray[np.uint8]:
     rows, columns = (np.mgrid[:size, :size] + 0.5) / size
     return np.where(((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1, 255, 0).astype(np.uint8)
-
-
-def _save(pixels: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(pixels).save(path, compress_level=1)

@@ -22,7 +22,7 @@ from avatarctl.networks.checkpoints import save_weights
 from avatarctl.networks.dims import SpeechDims
 from avatarctl.networks.kinds import build_speech_encoder
 from avatarctl.progress import Progress
-from avatarctl.puppet.dataset import TRUTH
+from avatarctl.puppet.folders import TRUTH
 from avatarctl.puppet.mouth import VOICE_HZ
 from avatarctl.training.draws import seed_of
 

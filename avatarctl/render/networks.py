@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from avatarctl.networks import checkpoints
+from avatarctl.networks import checkpoints, weight_dims
 from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.memory import Workload
 from avatarctl.networks.placement import Placement
@@ -37,7 +37,7 @@ class Networks:
     @cached_property
     def text_len(self) -> int:
         """How many tokens of text the transformer reads; its weights need not be loaded for that."""
-        return checkpoints.transformer_dims(self.files.transformer).text_len
+        return weight_dims.transformer_dims(self.files.transformer).text_len
 
     @cached_property
     def transformer(self) -> Any:
@@ -56,7 +56,7 @@ class Networks:
         """
         dtype = self.placement.dtype_of("transformer")
         if self.placement.device.type == "cpu" and dtype == torch.float32:
-            stored, weights = checkpoints.stored_transformer(self.files.transformer)
+            stored, weights = weight_dims.stored_transformer(self.files.transformer)
             if stored in NARROW and weights > LARGE:
                 return None
         return dtype

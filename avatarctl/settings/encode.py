@@ -15,7 +15,7 @@ from avatarctl.settings.values import Fps, Size, check_device
 # What may be another when a cache is gone on with: nothing in a sample depends on it.
 FREE = ("shard_mb",)
 # Settings of later versions: a cache without them was made with their defaults, and is as good.
-LATER = {"separate_vocals": False, "split_at_cuts": True}
+LATER = {"separate_vocals": False, "split_at_cuts": True, "latents_of": "window"}
 OWN_RATES = (20, 30)  # pictures a second that a clip keeps
 
 
@@ -53,6 +53,11 @@ class EncodeSettings(Settings):
     """
     latents: Literal["mean", "sample"] = "mean"
     """What the VAE says of a picture: its mean, or a draw around it, as released."""
+    latents_of: Literal["window", "clip"] = "window"
+    """What the VAE encodes: each window on its own, or a clip's pictures once, of which windows are cut out.
+
+    Of a clip, windows begin at every fourth picture, and after the first with a latent frame that knows the pictures before.
+    """
     pictures: bool = False
     """Also encode picture files of the SOURCE, as samples without motion or sound."""
     split_at_cuts: bool = True
@@ -91,6 +96,14 @@ class EncodeSettings(Settings):
     def _sizes_differ(self) -> EncodeSettings:
         if len(set(self.sizes)) < len(self.sizes):
             raise ValueError("sizes: got the same size twice, expected different ones")
+        return self
+
+    @model_validator(mode="after")
+    def _drawn_once(self) -> EncodeSettings:
+        if self.latents == "sample" and self.latents_of == "clip":
+            raise ValueError(
+                "latents_of: got clip with latents: sample, which draws for each window; expected latents: mean"
+            )
         return self
 
     @property

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from avatarctl.errors import UsageError, WeightsError
-from avatarctl.networks import checkpoints
+from avatarctl.networks import checkpoints, weight_dims
 from avatarctl.networks.attach import adapter_parameters, attach
 from avatarctl.networks.audio_adapter import AudioAdapter
 from avatarctl.networks.dims import TransformerDims
@@ -72,7 +72,7 @@ def make_model(
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32, copy=True)  # never the mapped file itself
     base = full_weights(model) if settings.is_lora else {}
-    if file is not None and not checkpoints.has_audio(file):
+    if file is not None and not weight_dims.has_audio(file):
         base |= {name: torch.zeros_like(tensor) for name, tensor in base.items() if is_audio(name)}
     if (lora := init_lora(settings)) is not None:
         start_from(model, lora)
@@ -109,7 +109,7 @@ def load_base(file: Path, settings: TrainSettings, speech_width: int) -> StableA
 
     Audio keys and values begin at zero, so that the first pictures are those of the base; the adapter is drawn from the seed.
     """
-    if checkpoints.has_audio(file):
+    if weight_dims.has_audio(file):
         return checkpoints.load_transformer(file, dtype=None)
     if settings.audio != "full":
         raise UsageError(
@@ -129,14 +129,14 @@ def load_base(file: Path, settings: TrainSettings, speech_width: int) -> StableA
 
 def base_dims(file: Path, speech_width: int) -> TransformerDims:
     """Return the sizes of a transformer to start from; audio layers that it lacks fit speech states of this width."""
-    dims = checkpoints.transformer_dims(file)
-    return dims if checkpoints.has_audio(file) else dims.with_(w2v=speech_width)
+    dims = weight_dims.transformer_dims(file)
+    return dims if weight_dims.has_audio(file) else dims.with_(w2v=speech_width)
 
 
 def beginning(settings: TrainSettings) -> list[str]:
     """Return what people are told of where a run begins."""
     told = []
-    if (file := base_file(settings)) is not None and not checkpoints.has_audio(file):
+    if (file := base_file(settings)) is not None and not weight_dims.has_audio(file):
         told.append(
             f"{file} has no audio layers: audio keys and values begin at zero, the adapter is drawn from the seed"
         )

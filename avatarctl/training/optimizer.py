@@ -103,9 +103,13 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, settings: TrainSettings
     """Set the learning rates of a step (counted from 0) in every group."""
     rate = learning_rate(settings, step)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
+        own = rate * group.get("share", 1.0)
+        if isinstance(group["lr"], torch.Tensor):  # torchao compiles its step, with the rate as an input
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
         if "adamw_lr" in group:
-            group["adamw_lr"] = group["lr"]
+            group["adamw_lr"] = own
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:

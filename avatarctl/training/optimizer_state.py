@@ -14,7 +14,7 @@ SMALL = 256  # numbers of a table that all parameters share, which a file can't 
 GROUPS = "param_groups"
 # Quantised states of torchao are tensors made of tensors; classes are looked up in it alone.
 PACKED, LIBRARY = "packed", "torchao."
-TENSOR = "tensor"
+TENSOR, DTYPE = "tensor", "dtype"
 GIVEN = ("params", "lr", "adamw_lr", "share", "use_muon")  # of a group, what settings and schedule say
 
 
@@ -46,7 +46,11 @@ def optimizer_tensors(
             else:
                 parts, about = value.__tensor_flatten__()  # type: ignore[attr-defined]
                 kind = f"{type(value).__module__}:{type(value).__name__}"
-                plain[f"{key}:{name}"] = {PACKED: kind, "about": about, "shape": list(value.shape)}
+                words = [
+                    {DTYPE: str(each).removeprefix("torch.")} if isinstance(each, torch.dtype) else each
+                    for each in about
+                ]
+                plain[f"{key}:{name}"] = {PACKED: kind, "about": words, "shape": list(value.shape)}
                 tensors |= {f"{key}@{part}:{name}": getattr(value, part).detach().cpu().clone() for part in parts}
     return tensors, json.dumps(
         {**plain, GROUPS: [_counted(group, optimizer.defaults) for group in optimizer.param_groups]}
@@ -57,9 +61,11 @@ def _counted(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     """Return what an optimizer itself counts in a group, such as Prodigy's estimate: whatever isn't what it was built with."""
     found: dict[str, Any] = {}
     for name, value in group.items():
+        if name in GIVEN:
+            continue
         if isinstance(value, Tensor):
             found[name] = {TENSOR: value.tolist()}
-        elif type(value) in (int, float) and name not in GIVEN and value != defaults.get(name):
+        elif type(value) in (int, float) and value != defaults.get(name):
             found[name] = value
     return found
 
@@ -108,6 +114,13 @@ def _unpacked(stored: Mapping[str, Any], parts: Mapping[str, Tensor]) -> Tensor:
     module, _, name = stored[PACKED].partition(":")
     assert module.startswith(LIBRARY), "written by this file"
     shape = torch.Size(stored["shape"])
-    about = [torch.Size(each) if isinstance(each, list) else each for each in stored["about"]]
+    about = [_about(each) for each in stored["about"]]
     made: Tensor = getattr(importlib.import_module(module), name).__tensor_unflatten__(dict(parts), about, shape, None)
     return made
+
+
+def _about(stored: Any) -> Any:
+    """Return what a quantised state is told of itself: a size, a number format, or a plain value."""
+    if isinstance(stored, list):
+        return torch.Size(stored)
+    return getattr(torch, stored[DTYPE]) if isinstance(stored, Mapping) else stored

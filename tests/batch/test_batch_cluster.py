@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from desk import Bench
+from served import free_port
 
 from avatarctl.batch.cluster import ProgressBoard, Worker, _whole
 from avatarctl.batch.history import item_state
@@ -28,13 +29,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cluster(studio: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes of one core each; this process is connected."""
-    from ray.cluster_utils import Cluster
-
+def environment(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the nodes' processes find."""
     settings = {"AVATARCTL_HOME": str(studio / "home"), "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     for name, value in {**settings, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def cluster(environment: None) -> Iterator[Any]:
+    """Two nodes of one core each; this process is connected."""
+    from ray.cluster_utils import Cluster
+
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     made.second = made.add_node(num_cpus=1)
     ray.init(made.address, log_to_driver=False, logging_level="ERROR")
@@ -123,6 +129,20 @@ def test_ctrl_c_saves_everything_in_the_cluster_too(bench: Bench, cluster: Any) 
     events = "".join(path.read_text() for path in bench.output.glob("*.render/events.jsonl"))
     assert '"interrupted"' in events
     assert bench.run(source, "--steps", "8").status == 0
+
+
+def test_a_cluster_is_reached_from_a_machine_outside_of_it(bench: Bench, environment: None) -> None:
+    """As the help has it: --on ray://HOST:PORT, the port of Ray's client server."""
+    from ray.cluster_utils import Cluster
+
+    port = free_port()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "ray_client_server_port": port})
+    try:
+        ended = bench.run(bench.voices(0.68), "--on", f"ray://127.0.0.1:{port}")
+    finally:
+        made.shutdown()
+    assert ended.status == 0, ended.err
+    assert bench.states() == {"v00.mp4": "done"} and (bench.output / "v00.mp4").exists()
 
 
 def test_without_ray_the_error_says_what_to_install(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,6 +283,7 @@ def scenes(seed: int, seconds: float = 8.0) -> list[Recording]:
         put(picture, talk(at_s), 200 + round(900 * max(at_s - away_s, 0.0)), 80)
         return picture
 
+    soft = photo_speaking(0, seed, seconds, 5.0, 1.4)  # large: points of a soft face lie too close together
     another = photo_speaking(2 + seed % 8, seed, seconds)
     swapped = mixed(swap_s, 0.3, photo_speaking(0, seed, seconds), another)
     far, empty = speaking(world, person, seed, seconds, 100), placed(background=seed)
@@ -300,7 +301,7 @@ def scenes(seed: int, seconds: float = 8.0) -> list[Recording]:
         ("cut", in_turn((cut_s, alone), (99, second)), heard, both),
         ("dissolve", mixed(cut_s, 0.8, alone, second), heard, both),
         ("music-under", alone, 0.7 * heard + 0.15 * music(seconds, seed), kept),
-        ("music-alone", alone, 0.3 * music(seconds, seed), all_of("not_speaking")),
+        ("music-alone", alone, 0.3 * music(seconds, seed), all_of("silent")),
         ("another-voice", alone, babble, all_of("not_speaking")),
         ("shut", placed((shut, 200, 80), background=seed), heard, all_of("not_speaking")),
         ("silence", alone, 0 * heard, all_of("silent")),
@@ -312,7 +313,7 @@ def scenes(seed: int, seconds: float = 8.0) -> list[Recording]:
         ("far", placed((far, 250, 120), background=seed), heard, all_of("small_face")),
         ("photo", photo_of(photo_speaking(0, seed, seconds)), heard, kept),
         ("photo-shut", photo_of(photo_silent()), heard, all_of("not_speaking")),
-        ("photo-blurred", photo_of(photo_speaking(0, seed, seconds, 5.0)), heard, all_of("blurred")),
+        ("photo-blurred", placed((soft, 130, 0), background=seed + 3), heard, all_of("blurred")),
         ("photo-another", photo_of(swapped), heard, ((swap_s + 0.3, seconds, "other_person"),)),
     ]
     warns = {"music-under": ("music or noise under the voice",)}
@@ -324,7 +325,7 @@ def scenes(seed: int, seconds: float = 8.0) -> list[Recording]:
     for lag_s in (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4):
         truth = Truth(all_of("out_of_sync") if abs(lag_s) > 0.2 else kept, lag_s=lag_s)
         found.append(Recording(f"lag{lag_s:+.1f}", alone, shifted(heard, lag_s), seconds, truth))
-    for fps in ("12", "30000/1001", "60"):
+    for fps in ("12", "24", "30000/1001", "60"):
         found.append(Recording(f"rate-{fps.split('/')[0]}", alone, heard, seconds, Truth(kept), fps=fps))
     return found
 

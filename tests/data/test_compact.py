@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import footage
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from avatarctl.data import shards
+from avatarctl.data import shard_writer
 from avatarctl.data.ahead import ahead, batched
 from avatarctl.data.clips import windows
 from avatarctl.data.compact import pack, read_grey, unpack
 from avatarctl.data.encoders import Encoders
-from avatarctl.data.shards import Begun, Index, Sample, ShardWriter, read_tensors
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import Begun, Index, Sample, read_tensors
 from avatarctl.errors import InputFileError
 from avatarctl.networks.conditions import reference_condition
 
@@ -157,7 +159,7 @@ def one(key: str, value: float) -> Sample:
 
 
 def test_a_kill_in_a_long_clip_keeps_what_was_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "LIST_S", 0.0)
+    monkeypatch.setattr(shard_writer, "LIST_S", 0.0)
 
     def broken() -> Iterator[Sample]:
         yield one("clip-0", 0)
@@ -183,7 +185,7 @@ def test_windows_that_are_there_are_not_encoded_again(
     from avatarctl.progress import showing
     from avatarctl.settings.encode import EncodeJob, EncodeSettings
 
-    monkeypatch.setattr(shards, "LIST_S", 0.0)
+    monkeypatch.setattr(shard_writer, "LIST_S", 0.0)
     footage.clip_folder(tmp_path / "source" / "00001", frames=30)
     settings = EncodeSettings(window=3, sizes=((96, 64),))
     job = EncodeJob(
@@ -192,11 +194,11 @@ def test_windows_that_are_there_are_not_encoded_again(
     windows_of = Encoders.pictures
     seen: list[int] = []
 
-    def counted(self: Encoders, several: list[np.ndarray], keys: object = ()) -> object:
+    def counted(self: Encoders, several: list[np.ndarray], *more: Any) -> object:
         seen.append(len(several))
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return windows_of(self, several, keys)  # type: ignore[arg-type]
+        return windows_of(self, several, *more)
 
     monkeypatch.setattr(Encoders, "pictures", counted)
     with pytest.raises(KeyboardInterrupt), showing("none") as show:

@@ -16,7 +16,8 @@ import footage
 import pytest
 import torch
 
-from avatarctl.data.shards import Index, Sample, ShardWriter
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import Index, Sample
 
 Encode = Callable[..., footage.Ended]
 Start = Callable[..., footage.Command]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from filmed import RATE_HZ, Recording, Truth, placed, shifted, speaking, voice
 from PIL import Image
+from separators import write_separator
 
 from avatarctl.audio.decode import waveform_16k
 from avatarctl.data.clips import film_of, stream
@@ -167,6 +170,22 @@ def test_the_sound_of_a_clip_is_exact_to_the_sample_and_a_late_one_is_moved_to_i
     assert abs(best / RATE_HZ) < 0.04, "the sound isn't at its lips"
 
 
+def test_the_voice_comes_out_of_the_music(tmp_path: Path, prepare: Prepare) -> None:
+    (tmp_path / "weights").mkdir()
+    write_separator(tmp_path / "weights" / "Kim_Vocal_2.onnx", keep_below=800)  # 4600 Hz
+    heard = 0.5 * voice(1, SECONDS)
+    music = 0.2 * np.sin(40_000 * np.arange(len(heard)) / RATE_HZ)  # 6366 Hz
+    filmed.write(small("song.mkv", heard + music, arguments=("-c:a", "flac")), tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "clips", "--separate-vocals", "--weights", tmp_path / "weights")
+    found = waveform_16k(tmp_path / "clips" / "song-001.mp4")
+
+    def left(sound: np.ndarray) -> float:
+        return float(np.hypot(*(sound @ wave(40_000 * np.arange(len(sound)) / RATE_HZ) for wave in (np.sin, np.cos))))
+
+    assert left(found) < 0.05 * left((heard + music)[: len(found)])
+    assert np.corrcoef(found, heard[: len(found)])[0, 1] > 0.95
+
+
 def test_clips_are_what_encode_reads_with_masks(clips: Path, tmp_path: Path, encode: Callable[..., Any]) -> None:
     found = discover(clips)
     assert [clip.name for clip in found] == ["late-001.mp4", "singing/one-001.mp4"]
@@ -239,23 +258,73 @@ def test_a_dry_run_scores_and_writes_no_clips(raw: Path, clips: Path, tmp_path: 
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
 
 
-@pytest.mark.long
+def files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, also while others write there."""
+    with suppress(FileNotFoundError):
+        return list(folder.rglob(pattern))
+    return []
+
+
+# What two processes have done by the time they are killed: in turn, of one and the same folder.
+STATES: dict[str, Callable[[Path], object]] = {
+    "a file is decided": lambda clips: files(clips, "records/*.json"),
+    "a file was looked at": lambda clips: files(clips, "scans/*.npz"),
+    "a clip is being written": lambda clips: [path for path in files(clips, "*.part") if ".prepare" not in path.parts],
+}
+
+
 def test_two_processes_and_kills_make_the_same_clips(
     raw: Path, clips: Path, tmp_path: Path, command: Callable[..., footage.Command], prepare: Prepare
 ) -> None:
     output = tmp_path / "clips"
-    for seconds in (2.5, 5.0):
+    for reached in STATES.values():  # where both end before a state is seen, there is nothing to kill
         both = [command(*words(raw, output)) for _ in range(2)]
+        while not reached(output) and any(each.process.is_alive() for each in both):
+            time.sleep(0.01)
         for each in both:
-            each.process.join(seconds)
             each.process.kill()
             each.process.join()
-        leftovers = [path for path in output.rglob("*.mp4") if not path.name.startswith(".")]
-        assert all(film_of(path).sound for path in leftovers), "a clip that is half-written"
+        whole = [path for path in output.rglob("*.mp4") if not path.name.startswith(".")]
+        assert all(film_of(path).sound for path in whole), "a clip that is half-written"
     both = [command(*words(raw, output)) for _ in range(2)]
     assert [each.end().status for each in both] == [0, 0]
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
     assert not [path for path in output.rglob("*.part") if ".prepare" not in path.parts]
+
+
+def test_a_copy_that_was_met_before_its_original_costs_nothing(
+    raw: Path, clips: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    """Of two processes one finds the copy at once, while the other looks at the original, and both are killed."""
+    output = tmp_path / "clips"
+    shutil.copytree(clips, output)
+    [record] = (output / ".prepare" / "records").glob("late-*.json")
+    record.unlink()
+    for path in (*output.glob("late-*"), *output.glob("masks/late-*"), *output.glob("*.j*")):
+        path.unlink()
+    data = prepare(raw, output).data
+    assert data["kept"] == 2 and data["new"] == 1 and data["known"] == 4
+    assert reports_aside(contents(output)) == reports_aside(contents(clips))
+
+
+def test_a_copy_is_prepared_once_its_original_has_other_content(
+    raw: Path, clips: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    source, output = tmp_path / "raw", tmp_path / "clips"
+    source.mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        shutil.copy(raw / "late.mkv", source / name)
+    prepare(source, output)
+    assert {name: row["reason"] for name, row in rows_of(output).items()} == {"a.mkv": None, "b.mkv": "duplicate"}
+    shutil.copy(raw / "mute.mp4", source / "a.mkv")
+    prepare(source, output)
+    assert {name: row["reason"] for name, row in rows_of(output).items()} == {"a.mkv": "silent", "b.mkv": None}
+    (source / "b.mkv").rename(source / "c.mkv")
+    prepare(source, output)
+    rows = rows_of(output)
+    assert rows["c.mkv"]["detail"] == "the same content as b" and rows["b.mkv"]["kept"], (
+        "the clips would be there twice"
+    )
 
 
 def test_a_file_that_changed_is_prepared_again(raw: Path, clips: Path, tmp_path: Path, prepare: Prepare) -> None:

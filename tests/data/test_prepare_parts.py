@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from avatarctl.data.clips import WHOLE, windows
 from avatarctl.data.prepare.crop import cut_of
 from avatarctl.data.prepare.pieces import pieces
 from avatarctl.data.prepare.quality import Bars, sharpness
-from avatarctl.data.prepare.sources import copies, find_sources
+from avatarctl.data.prepare.sources import Earlier, copies, find_sources
 from avatarctl.errors import InputFileError, UsageError
 from avatarctl.settings.prepare import PrepareSettings
 
@@ -155,14 +157,39 @@ def test_copies_are_told_by_content(tmp_path: Path) -> None:
     (folder / "f.mp4").write_text("")
     found, _ = find_sources([folder], tmp_path / "clips", {})
     assert copies(found) == {"d": "a"}
-    assert copies(sorted(found, key=lambda source: source.name != "d")) == {"a": "d"}
+    stamps = {source.name: source.stamp() for source in found}
+    content = hashlib.sha256(b"a.mp4").hexdigest()
+
+    def earlier(name: str, is_copy: bool, sha256: str = content) -> Earlier:
+        return Earlier(name, stamps.get(name, "5 0"), sha256, is_copy)
+
+    assert copies(found, [earlier("d", False)]) == {"a": "d"}, "what was prepared is the original"
+    assert copies(found, [earlier("d", True)]) == {"d": "a"}, "two copies of each other: neither would be prepared"
+    assert copies(found, [earlier("gone", False)]) == {"a": "gone", "d": "gone"}, "its clips are there"
+    changed = Earlier("b", "5 0", content, False)
+    assert copies(found, [changed]) == {"d": "a"}, "it had this content once"
+    assert copies([found[1]], [earlier("b", False)]) == {}
+    (folder / "a.mp4").write_text("something else")
+    assert copies(found, [earlier("a", False)]) == {}, "it has another size by now"
 
 
-def test_ten_thousand_files_that_are_no_footage(tmp_path: Path) -> None:
+def test_ten_thousand_files(tmp_path: Path) -> None:
+    """Pictures, which are no footage; then videos, each named twice, half of them copies: neither takes long."""
     for number in range(10_000):
         (tmp_path / f"{number}.jpg").touch()
     with pytest.raises(InputFileError, match="got no video"):
         find_sources([tmp_path], tmp_path / "clips", {})
+    for number in range(10_000):
+        (tmp_path / f"{number}.jpg").rename(tmp_path / f"{number:05d}.mp4")
+        (tmp_path / f"{number:05d}.mp4").write_text(f"{number % 5_000:05d}")
+    began = time.monotonic()
+    found, over = find_sources([tmp_path, *sorted(tmp_path.iterdir())[:100]], tmp_path / "clips", {})
+    twice = copies(found)
+    assert len(found) == 10_000 and over == []
+    assert twice == {f"{number + 5_000:05d}": f"{number:05d}" for number in range(5_000)}
+    earlier = [Earlier(each.name, each.stamp(), each.name, False) for each in found]
+    assert copies(found, earlier) == {}, "what is known isn't read again"
+    assert time.monotonic() - began < 60
 
 
 # -- Windows and cuts ----------------------------------------------------------------------------------------------------

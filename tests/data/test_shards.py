@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from avatarctl.data.shards import Index, Sample, ShardWriter, read_bytes, read_tensors
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import Index, Sample, read_bytes, read_tensors
 from avatarctl.errors import DeviceError, InputFileError
 
 WRITER = """
 import sys, torch
 from pathlib import Path
-from avatarctl.data.shards import Index, Sample, ShardWriter
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import Index, Sample
 cache, who = Path(sys.argv[1]), sys.argv[2]
 with ShardWriter(cache, shard_bytes=200_000) as writer:
     print("go", flush=True)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one video of 4.4 s, and things that are none."""
+    """A folder with one video of 4.5 s, and things that are none."""
     desk = tmp_path_factory.mktemp("desk")
-    sound = voice(4.4)
-    write_film(desk / "talk.mp4", photographed(openings(sound, 110)), sound)
+    sound, fps = voice(4.5), Fraction(12)
+    write_film(desk / "talk.mp4", photographed(openings(sound, 54, fps)), sound, fps)
     next_picture = next(photographed([0.0]))
     from PIL import Image
 
@@ -59,7 +60,7 @@ def test_table_json_report_and_gate_of_one_video(desk: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     (row,) = found["data"]["videos"]
-    assert found["status"] == "done" and row["path"] == "talk.mp4" and row["pictures"] == 110 and row["missed"] == []
+    assert found["status"] == "done" and row["path"] == "talk.mp4" and row["pictures"] == 54 and row["missed"] == []
     asked = {
         "face": {"share", "height_px", "persons"},
         "lips": {"correlation", "lag_s", "shifted_mean", "shifted_q95", "still_in_speech", "moving_in_silence"},
@@ -113,6 +114,7 @@ def test_table_json_report_and_gate_of_one_video(desk: Path) -> None:
         ("talk.mp4 --gate lips.lag=1", 2, "did you mean lips.lag_s", "--gate lips.lag_s=0.08"),
         ("talk.mp4 --gate lips.lag_s", 2, "expected lips.lag_s=NUMBER", ""),
         ("talk.mp4 --report me.png", 2, "me.png: got a file, expected a folder", "--report"),
+        ("talk.mp4 --syncnet folder", 5, "folder/syncnet_v2.model: got no such file, expected SyncNet's", "download"),
         ("talk.mp4 --device cuda:9", 8, "cuda:9", ""),
         ("", 2, "", ""),
     ],

@@ -88,10 +88,10 @@ def test_frozen_lips_are_told_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_another_person_is_told_and_nothing_else(tmp_path: Path) -> None:
-    sound = voice(6)
-    mouth = openings(sound, 150)
-    pictures = chain(photographed(mouth[:75]), drawn(mouth[75:]))
-    found = run(write_film(tmp_path / "two.mkv", pictures, sound))
+    sound, fps = voice(6), Fraction(12)
+    mouth = openings(sound, 72, fps)
+    pictures = chain(photographed(mouth[:36]), drawn(mouth[36:]))
+    found = run(write_film(tmp_path / "two.mkv", pictures, sound, fps))
     assert codes(found) == ["other_person"], found.row
     assert found.row["face"]["persons"] == 2 and found.row["identity"]["worst"] > 0.6
 
@@ -99,7 +99,7 @@ def test_another_person_is_told_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("percent", [1, 0])
 def test_colours_that_drift_are_told_and_nothing_else(tmp_path: Path, percent: int) -> None:
     """1 % a minute, over two and a half minutes; the same video without it has nothing remarkable."""
-    fps, seconds = Fraction(2), 150
+    fps, seconds = Fraction(1), 150  # a picture a second is enough
     mouth = 0.5 + 0.5 * np.sin(np.arange(int(seconds * fps)))
 
     def drifting() -> Iterator[np.ndarray]:
@@ -133,14 +133,15 @@ def test_a_picture_of_the_person_or_of_another_one_is_the_reference(tmp_path: Pa
 
 
 def test_without_sound_or_with_silence_lips_are_not_measured_and_it_is_said(tmp_path: Path) -> None:
-    pictures = list(photographed(0.4 + 0.4 * np.sin(np.arange(105) / 2)))
-    mute = run(write_film(tmp_path / "mute.mkv", pictures, None))
+    fps = Fraction(10)
+    pictures = list(photographed(0.4 + 0.4 * np.sin(np.arange(45))))
+    mute = run(write_film(tmp_path / "mute.mkv", pictures, None, fps))
     assert (
         mute.row["lips"]["correlation"] is None
         and "no sound" in mute.row["notes"][0]
         and mute.row["sound"]["offset_s"] is None
     )
-    silent = run(write_film(tmp_path / "silent.mkv", pictures, np.zeros(67_200, np.float32)))
+    silent = run(write_film(tmp_path / "silent.mkv", pictures, np.zeros(72_000, np.float32), fps))
     assert silent.row["lips"]["correlation"] is None and "silent" in silent.row["notes"][0]
     assert silent.row["lips"]["still_in_speech"] is None and silent.row["lips"]["moving_in_silence"] > 0.8
     compared = run(tmp_path / "mute.mkv", audio=tmp_path / "silent.mkv")

@@ -51,6 +51,7 @@ GOOD: dict[str, Any] = {
         "border_ratio": 1.1,
         "borders": 12,
     },
+    "syncnet": {"lse_c": 6.0, "lse_d": 7.0, "lag_s": 0.0, "shifted_lse_c": 1.0, "shifted_lse_d": 10.0},
     "sound": {"duration_s": 120.0, "offset_s": 0.0, "length_difference_s": 0.01},
     "findings": [],
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scenes import photograph
 
@@ -33,24 +34,45 @@ def variant(name: str) -> np.ndarray:
     return whole
 
 
+GPU = pytest.param(
+    "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("name", REFERENCE)
-def test_boxes_points_presence_and_identity(name: str) -> None:
+def test_boxes_points_presence_and_identity(name: str, device: str) -> None:
     picture, wanted = variant(name), REFERENCE[name]["faces"]
-    faces = detect(picture)
+    faces = detect(picture, device)
     assert len(faces) == len(wanted)
     for face, reference in zip(faces, wanted):
-        check(picture, face, reference)
+        check(picture, face, reference, device)
 
 
-def check(picture: np.ndarray, face: Any, reference: dict[str, Any]) -> None:
+def test_convolutions_compute_in_float32_wherever_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, which torch takes on a GPU, has 10 bits: results there would differ."""
+    seen, convolve = [], torch.nn.functional.conv2d
+
+    def watched(*arguments: Any, **named: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return convolve(*arguments, **named)
+
+    before = torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    picture = photograph("astronaut.png")
+    identity_of(picture, landmarks_of(picture, detect(picture)[0]).points_N2)
+    assert len(seen) > 60 and not any(seen) and torch.backends.cudnn.allow_tf32 == before
+
+
+def check(picture: np.ndarray, face: Any, reference: dict[str, Any], device: str) -> None:
     assert abs(face.score - reference["score"]) < 0.001
     assert np.abs(face.box - reference["box_xyxy"]).max() < 0.5
     assert np.abs(face.points_62 - reference["keypoints"]).max() < 0.5
-    marks = landmarks_of(picture, face)
+    marks = landmarks_of(picture, face, device)
     assert np.abs(marks.points_N2 - reference["points_xy"]).max() < 0.3
     assert abs(marks.presence - reference["flag"]) < 0.01
     assert abs(opening(marks.points_N2) - reference["opening"]) < 0.005
-    numbers = identity_of(picture, marks.points_N2)
+    numbers = identity_of(picture, marks.points_N2, device)
     assert distance(numbers, np.array(reference["identity"], np.float32)) < 0.01
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scenes import scene
@@ -82,3 +84,21 @@ def test_nothing_is_said_of_a_good_picture() -> None:
 )
 def test_what_spoils_a_video_is_said(picture: np.ndarray, words: str) -> None:
     assert words in said(picture)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 40, -50])
+def test_a_face_that_is_turned_or_hidden_is_told(degrees: float) -> None:
+    [face] = find_faces(scene(900, 900, 150, 150, side=600))
+    middle, angle = face.points_N3.mean(axis=0), np.radians(degrees - face.yaw_degrees)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    turned = replace(face, points_N3=(face.points_N3 - middle) @ turn + middle)
+    assert abs(abs(turned.yaw_degrees) - abs(degrees)) < 8
+    crop = crop_around((900, 900), turned, (512, 512))
+    words = problems((900, 900), [turned], 0, crop, (512, 512))
+    assert words == (
+        []
+        if abs(degrees) < 35
+        else [f"the face is turned aside by {abs(turned.yaw_degrees):.0f} degrees: it should look at the camera"]
+    )
+    hidden = problems((900, 900), [replace(face, presence=0.6)], 0, crop, (512, 512))
+    assert hidden == ["the face is partly hidden, blurred or turned away"]

@@ -236,7 +236,8 @@ def test_a_full_disk_is_explained_and_the_same_command_goes_on(fetch: Fetch, hub
     import hashlib
 
     # What is received goes to a device that is always full.
-    part = folder / ".parts" / "vocal-separator" / f"{hashlib.sha256(hub.files[SEPARATOR]).hexdigest()}.part"
+    content, name = (hashlib.sha256(each).hexdigest() for each in (hub.files[SEPARATOR], SEPARATOR.encode()))
+    part = folder / ".parts" / "vocal-separator" / f"{content}.{name[:8]}.part"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
     done = fetch("vocal-separator")

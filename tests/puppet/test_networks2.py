@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.errors import ChangedError, InputFileError
 from avatarctl.networks.checkpoints import load_speech_encoder, load_vae
+from avatarctl.puppet.folders import TRUTH
 from avatarctl.puppet.pictures import Pictures
 from avatarctl.puppet.train_speech import LESSONS, MOUTH_MEAN, MOUTH_SPREAD, mouth_of, read_voices, train_speech, wanted
 from avatarctl.puppet.train_vae import export_vae, open_vae, train_vae
 from avatarctl.puppet.vae import DIMS
 from avatarctl.puppet.vae_recipes import WORLD_2, Batch, Stage, batch_of, crop_of
-from avatarctl.puppet.world2.clips import FRAMES, TRUTH, Scene, write_clip
+from avatarctl.puppet.world2.clips import FRAMES, Scene, write_clip
 from avatarctl.puppet.world2.drive import FPS
 from avatarctl.puppet.world2.identity import Identity
 from avatarctl.puppet.world2.vae_quality import vae_quality

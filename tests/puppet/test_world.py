@@ -15,8 +15,9 @@ from PIL import Image
 from avatarctl.data.discover import discover
 from avatarctl.errors import UsageError
 from avatarctl.puppet import voice
-from avatarctl.puppet.dataset import FPS, FRAMES, TRUTH, make_dataset, poses, write_clip
+from avatarctl.puppet.dataset import FPS, FRAMES, make_dataset, poses, write_clip
 from avatarctl.puppet.draw import LIP_LUMA, SIZE, Identity, Pose, draw, luma
+from avatarctl.puppet.folders import TRUTH
 from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio, mouth_from_frames
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")

@@ -15,8 +15,9 @@ from PIL import Image
 
 from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.data.discover import discover
+from avatarctl.puppet.folders import TRUTH
 from avatarctl.puppet.voice import make_pause
-from avatarctl.puppet.world2.clips import FRAMES, TRUTH, Scene, curves, make_clips, region_mask, write_clip
+from avatarctl.puppet.world2.clips import FRAMES, Scene, curves, make_clips, region_mask, write_clip
 from avatarctl.puppet.world2.drive import FPS, closures, drive
 from avatarctl.puppet.world2.identity import IRISES, Identity, Pose
 from avatarctl.puppet.world2.life import blinks, poses

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tiny import TINY, tiny_transformer
 
 from avatarctl import durable
-from avatarctl.data.shards import ABOUT, NULL, Sample, ShardWriter
+from avatarctl.data.shard_writer import ShardWriter
+from avatarctl.data.shards import ABOUT, NULL, Sample
 from avatarctl.networks.checkpoints import save_weights
 from avatarctl.settings.train import TrainJob, TrainSettings
 

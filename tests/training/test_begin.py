@@ -16,8 +16,9 @@ from training.test_loop import losses
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.adapters import load_merged, merge_lora
-from avatarctl.networks.checkpoints import has_audio, load_transformer, released_state, transformer_dims
+from avatarctl.networks.checkpoints import load_transformer, released_state
 from avatarctl.networks.names import is_audio
+from avatarctl.networks.weight_dims import has_audio, transformer_dims
 from avatarctl.settings.effects import refuse_without_effect
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from avatarctl.networks.checkpoints import load_transformer
 from avatarctl.networks.lora_formats import parse_lora
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import log, train
+from avatarctl.training.optimizer import OPTIMIZERS as AVAILABLE
 from avatarctl.training.optimizer import clip_limit, learning_rate, make_optimizer, set_learning_rates, shorten_outlier
 
 Maker = Callable[..., TrainJob]
@@ -33,6 +35,8 @@ OPTIMIZERS = {
     "came": {},
     "lion": {"learning_rate": 1e-3},
     "muon": {},
+    "adamw8bit": {},
+    "lion8bit": {"learning_rate": 1e-3},
     "adamw8bit-torchao": {},
     "adamw4bit-torchao": {},
 }
@@ -40,7 +44,9 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_learns_and_resumes_to_the_bit(job: Maker, name: str) -> None:
-    pytest.importorskip("torchao" if "torchao" in name else "pytorch_optimizer")
+    pytest.importorskip(AVAILABLE[name][0].partition(".")[0])
+    if "torchao" in name and shutil.which("g++") is None:
+        pytest.skip("needs g++: torchao compiles its steps")
     changes = {"optimizer": name, "steps": 6, **OPTIMIZERS[name]}
     straight = train(job("straight", **changes))
     train(job("resumed", **{**changes, "steps": 3}))
@@ -180,6 +186,19 @@ def test_block_swap_is_for_frozen_weights() -> None:
     for changes in ({}, {**LORA, "gradient_checkpointing": False}, {**LORA, "compile": True}):
         with pytest.raises(ValueError, match="block_swap: "):
             TrainSettings(**{**changes, "block_swap": 2})
+
+
+@pytest.mark.long  # a compiler runs for half a minute
+def test_compiled_blocks_learn_as_plain_ones_and_resume_to_the_bit(job: Maker) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, which compiled blocks of the CPU are made with")
+    plain = train(job("plain", steps=4))
+    straight = train(job("straight", steps=4, compile=True))
+    train(job("resumed", steps=2, compile=True))
+    resumed = train(job("resumed", steps=4, compile=True))
+    assert plain is not None and straight is not None and resumed is not None and straight.weights and resumed.weights
+    assert losses(straight.run) == pytest.approx(losses(plain.run), rel=1e-3)
+    assert same_weights(straight.weights, resumed.weights)
 
 
 # -- Float8, trackers -------------------------------------------------------------------------------------------------

@@ -152,7 +152,14 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("launcher", [[], TORCHRUN, ACCELERATE], ids=["alone", "torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param([], id="alone"),
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_saves_the_last_finished_step_at_once(
     cache: Path, preset: Path, tmp_path: Path, launcher: list[str]
 ) -> None:

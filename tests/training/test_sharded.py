@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from served import ROOT
+from served import Server
 from training.conftest import SMALL
+from training.gloo import FSDP, ZERO
 
 from avatarctl.networks.adapters import describe_lora
 from avatarctl.training import checkpoints
 from avatarctl.training.export import export_run
 from avatarctl.training.log import read
 
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "StableAvatarTransformerBlock",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-    "FSDP_OFFLOAD_PARAMS": "false",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    "ACCELERATE_MIXED_PRECISION": "bf16",
-}
-ZERO = {
-    "DS_ACCELERATOR": "cpu",
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-    "ACCELERATE_GRADIENT_CLIPPING": "0.05",
-    "ACCELERATE_MIXED_PRECISION": "bf16",
-    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
-    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
-    "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
-    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "false",
-}
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install deepspeed"
 )
@@ -54,28 +30,26 @@ LORA = {**FULL, "attention": "lora", "feed_forward": "lora", "norms": "frozen", 
 Run = Callable[..., Path]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has imported everything."""
+    served = Server(tmp_path_factory.mktemp("home"))
+    yield served
+    served.close()
+
+
 @pytest.fixture
-def run(cache: Path, base: Path, tmp_path: Path) -> Run:
+def run(server: Server, cache: Path, base: Path, tmp_path: Path) -> Run:
     """Return what runs a training: its folder's name, its settings, the launcher's environment (none: one process)."""
 
     def run(name: str, settings: dict[str, object], kind: dict[str, str] | None, *more: str) -> Path:
         (tmp_path / "preset.yaml").write_text(json.dumps({**settings, "weights": str(base)}))
-        launcher = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            str(Path(__file__).with_name("gloo.py")),
-        ]
-        program = launcher if kind else ["-m", "avatarctl"]
         argv = ["train", "--data", str(cache), "--output", name, "--preset", "preset.yaml", "--progress", "none", *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "AVATARCTL_HOME": str(tmp_path / "home")}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            [sys.executable, *program, *argv], cwd=tmp_path, env={**environment, **(kind or {})},
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-5000:]
+        if kind is None:
+            ended = [server.run(tmp_path, argv)]
+        else:
+            ended = server.run_together(tmp_path, argv, 2, over_gloo=True, **kind)
+        assert all(each.status == 0 for each in ended), [each.log[-3000:] for each in ended]
         return tmp_path / name
 
     return run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ from PIL import Image
 from served import Server
 from tiny import tiny_transformer, tiny_weights
 from training.conftest import SMALL, make_cache, random_sample
+from training.gloo import FSDP
 from training.test_loop import Maker, losses
-from training.test_sharded import FSDP
 
 from avatarctl.audio.source import ffmpeg
 from avatarctl.data.shards import Index, SampleEntry
@@ -76,6 +75,20 @@ def job_of(place: Path, output: Path, **changes: Any) -> TrainJob:
     return TrainJob(data=place / "cache", output=output, train=TrainSettings(**settings_of(place, **changes)))
 
 
+def one(place: Path) -> dict[str, Any]:
+    """Return the settings of one video at a time."""
+    images, audio = [str(place / "face.png")], [str(place / "voice.wav")]
+    return {"validation_images": images, "validation_audio": audio, "validation_seeds": [0]}
+
+
+@pytest.fixture(scope="module")
+def watched(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that made videos."""
+    made = job_of(place, tmp_path_factory.mktemp("watched") / "run")
+    train(made)
+    return made.output
+
+
 def pictures(video: Path) -> np.ndarray:
     command = [ffmpeg(), "-v", "error", "-i", str(video), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
@@ -115,34 +128,28 @@ def test_videos_from_memory_at_step_0_and_every_n_change_nothing(
     assert losses(watched.output) == losses(unwatched.output)
 
 
-def test_the_video_is_the_one_that_generate_makes_of_the_export(server: Server, place: Path, tmp_path: Path) -> None:
-    made = job_of(place, tmp_path / "run")
-    train(made)
+def test_the_video_is_the_one_that_generate_makes_of_the_export(
+    server: Server, place: Path, watched: Path, tmp_path: Path
+) -> None:
     (tmp_path / "weights").mkdir()
     for path in (place / "weights").iterdir():
         if path.name != "transformer.safetensors":
             (tmp_path / "weights" / path.name).symlink_to(path)
-    (tmp_path / "weights" / "transformer.safetensors").symlink_to(made.output / "transformer.safetensors")
+    (tmp_path / "weights" / "transformer.safetensors").symlink_to(watched / "transformer.safetensors")
     argv = ["generate", "-i", str(place / "face.png"), "-a", str(place / "voice.wav"), "-o", "video.mp4"]
     ended = server.run(tmp_path, [*argv, "--weights", "weights", "--preset", str(place / "draft.yaml"), "--seed", "7"])
     assert ended.status == 0, ended.log
-    both = [pictures(tmp_path / "video.mp4"), pictures(made.output / "validation" / "step-00000004-01.mp4")]
+    both = [pictures(tmp_path / "video.mp4"), pictures(watched / "validation" / "step-00000004-01.mp4")]
     assert both[0].shape == both[1].shape
     assert np.abs(both[0].astype(int) - both[1].astype(int)).max() <= 2
 
 
-def test_the_average_of_the_weights_is_shown(place: Path, tmp_path: Path) -> None:
-    plain, averaged = job_of(place, tmp_path / "plain"), job_of(place, tmp_path / "averaged", ema=0.99)
-    train(plain), train(averaged)
-    first, last = "step-00000000-00.mp4", "step-00000004-00.mp4"
-    assert (
-        pictures(plain.output / "validation" / first).tobytes()
-        == pictures(averaged.output / "validation" / first).tobytes()
-    )
-    assert (
-        pictures(plain.output / "validation" / last).tobytes()
-        != pictures(averaged.output / "validation" / last).tobytes()
-    )
+def test_the_average_of_the_weights_is_shown(place: Path, watched: Path, tmp_path: Path) -> None:
+    averaged = job_of(place, tmp_path / "averaged", ema=0.99, **one(place))
+    train(averaged)
+    for name, same in (("step-00000000-00.mp4", True), ("step-00000004-00.mp4", False)):
+        shown = [pictures(run / "validation" / name).tobytes() for run in (watched, averaged.output)]
+        assert (shown[0] == shown[1]) is same
 
 
 def test_inputs_are_looked_at_before_anything_is_trained(server: Server, place: Path, tmp_path: Path) -> None:
@@ -179,19 +186,19 @@ def test_what_fails_is_noted_and_training_continues(
         raise error
 
     monkeypatch.setattr(validation, "write_video", fail)
-    made = job_of(place, tmp_path / "run")
+    made = job_of(place, tmp_path / "run", **one(place))
     done = train(made)
     assert done is not None and done.steps == 4
     rows = [line for line in read(made.output) if "validation" in line]
-    assert len(rows) == 6 and all(row["failed"] == str(error) for row in rows)
+    assert len(rows) == 3 and all(row["failed"] == str(error) for row in rows)
     assert f"{error}; training continues" in capfd.readouterr().err
     monkeypatch.undo()
-    train(job_of(place, tmp_path / "run"))  # what lacks of the newest step is rendered
-    assert videos(made.output) == ["step-00000004-00.mp4", "step-00000004-01.mp4"]
+    train(job_of(place, tmp_path / "run", **one(place)))  # what lacks of the newest step is rendered
+    assert videos(made.output) == ["step-00000004-00.mp4"]
 
 
 def test_conditions_are_computed_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = job_of(place, tmp_path / "run", steps=2)
+    made = job_of(place, tmp_path / "run", steps=2, **one(place))
     train(made)
     from avatarctl.training import conditions
 
@@ -199,32 +206,23 @@ def test_conditions_are_computed_once(place: Path, tmp_path: Path, monkeypatch: 
         raise AssertionError("computed again")
 
     monkeypatch.setattr(conditions, "_text_states", never)
-    train(job_of(place, tmp_path / "run", steps=4))
-    assert len(videos(made.output)) == 6
+    train(job_of(place, tmp_path / "run", steps=4, **one(place)))
+    assert len(videos(made.output)) == 3
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["copies", "fsdp2"])
-def test_two_processes_render_the_videos(server: Server, place: Path, tmp_path: Path, sharded: bool) -> None:
+def test_two_processes_render_the_videos(
+    server: Server, place: Path, watched: Path, tmp_path: Path, sharded: bool
+) -> None:
     """Copies share the videos; with sharded weights every pass is made together. The pictures are those of one process."""
-    (tmp_path / "watched.yaml").write_text(json.dumps(settings_of(place)))
-    program = [str(Path(__file__).with_name("gloo.py"))] if sharded else ["-m", "avatarctl"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *program]
+    (tmp_path / "watched.yaml").write_text(json.dumps(settings_of(place, steps=2)))
     argv = ["train", "--data", str(place / "cache"), "--output", "both", "--preset", "watched.yaml", "--quiet"]
-    both = subprocess.run(
-        [*launcher, *argv],
-        cwd=tmp_path,
-        env={**server.environment, **(FSDP if sharded else {})},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert both.returncode == 0, both.stderr[-3000:]
-    assert len(videos(tmp_path / "both")) == 6
+    both = server.run_together(tmp_path, argv, 2, over_gloo=sharded, **(FSDP if sharded else {}))
+    assert all(each.status == 0 for each in both), [each.log[-3000:] for each in both]
+    assert len(videos(tmp_path / "both")) == 4
     rows = [line for line in read(tmp_path / "both") if "validation" in line]
-    assert len(rows) == 6 and not any("failed" in row for row in rows)
-    alone = job_of(place, tmp_path / "alone", steps=1)
-    train(alone)
-    first = [pictures(tmp_path / run / "validation" / "step-00000000-01.mp4") for run in ("both", "alone")]
+    assert len(rows) == 4 and not any("failed" in row for row in rows)
+    first = [pictures(run / "validation" / "step-00000000-01.mp4") for run in (tmp_path / "both", watched)]
     assert np.abs(first[0].astype(int) - first[1].astype(int)).max() <= 2
 
 

@@ -174,7 +174,8 @@ def _judge_piece(
     _warn(row, level_T, speech_T)
     if end - begin < settings.min_s * RATE:
         _dropped(row, "short", f"{(end - begin) / RATE:.1f} s between pauses")
-    elif scores["presence"] < settings.min_presence:
+    elif scores["presence"] < settings.min_presence and scores["sharpness"] >= settings.min_sharpness:
+        # A soft face is seldom sure to be one: that it is soft is why.
         _dropped(row, "short", f"the face is hidden in {1 - scores['presence']:.0%} of the pictures")
     if scores["speech_share"] < settings.min_speech:
         _dropped(row, "silent", f"somebody speaks in {scores['speech_share']:.0%} of it")

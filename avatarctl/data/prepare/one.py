@@ -50,14 +50,15 @@ def prepare_one(tools: Tools, source: Source, copy_of: str | None, looking: Look
     ``copy_of``: the file that it is a copy of. What can't be read makes a record that says so.
     """
     home, old = tools.home, tools.home.record(source.key)
-    record = Record(source.name, str(source.path.absolute()), "", "")
+    record = Record(source.name, str(source.path.absolute()), "", "", copy_of=copy_of)
     film: Film | None = None
     try:
         with reading(source.path):
             record.stamp, record.sha256 = source.stamp(), durable.digest(source.path) or ""
             if copy_of is None:
                 film = film_of(source.path)
-        if old is not None and film is not None and old.sha256 == record.sha256 and not tools.dry_run:
+        same = old is not None and old.sha256 == record.sha256 and not old.is_copy
+        if old is not None and same and film is not None and not tools.dry_run:
             record.rows, record.notes, record.seconds = old.rows, old.notes, old.seconds  # only its clips are missing
         else:
             rows, scan = _looked_at(tools, source, film, copy_of, record, looking)

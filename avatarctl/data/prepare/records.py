@@ -27,6 +27,7 @@ class Record:
     """What became of a file: its candidates as they are reported, and whether all its clips are written.
 
     ``stamp``: of the file when it was looked at; ``sha256`` of its content. ``notes``: what the user should know.
+    ``copy_of``: the file with the same content that is prepared instead.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Record:
     notes: list[str] = field(default_factory=list)
     done: bool = False
     seconds: float = 0.0
+    copy_of: str | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Return whether it was dropped as a copy of another file."""
+        return any(row["reason"] == "duplicate" for row in self.rows)
 
     def files(self) -> Iterator[str]:
         """Return the names, seen from the folder of clips, of what the clips of this file are made of."""
@@ -164,10 +171,10 @@ class Home:
                 )
 
 
-def known(home: Home, source: Source) -> Record | None:
-    """Return the finished record of a file that is as it was, or None."""
+def known(home: Home, source: Source, copy_of: str | None) -> Record | None:
+    """Return the finished record of a file that is as it was, also in whether it is a copy, or None."""
     record = home.record(source.key)
-    if record is None or not record.done:
+    if record is None or not record.done or (record.copy_of, record.is_copy) != (copy_of, copy_of is not None):
         return None
     try:
         return record if record.stamp == source.stamp() else None

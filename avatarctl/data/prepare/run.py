@@ -17,7 +17,7 @@ from avatarctl.data.guards import full_device, interruptible
 from avatarctl.data.prepare import report
 from avatarctl.data.prepare.one import Looking, Tools, prepare_one
 from avatarctl.data.prepare.records import Home, Record, known
-from avatarctl.data.prepare.sources import Source, copies, find_sources
+from avatarctl.data.prepare.sources import Earlier, Source, copies, find_sources
 from avatarctl.data.sound import separation
 from avatarctl.progress import Progress
 from avatarctl.settings.prepare import PrepareJob
@@ -67,9 +67,9 @@ def prepare(job: PrepareJob, show: Progress) -> Prepared:
 def _take(tools: Tools, sources: list[Source], done: Prepared, show: Progress) -> dict[str, Record]:
     """Take the files one by one: first those that nobody holds, then wait for those that others held."""
     began, home = time.monotonic(), tools.home
-    before = {each.name for each in home.records()}
-    # Of copies, the one that was prepared before is the original.
-    twice = copies(sorted(sources, key=lambda source: (source.name not in before, source.name)))
+    names = {source.name for source in sources}
+    before = [each for each in home.records() if each.done or each.name in names]
+    twice = copies(sources, [Earlier(each.name, each.stamp, each.sha256, each.is_copy) for each in before])
     records: dict[str, Record] = {}
     left: Sequence[Source] = sources
     for wait in (False, True):
@@ -79,8 +79,9 @@ def _take(tools: Tools, sources: list[Source], done: Prepared, show: Progress) -
                 if not ours:
                     held.append(source)
                     continue
-                old = None if tools.dry_run else known(home, source)
-                record = old or prepare_one(tools, source, twice.get(source.name), _looking(source, show))
+                copy_of = twice.get(source.name)
+                old = None if tools.dry_run else known(home, source, copy_of)
+                record = old or prepare_one(tools, source, copy_of, _looking(source, show))
             done.known += old is not None
             done.new += old is None
             records[source.name] = record

@@ -36,6 +36,21 @@ class Source:
         return f"{status.st_size} {status.st_mtime_ns}"
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A file that is known from an earlier run: its stamp and content then, and whether it was a copy of another."""
+
+    name: str
+    stamp: str
+    sha256: str
+    is_copy: bool
+
+    @property
+    def size(self) -> int:
+        """Return its size in bytes; 0 when it couldn't be read."""
+        return int(self.stamp.partition(" ")[0] or 0)
+
+
 def find_sources(raw: Sequence[Path], output: Path, named: Mapping[str, str]) -> tuple[list[Source], list[str]]:
     """Return the footage of folders and files, ordered by name, and what was passed over in folders.
 
@@ -44,12 +59,14 @@ def find_sources(raw: Sequence[Path], output: Path, named: Mapping[str, str]) ->
     """
     found: dict[str, Path] = {}
     over: list[str] = []
+    met: set[str] = set()
     taken = {name: Path(path) for path, name in named.items()}
     for place in raw:
         for path, relative in _files(place, output, over):
             whole = str(path.absolute())
-            if any(whole == str(other.absolute()) for other in found.values()):
+            if whole in met:
                 continue
+            met.add(whole)
             name = named.get(whole) or _free_name(path, relative, found, taken)
             found[name] = path
     if not found:
@@ -105,20 +122,39 @@ def _files(place: Path, output: Path, over: list[str]) -> Iterator[tuple[Path, P
                 over.append(str(path.relative_to(place)))
 
 
-def copies(sources: Sequence[Source]) -> dict[str, str]:
-    """Return name -> name of the first file with the same content; only files of one size are read."""
+def copies(sources: Sequence[Source], earlier: Sequence[Earlier] = ()) -> dict[str, str]:
+    """Return name -> name of the file with the same content that is prepared; only files of one size are read.
+
+    Of copies, the one that was prepared earlier is the original, whether or not it is among the sources; else the first by
+    name. ``earlier``: of every file that is known.
+    """
+    known, here = {each.name: each for each in earlier}, {source.name for source in sources}
+    of_size: dict[int, list[Earlier]] = {}
+    for each in earlier:
+        if not each.is_copy:
+            of_size.setdefault(each.size, []).append(each)
     sizes: dict[int, list[Source]] = {}
     for source in sources:
-        size = source.path.stat().st_size if source.path.is_file() else 0
-        sizes.setdefault(size, []).append(source)
+        sizes.setdefault(source.path.stat().st_size if source.path.is_file() else 0, []).append(source)
     found = {}
     for size, group in sizes.items():
-        if len(group) < 2 or not size:
+        names = {source.name for source in group}
+        before = [each for each in of_size.get(size, ()) if each.name in names or each.name not in here]
+        if not size or len(names | {each.name for each in before}) < 2:
             continue
-        first: dict[str, str] = {}
-        for source in group:
-            digest = durable.digest(source.path) or source.name
-            other = first.setdefault(digest, source.name)
-            if other != source.name:
-                found[source.name] = other
+        digests = {source.name: _digest(source, known.get(source.name)) for source in group}
+        originals: dict[str, str] = {}
+        for each in sorted(before, key=lambda each: each.name):
+            if digests.get(each.name, each.sha256) == each.sha256:  # else it has other content by now
+                originals.setdefault(each.sha256, each.name)
+        for name in sorted(digests):
+            original = originals.setdefault(digests[name], name)
+            if original != name:
+                found[name] = original
     return found
+
+
+def _digest(source: Source, earlier: Earlier | None) -> str:
+    if earlier is not None and earlier.sha256 and earlier.stamp == source.stamp():
+        return earlier.sha256
+    return durable.digest(source.path) or source.name

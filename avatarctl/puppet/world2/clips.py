@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import wave
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.progress import Progress
+from avatarctl.puppet.folders import missing_clips, writable, write_folder
 from avatarctl.puppet.voice import Kind
 from avatarctl.puppet.world2.drive import FPS, closures, drive
 from avatarctl.puppet.world2.face import EYE_Y
@@ -26,10 +23,10 @@ from avatarctl.puppet.world2.portrait import SIZE, VIEW, Portrait, in_picture
 from avatarctl.puppet.world2.voice import Voice, after, make_voice
 
 FRAMES = 81
-SINGING_SHARE, MID_SPEECH_SHARE = 0.12, 0.5
+SINGING = (8003, 0.12)  # number of the draw, share
+MID_SPEECH_SHARE = 0.5
 LEAD = (20, 80)  # pictures of a voice before a clip that begins amid speech
 BEFORE_PAUSE = (80, 20)  # pictures of a voice and of quiet before a clip of a pause
-TRUTH = "truth.npz"
 # Where eyes and mouth move, as ellipses (x, y, rx, ry) of the drawing: what counts more in training, and is measured.
 MOUTH_REGION = (X, Y + 0.045, 0.180, 0.118)
 EYE_REGIONS = ((0.5 - 0.125, EYE_Y - 0.018, 0.110, 0.085), (0.5 + 0.125, EYE_Y - 0.018, 0.110, 0.085))
@@ -80,21 +77,14 @@ def make_clips(
     """Make the clips that are missing; return how many were made. Each depends on (seed, number) alone, and is whole or absent.
 
     ``pauses``: after a voice outside of the clip, nobody speaks in it. ``bare_first``: the first picture lacks the look.
-
-    ``square/speech|singing/NNNNN/{images,face_masks,lip_masks}/*.png``, ``audio.wav``, and ``truth.npz``.
     """
     made = 0
-    for number in range(clips):
-        clip_seed = seed * 100_003 + number
-        kind: Kind = "singing" if np.random.default_rng([clip_seed, 8003]).random() < SINGING_SHARE else "speech"
-        folder = output / "square" / kind / f"{number:05d}"
-        if not folder.is_dir():
-            made += 1
-            who = Identity.of(clip_seed, look)
-            scene = Scene.of(clip_seed, kind, pauses)
-            with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
-                write_clip(folder, who, scene, size, Identity.of(clip_seed) if bare_first else None)
-        show(number + 1, clips)
+    for folder, clip_seed, kind in missing_clips(output, clips, seed, SINGING, show):
+        scene = Scene.of(clip_seed, kind, pauses)
+        bare = Identity.of(clip_seed) if bare_first else None
+        with writable(output):
+            write_clip(folder, Identity.of(clip_seed, look), scene, size, bare)
+        made += 1
     return made
 
 
@@ -103,26 +93,16 @@ def write_clip(folder: Path, who: Identity, scene: Scene, size: int = SIZE, firs
 
     ``first``: who is seen in the first picture, if it is another one.
     """
-    part = durable.part_of(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    for name in ("images", "face_masks", "lip_masks"):
-        (part / name).mkdir(parents=True)
     portrait = Portrait.of(who, size)
     head, moving = region_mask(size, [HEAD_REGION]), region_mask(size, [MOUTH_REGION, *EYE_REGIONS])
-    for index, pose in enumerate(scene.poses):
-        name = f"frame_{index}.png"
-        shown = Portrait.of(first, size) if first and index == 0 else portrait
-        _save(shown.picture(pose), part / "images" / name)
-        _save(head, part / "face_masks" / name)
-        _save(moving, part / "lip_masks" / name)
-    with wave.open(str(part / "audio.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes((scene.waveform * 32767).astype("<i2").tobytes())
-    truth: dict[str, Any] = curves(scene.poses)
-    np.savez(part / TRUTH, closures=closures(scene.phonemes, len(scene.poses)), **truth)
-    part.rename(folder)
+
+    def pictures() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]:
+        for index, pose in enumerate(scene.poses):
+            shown = Portrait.of(first, size) if first and index == 0 else portrait
+            yield shown.picture(pose), head, moving
+
+    truth: dict[str, Any] = {"closures": closures(scene.phonemes, len(scene.poses)), **curves(scene.poses)}
+    write_folder(folder, pictures(), scene.waveform, truth)
 
 
 def curves(made: Sequence[Pose]) -> dict[str, NDArray[np.float64]]:
@@ -138,7 +118,3 @@ def region_mask(size: int, regions: Sequence[tuple[float, float, float, float]])
         column, row = in_picture(x, y)
         inside |= ((columns - column) * VIEW / rx) ** 2 + ((rows - row) * VIEW / ry) ** 2 <= 1
     return np.where(inside, 255, 0).astype(np.uint8)
-
-
-def _save(pixels: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(pixels).save(path, compress_level=1)
