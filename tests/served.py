@@ -58,7 +58,7 @@ class Server:
     def run_together(
         self,
         folder: Path,
-        argv: list[str] | list[list[str]],
+        argv: list[str],
         processes: int,
         meanwhile: Callable[[list[int]], None] = lambda _: None,
         over_gloo: bool = False,
@@ -66,14 +66,13 @@ class Server:
     ) -> list[Attempt]:
         """Run a command line in several processes as a launcher would; ``meanwhile`` is called with their numbers.
 
-        ``argv``: of all, or a list for each. ``over_gloo``: as devices that weights and optimizers can be sharded over.
+        ``over_gloo``: as devices that weights and optimizers can be sharded over.
         """
         logs = [folder / f"attempt.{rank}.log" for rank in range(processes)]
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
         place |= environment
         members = [
             {"log": str(log), "environment": {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}}
-            | ({"argv": argv[rank]} if isinstance(argv[0], list) else {})
             for rank, log in enumerate(logs)
         ]
         request = {"argv": argv, "folder": str(folder), "fault": "none", "at": 0, "members": members}

@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import ROOT, Server
+from served import ROOT
 from training.conftest import SMALL, make_cache, random_sample
 
 from avatarctl.errors import Interrupted
@@ -43,14 +42,6 @@ def preset(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     path = tmp_path_factory.mktemp("presets") / "small.yaml"
     path.write_text(json.dumps({**SMALL, "log_every": 1, "steps": 3, "weights": str(base)}))
     return path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process that has imported everything."""
-    served = Server(tmp_path_factory.mktemp("home"))
-    yield served
-    served.close()
 
 
 def start(launcher: list[str], folder: Path, argv: list[str]) -> subprocess.Popen[str]:
@@ -88,40 +79,54 @@ def test_a_launchers_number_of_passes_gives_way_to_the_runs(monkeypatch: pytest.
         assert accelerator.gradient_accumulation_steps == 3
 
 
-def test_one_process_speaks(server: Server, cache: Path, preset: Path, tmp_path: Path) -> None:
-    def said(status: int, *more: str) -> str:
-        ended = server.run_together(tmp_path, argv(cache, preset, "run", *more), 2)
-        out = "".join(each.log for each in ended)
-        assert [each.status for each in ended] == [status, status], out
-        return out
-
-    out = said(0, "--progress", "json")
+def test_one_process_speaks(cache: Path, preset: Path, tmp_path: Path) -> None:
+    status, out = finish(
+        start([*TORCHRUN, "-m", "avatarctl"], tmp_path, argv(cache, preset, "run", "--progress", "json"))
+    )
+    assert status == 0, out
     rows = [json.loads(line) for line in out.splitlines() if line.startswith('{"event": "progress"')]
     assert [row["steps"] for row in rows if row.get("steps")] == [1, 2, 3]
-    assert said(0, "--steps", "5", "--learning-rate", "1e-3").count("from step 4: learning_rate 0.01") == 1
-    assert said(7, "--set", "norms=frozen").count("error: run: its checkpoint has another shape") == 1
+    status, out = finish(
+        start(
+            [*TORCHRUN, "-m", "avatarctl"],
+            tmp_path,
+            argv(cache, preset, "run", "--steps", "5", "--learning-rate", "1e-3"),
+        )
+    )
+    assert status == 0 and out.count("from step 4: learning_rate 0.01") == 1, out
+    status, out = finish(
+        start([*TORCHRUN, "-m", "avatarctl"], tmp_path, argv(cache, preset, "run", "--set", "norms=frozen"))
+    )
+    assert status != 0 and out.count("error: run: its checkpoint has another shape") == 1, out
+
+
+SPLIT = """
+import os, sys
+i = sys.argv.index(os.environ["SPLIT"]) + 1
+sys.argv[i] += os.environ["RANK"]
+sys.argv[0] = "avatarctl"
+from avatarctl.cli import main
+sys.exit(main())
+"""
 
 
 @pytest.mark.parametrize("flag", ["--output", "--data"])
-def test_machines_that_share_no_storage_are_told(server: Server, preset: Path, tmp_path: Path, flag: str) -> None:
+def test_machines_that_share_no_storage_are_told(
+    preset: Path, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each process has a folder of its own: they end with words, at once."""
+    (tmp_path / "split.py").write_text(SPLIT)
     cache = make_cache(tmp_path / "cache", [random_sample("clip0-0")])
-    own = [make_cache(tmp_path / f"data{rank}", [random_sample(f"clip{rank}-0")]) for rank in range(2)]
-
-    def words(rank: int, *more: str) -> list[str]:
-        data, run = (cache, f"run{rank}") if flag == "--output" else (own[rank], "run")
-        return argv(data, preset, run, "--progress", "none", *more)
-
-    steps = "2"
-    if flag == "--output":
-        server.run_together(
-            tmp_path, [words(rank, "--steps", "2") for rank in range(2)], 2
-        )  # from nothing all begin alike
-        steps = "4"
+    make_cache(tmp_path / "data0", [random_sample("clip0-0")])
+    make_cache(tmp_path / "data1", [random_sample("clip1-0")])
+    monkeypatch.setenv("SPLIT", flag)
+    words = argv(cache if flag == "--output" else Path("data"), preset, "run", "--steps", "2", "--progress", "none")
     began = time.monotonic()
-    ended = server.run_together(tmp_path, [words(rank, "--steps", steps) for rank in range(2)], 2)
-    assert all(each.status for each in ended) and time.monotonic() - began < 150
-    out = "".join(each.log for each in ended)
+    if flag == "--output":
+        finish(start([*TORCHRUN, "split.py"], tmp_path, words))  # from nothing all begin alike
+        words[words.index("2")] = "4"
+    status, out = finish(start([*TORCHRUN, "split.py"], tmp_path, words))
+    assert status != 0 and time.monotonic() - began < 150
     expected = (
         "process 0 begins with the checkpoint of step 2; process 1 on"
         if flag == "--output"
