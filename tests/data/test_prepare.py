@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from filmed import RATE_HZ, Recording, Truth, placed, shifted, speaking, voice
 from PIL import Image
+from separators import write_separator
 
 from avatarctl.audio.decode import waveform_16k
 from avatarctl.data.clips import film_of, stream
@@ -167,6 +168,22 @@ def test_the_sound_of_a_clip_is_exact_to_the_sample_and_a_late_one_is_moved_to_i
     offsets = np.arange(-1600, 1600, 8)
     best = offsets[int(np.argmax([float(moved[span + offset] @ heard[span]) for offset in offsets]))]
     assert abs(best / RATE_HZ) < 0.04, "the sound isn't at its lips"
+
+
+def test_the_voice_comes_out_of_the_music(tmp_path: Path, prepare: Prepare) -> None:
+    (tmp_path / "weights").mkdir()
+    write_separator(tmp_path / "weights" / "Kim_Vocal_2.onnx", keep_below=800)  # 4600 Hz
+    heard = 0.5 * voice(1, SECONDS)
+    music = 0.2 * np.sin(40_000 * np.arange(len(heard)) / RATE_HZ)  # 6366 Hz
+    filmed.write(small("song.mkv", heard + music, arguments=("-c:a", "flac")), tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "clips", "--separate-vocals", "--weights", tmp_path / "weights")
+    found = waveform_16k(tmp_path / "clips" / "song-001.mp4")
+
+    def left(sound: np.ndarray) -> float:
+        return float(np.hypot(*(sound @ wave(40_000 * np.arange(len(sound)) / RATE_HZ) for wave in (np.sin, np.cos))))
+
+    assert left(found) < 0.05 * left((heard + music)[: len(found)])
+    assert np.corrcoef(found, heard[: len(found)])[0, 1] > 0.95
 
 
 def test_clips_are_what_encode_reads_with_masks(clips: Path, tmp_path: Path, encode: Callable[..., Any]) -> None:
