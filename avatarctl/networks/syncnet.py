@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avatarctl.errors import WeightsError
-from avatarctl.networks.weight_files import open_torch, some
+from avatarctl.errors import WeightsError, some
+from avatarctl.networks.weight_files import open_torch
 
 NAME = "syncnet_v2.model"
 HINT = f"download {NAME} (https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/{NAME}) into the folder of --syncnet"
