@@ -143,8 +143,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a JSON object from a file, or None when it is missing or not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     return content if isinstance(content, dict) else None
 
 

@@ -29,7 +29,7 @@ def launched() -> bool:
 
 def follows() -> bool:
     """Return whether another process leads this one: what a program that watches has to know, that one tells."""
-    return all(os.environ.get(name, "").isdigit() and int(os.environ[name]) > least for name, least in FOLLOWS)
+    return all(os.environ.get(name, "").isdecimal() and int(os.environ[name]) > least for name, least in FOLLOWS)
 
 
 def refuse(command: str, why: str) -> None:
@@ -63,6 +63,6 @@ def meeting_place() -> tuple[str, int]:
 
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, "").strip() or str(default)
-    if not value.isdigit():
+    if not value.isdecimal():
         raise UsageError(f"{name}: got {value!r}, expected a whole number, as launchers set it", f"run `unset {name}`")
     return int(value)

@@ -29,7 +29,7 @@ def choose() -> None:
     if not by_user():
         # Processes of a launcher share this machine.
         shared_by = os.environ.get("LOCAL_WORLD_SIZE", "1")
-        count = max(usable_cores() // (int(shared_by) if shared_by.isdigit() and int(shared_by) else 1), 1)
+        count = max(usable_cores() // (int(shared_by) if shared_by.isdecimal() and int(shared_by) else 1), 1)
         os.environ["OMP_NUM_THREADS"] = os.environ[MARK] = str(count)
 
 
@@ -99,7 +99,7 @@ def count() -> int:
     if torch is not None:
         return int(torch.get_num_threads())
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) > 0 else usable_cores()
+    return int(first) if first.isdecimal() and int(first) > 0 else usable_cores()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 
 from avatarctl.paths import embedded_avatar
 
@@ -77,9 +78,17 @@ def load(address: str, name: str, core: int, seconds: float, found: Any) -> None
     found.put(counts)
 
 
-def steps_during(progress: Path, seconds: float) -> list[float]:
-    """Return the seconds of window steps, by what the worker notes of its progress, over a while."""
+def computed(pid: int) -> float:
+    """Return the seconds of a processor that a process has had: what other programs take of it doesn't count."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def steps_during(progress: Path, seconds: float) -> tuple[list[float], float]:
+    """Return the seconds of window steps over a while, by what the worker notes, and its processor's seconds of one step."""
     found: list[float] = []
+    first: tuple[int, float] | None = None
+    cpu_s = 0.0
     end, last = time.monotonic() + seconds, None
     while time.monotonic() < end:
         try:
@@ -90,8 +99,12 @@ def steps_during(progress: Path, seconds: float) -> list[float]:
             if last is not None:
                 found.append((now["at"] - last["at"]) / (now["done"] - last["done"]))
             last = now
+            had = now["done"], computed(now["pid"])
+            first = first or had
+            if had[0] > first[0]:
+                cpu_s = (had[1] - first[1]) / (had[0] - first[0])
         time.sleep(0.05)
-    return found
+    return found, cpu_s
 
 
 def measure(phase_s: float, rounds: int, cores: Sequence[int]) -> dict[str, Any]:
@@ -118,15 +131,21 @@ def measure(phase_s: float, rounds: int, cores: Sequence[int]) -> dict[str, Any]
                 os.sched_setaffinity(int(task.name), {cores[0]})
             quiet: list[float] = []
             busy: list[float] = []
+            cpu_quiet: list[float] = []
+            cpu_busy: list[float] = []
             answers = events = 0
             context = get_context("spawn")
             for _ in range(rounds):
-                quiet += steps_during(progress, phase_s)
+                walls, cpu_s = steps_during(progress, phase_s)
+                quiet += walls
+                cpu_quiet.append(cpu_s)
                 found = context.Queue()
                 clients = context.Process(target=load, args=(address, name, cores[1], phase_s + 3, found))
                 clients.start()
                 time.sleep(3)  # imports, and the first connections
-                busy += steps_during(progress, phase_s)
+                walls, cpu_s = steps_during(progress, phase_s)
+                busy += walls
+                cpu_busy.append(cpu_s)
                 counts = found.get(timeout=60)
                 clients.join()
                 answers, events = answers + counts[0], events + counts[1]
@@ -137,6 +156,8 @@ def measure(phase_s: float, rounds: int, cores: Sequence[int]) -> dict[str, Any]
     return {
         "window_step_s": {"alone": statistics.median(quiet), "with_clients": statistics.median(busy)},
         "slower": slower,
+        "processor_s": {"alone": statistics.median(cpu_quiet), "with_clients": statistics.median(cpu_busy)},
+        "processor_slower": statistics.median(cpu_busy) / statistics.median(cpu_quiet) - 1,
         "steps_timed": [len(quiet), len(busy)],
         "answers_per_s": answers / (rounds * (phase_s + 3)),
         "event_messages": events,

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from avatarctl.networks.memory import latent_tokens  # noqa: E402
 from benchmarks import device as bench  # noqa: E402
+from benchmarks import fewer_steps  # noqa: E402
 from benchmarks import render_bookkeeping as bookkeeping  # noqa: E402
 
 
@@ -132,3 +133,62 @@ def test_several_real_processes_are_killed_and_resumed_to_the_byte(tmp_path: Pat
     team_kills.furnish(tmp_path, seconds=3)
     found = team_kills.measure(tmp_path, processes=2, kills=2, seed=1, launcher_too=False)
     assert len(found["kills"]) >= 2 and found["renders"] >= 1 and found["several"] > 0
+
+
+def cells(row: str, distances: list[float], **more: object) -> list[dict[str, object]]:
+    return [
+        {
+            "scale": 3.0,
+            "pair": f"pair-{i}",
+            "seed": 0,
+            "row": row,
+            "passes": 57,
+            "windows": [d, d],
+            "distance": d,
+            **more,
+        }
+        for i, d in enumerate(distances)
+    ]
+
+
+def test_the_table_of_few_steps_has_intervals_and_says_which_goals_are_reached() -> None:
+    assert fewer_steps.interval([[1.0, 3.0], [2.0]]) == [2.0, 2.0, 2.0]
+    middle, low, high = fewer_steps.interval([[1.0], [2.0], [3.0]], [[1.0], [1.0], [1.0]])
+    assert middle == 2.0 and low < 1.5 and high > 2.5
+    found = [*cells("Euler 50", [0.1, 0.2]), *cells("ab2 25, interval [0, 0.9]", [0.12, 0.3])]
+    found += [*cells("Euler 8, uniform", [0.4, 0.5]), *cells("student a", [0.3, 0.4], student=8)]
+    text = fewer_steps.table(found, [3.0])
+    assert "Audio scale 3: 4 windows, 2 renders" in text
+    assert "| ab2 25, interval [0, 0.9] | 57 | 0.2100 (0.1200 to 0.3000) | 1.40 (1.20 to 1.50) |" in text
+    assert "- ab2 25, interval [0, 0.9]: 1.400 (1.200 to 1.500) of Euler 50, at most 1.5: reached" in text
+    assert (
+        "- student a: 0.778 (0.750 to 0.800) of Euler 8, uniform, at most 0.95: reached; by render 0.75 to 0.80" in text
+    )
+
+
+@pytest.mark.long
+def test_the_table_of_few_steps_is_made_and_not_made_again(tmp_path: Path) -> None:
+    argv = [
+        "--output",
+        str(tmp_path),
+        "--pairs",
+        "1",
+        "--seconds",
+        "1",
+        "--seeds",
+        "0",
+        "--scales",
+        "3",
+        "--reference",
+        "4",
+    ]
+    argv += ["--measure", "--rows", "Euler 4, uniform", "unguided 4, uniform"]
+    fewer_steps.main(argv)
+    made = json.loads((tmp_path / "table.json").read_text())["cells"]
+    assert [(cell["row"], cell["passes"]) for cell in made] == [
+        ("reference", 12), ("Euler 4, uniform", 12), ("unguided 4, uniform", 4),
+    ]  # fmt: skip
+    assert all(cell["distance"] > 0 for cell in made[1:]) and all(cell["measured"]["motion"] > 0 for cell in made)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").iterdir()}
+    fewer_steps.main(argv)
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").iterdir()}

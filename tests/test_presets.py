@@ -18,7 +18,10 @@ from avatarctl.settings.names import keys_of
 from avatarctl.settings.render import AllSettings
 
 FIELDS = AllSettings.model_fields
-SHIPPED = ("draft", "landscape", "long", "low-memory", "portrait", "puppet", "quality", "released", "square")
+SHIPPED = (
+    *("draft", "few-step", "landscape", "long", "low-memory"),
+    *("portrait", "puppet", "quality", "released", "square"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from avatarctl.settings.formats import SUFFIXES, format_of, home_of, one_of
 from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.student import as_students_ask
 from avatarctl.settings.values import lora_file, parse_lora
 from avatarctl.weights import usable_separator
 
@@ -105,7 +106,7 @@ def items_of(rows: Sequence[Row], base: Base, all_or_nothing: bool = True) -> tu
 def _item(index: int, row: Row, base: Base) -> tuple[Item | None, list[str]]:
     """Return the item of a row, or what is wrong with it."""
     values = {**base.values, **{name: value for name, value in row.values.items() if name not in ("audio", "output")}}
-    places = {**base.sources, **row.places}
+    values, places = as_students_ask(values, {**base.sources, **row.places})
     mistakes = list(row.mistakes)
     if not row.values and mistakes:
         return None, mistakes  # the line can't be read

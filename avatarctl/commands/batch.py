@@ -175,7 +175,7 @@ def batch_of(
     source = as_spelled(source)
     mistakes = []
     hint = "`avatarctl batch --help` shows what each option accepts"
-    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+    if jobs != "auto" and not (jobs.isdecimal() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
     if on != "local" and on != "ray" and not on.startswith("ray://"):
         mistakes.append(f"--on: got '{on}', expected local, ray or ray://HOST:PORT")

@@ -300,6 +300,7 @@ def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None,
     from avatarctl.networks.cards import card_named
     from avatarctl.render import crop, room
     from avatarctl.render.rehearse import rehearse
+    from avatarctl.settings.student import in_words, students
 
     if show_crop is not None:
         crop.check_show_crop(job, show_crop, force)
@@ -316,15 +317,19 @@ def _dry_run(job: RenderJob, force: bool, as_json: bool, show_crop: Path | None,
     data = {**rehearsal.planned.to_json(), "notes": notes, "disks": disks, **crop.framing_json(framing)}
     if show_crop is not None:
         data["show_crop"] = str(show_crop)
-    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks), framing.words() if framing else "")
+    distilled = students(job.lora)
+    data["students"] = [{"file": path.name, "scale": scale, **student} for path, scale, student in distilled]
+    words = [in_words(path, student) for path, _, student in distilled]
+    text = _plan_text(rehearsal.planned, room.in_words(rehearsal.disks), framing.words() if framing else "", words)
     console.result("generate", data, text, as_json, status="dry run")
 
 
-def _plan_text(planned: Estimate, disks: str, framing: str) -> str:
+def _plan_text(planned: Estimate, disks: str, framing: str, students: list[str]) -> str:
     time_text = "unknown" if planned.time_s is None else console.clock(planned.time_s)
     rows = [
         ("video", f"{console.clock(planned.video_s)}, {planned.pictures} pictures"),
         *([("picture", framing)] if framing else []),
+        *(("LoRA", words) for words in students),
         ("passes", f"{planned.window_steps} over {planned.windows} windows, {planned.passes} of the network"),
         ("first part", f"can be watched after {planned.steps_to_first_window} passes"),
         ("in flight", f"{planned.in_flight} windows at most, {console.size(planned.in_flight_bytes)} of main memory"),

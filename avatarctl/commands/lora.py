@@ -168,6 +168,8 @@ def _check_free(output: Path, force: bool, inputs: Inputs) -> None:
 
 
 def _text(facts: dict[str, Any]) -> str:
+    from avatarctl.settings.student import in_words, student_of
+
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(counts) if len(counts) == 1 else ", ".join(f"{v} ({n} times)" for v, n in counts.items())
 
@@ -195,5 +197,7 @@ def _text(facts: dict[str, Any]) -> str:
         rows.append(("not finite", some(facts["not_finite"])))
     if facts["unknown"]:
         rows.append(("fit nothing", some(facts["unknown"])))
+    if student := student_of(Path(facts["path"])):
+        rows.append(("distilled", in_words(Path(facts["path"]), student).partition(": ")[2]))
     rows += [(name, text if len(text) <= 80 else text[:79] + "…") for name, text in facts["metadata"].items()]
     return console.table(("LORA", facts["path"]), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -259,6 +260,7 @@ def evaluate(
     from avatarctl.settings.check import make
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderSettings
+    from avatarctl.settings.student import student_of
     from avatarctl.settings.values import parse_lora
     from avatarctl.weights import find_weights
 
@@ -268,6 +270,11 @@ def evaluate(
     chosen = parse_lora(lora) if lora else None
     if chosen and not Path(chosen[0]).is_file():
         raise InputFileError(f"--lora: got no such file: {chosen[0]}, expected a LoRA", "name a .safetensors file")
+    if chosen and student_of(Path(chosen[0])):
+        raise UsageError(
+            f"--lora: got the student {chosen[0]}, expected a LoRA of a look: it would be guided twice",
+            f"python -m benchmarks.fewer_steps --output table --measure --lora {shlex.quote(chosen[0])}",
+        )
     _check_report(output, force)
     library()
     folder = find_weights(settings.weights, settings.size, "auto").folder

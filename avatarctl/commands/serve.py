@@ -139,10 +139,9 @@ def serve(
         def told(address: str) -> None:
             console.result("serve", {"address": address, **known}, address, as_json, status="serving")
             console.note(f"serving {folder} ({len(house.queue.jobs)} jobs) at {address}: Ctrl-C stops it")
-            for name, offer in serving.offers.items():
-                if lacks := house.ready(offer):
-                    console.note(f"preset {name}: {lacks}")
-                    break
+            lacks = {name: why for name, offer in serving.offers.items() if (why := house.ready(offer))}
+            for why in dict.fromkeys(lacks.values()):
+                console.note(f"preset {', '.join(name for name in lacks if lacks[name] == why)}: {why}")
 
         run(house, wire, told)
 
@@ -171,7 +170,7 @@ def serving_of(
     from avatarctl.serve.spool import Limits
 
     hint = "`avatarctl serve --help` shows what each option accepts"
-    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+    if jobs != "auto" and not (jobs.isdecimal() and int(jobs) > 0):
         mistakes.append(f"--jobs: got '{jobs}', expected auto or a number of workers")
     if token is not None and token_file is not None:
         mistakes.append("--token and --token-file: got both, expected one")

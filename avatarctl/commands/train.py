@@ -19,6 +19,7 @@ from avatarctl.errors import AvatarError, Ended, Interrupted, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
+    from avatarctl.settings.train import TrainSettings
     from avatarctl.training.plan import TrainingPlan
 
 # A launcher ends all processes when one has failed: by then the first has told what all of them met.
@@ -126,6 +127,16 @@ Rank = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Distill = Annotated[
+    str | None,
+    typer.Option(
+        "--distill",
+        metavar="guidance|steps",
+        help="Train a student that needs fewer passes: of guidance, or also of steps.",
+        show_default="the preset's",
+        rich_help_panel=TRAINING,
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Same seed and settings, same run.", show_default="0", rich_help_panel=TRAINING),
@@ -194,6 +205,7 @@ def lora_train(
     preset: LoraPreset = "person-1.3b",
     weights: Base = None,
     init_lora: InitLora = None,
+    distill: Distill = None,
     steps: Steps = None,
     learning_rate: Rate = None,
     batch_size: BatchSize = None,
@@ -213,12 +225,13 @@ def lora_train(
 
     The same command again continues from the last checkpoint. The newest LoRA is RUN/lora.safetensors: use it with
     `avatarctl generate --lora RUN`, that of a step with --lora RUN@500.
-    `avatarctl presets show person-1.3b` explains every setting.
+    `avatarctl presets show person-1.3b` explains every setting; preset distill-1.3b trains students that render in
+    few passes.
 
     Example: avatarctl lora train --data cache --output run --rank 32
     """
     flags = _flags(
-        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank
+        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank, distill
     )
     with _one_speaks(progress) as progress:
         _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
@@ -256,6 +269,7 @@ def _flags(
     dtype: str | None,
     settings: list[str] | None,
     rank: int | None = None,
+    distill: str | None = None,
 ) -> dict[str, Any]:
     named = {
         "weights": weights,
@@ -268,6 +282,7 @@ def _flags(
         "device": device,
         "dtype": dtype,
         "rank": rank,
+        "distill": distill,
     }
     given = {name: value for name, value in named.items() if value is not None}
     return parsed_settings(settings or [], given, "learning_rate=1e-4")
@@ -301,8 +316,12 @@ def _run(
     values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
     if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
         del values["weights"]  # where weights lie in general says nothing of this run
+    values = _one_student(values, flags)
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
+    _refuse_of_stages(settings, flags, places)
     refuse_without_effect(settings, {name: places[name] for name in flags})
+    if kind == "train" and (settings.is_student or settings.stages):
+        raise UsageError("train: got distill, expected a LoRA for it", "use `avatarctl lora train`")
     if kind == "lora" and not settings.is_lora:
         raise UsageError(
             "lora train: got no group set to lora, expected one", "use `avatarctl train` for full training"
@@ -352,6 +371,24 @@ def _run(
     console.result(command, facts, str(done.weights), as_json)
 
 
+def _one_student(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the stages of a preset where one student is asked for: --distill trains it alone."""
+    if "distill" not in flags or not values.get("stages") or "stages" in flags:
+        return values
+    console.note(f"--distill {flags['distill']}: one student, without the stages of the preset")
+    return {**values, "stages": ()}
+
+
+def _refuse_of_stages(settings: TrainSettings, flags: dict[str, Any], places: dict[str, str]) -> None:
+    """Refuse what every stage says for itself: it would change nothing."""
+    for name in flags:
+        if settings.stages and all(name in stage.own for stage in settings.stages):
+            raise UsageError(
+                f"{name} ({places[name]}): has no effect: each of the {len(settings.stages)} stages has its own",
+                "train one student with --distill guidance or --distill steps, or give all with --set 'stages=[...]'",
+            )
+
+
 def _plan_text(planned: TrainingPlan) -> str:
     buckets = ", ".join(f"{count} of {size}" for size, count in planned.buckets.items())
     left = f", {planned.left_out} left out that share pictures with those" if planned.left_out else ""
@@ -359,6 +396,7 @@ def _plan_text(planned: TrainingPlan) -> str:
         ("samples", f"{planned.samples} to train on ({buckets}), {planned.held_out} held out{left}"),
         ("steps", f"{planned.steps}, {planned.samples_per_step} samples each: {planned.epochs:.1f} epochs"),
         ("trained", f"{planned.trained / 1e6:.1f} of {planned.parameters / 1e6:.1f} million weights"),
+        *(("student", words) for words in planned.students),
         ("memory", f"{planned.memory.peak / 2**30:.1f} GiB on the device, calculated: {planned.memory.in_words()}"),
         ("time", "unknown before the first steps: it depends on the device; the run tells how long is left"),
     ]

@@ -109,7 +109,7 @@ def wait_or_raise(error: HfHubHTTPError, tried: int) -> None:
 def retry_after_s(error: HfHubHTTPError) -> int | None:
     """Return how many seconds the hub asks to wait, if it says so in seconds."""
     asked = error.response.headers.get("Retry-After", "").strip()
-    return int(asked) if asked.isdigit() else None
+    return int(asked) if asked.isdecimal() else None
 
 
 def explain(error: Exception, repo: str, what: str) -> AvatarError:

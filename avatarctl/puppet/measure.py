@@ -107,7 +107,7 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
     videos = bench.folder / "videos"
     for folder in (work, videos):
         folder.mkdir(parents=True, exist_ok=True)
-    voice, reference, measure_frames = _subject(bench.world, pair, settings)
+    voice, reference, measure_frames = subject(bench.world, pair, settings)
     write_wave(work / "voice.wav", voice)
     Image.fromarray(reference).save(work / "picture.png")
     job = RenderJob(
@@ -130,7 +130,7 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
     return found
 
 
-def _subject(
+def subject(
     world: int, pair: Pair, settings: RenderSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], Callable[[NDArray[np.uint8]], dict[str, Any]]]:
     """Return a pair's voice, its reference picture, and what measures pictures of it."""

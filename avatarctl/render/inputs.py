@@ -31,8 +31,9 @@ from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.settings.names import key_of
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.student import notes_of, students
 from avatarctl.settings.values import other_steps
-from avatarctl.weights import Variant, WeightFiles, find_weights, fingerprint, usable_separator
+from avatarctl.weights import Variant, WeightFiles, checksum, find_weights, fingerprint, usable_separator
 
 OLD_FIT = "cover"  # of renders that began before pictures were framed around a face
 
@@ -84,10 +85,23 @@ def check(job: RenderJob, force: bool = False) -> Checked:
     for path, _ in job.lora:
         check_lora(path)
     weights = usable_weights(job.weights, job.render.size, job.variant)
-    notes = (*notes, *framing(job.image, picture.size, job.render.size, job.render.fit), *_drawn_alone(job, weights))
+    notes = (
+        *notes,
+        *framing(job.image, picture.size, job.render.size, job.render.fit),
+        *_drawn_alone(job, weights),
+        *_students(job, weights),
+    )
     checked = Checked(job, audio, weights, separator_of(job), notes)
     check_places(checked, force)
     return checked
+
+
+def _students(job: RenderJob, weights: WeightFiles) -> list[str]:
+    """Return what to warn of where a render isn't what its distilled LoRAs were made for."""
+    found = students(job.lora)
+    if not found:
+        return []
+    return notes_of(found, job.render.model_dump(mode="json"), checksum(Path(weights.transformer)))
 
 
 def check_lora(path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
 from avatarctl import console
 from avatarctl.errors import (
@@ -62,6 +64,34 @@ def error(code: int, message: str, hint: str = "", kind: str = "", headers: Mapp
     """Return the answer that says what went wrong."""
     content = {"type": kind or TYPES.get(code, "server_error"), "message": message, "hint": hint, "code": code}
     return JSONResponse({"error": content}, code, dict(headers or {}))
+
+
+class Content(FileResponse):
+    """A file, or the part of it that is asked for; a Range that can't be is said in the shape of all errors."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        refused: Message | None = None
+        if not Path(self.path).is_file():  # removed meanwhile
+            gone = error(404, f"{Path(self.path).name}: is gone", "GET /v1/videos lists what there is")
+            await gone(scope, receive, send)
+            return
+
+        async def look(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refused = message
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, look)
+        if refused is not None:
+            told = {name.decode(): value.decode() for name, value in refused["headers"] if name == b"content-range"}
+            asked = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
+            said = f"Range: got '{asked[:100]}', which isn't in this file"
+            await error(refused["status"], said, "bytes=0-999 are the first thousand bytes", headers=told)(
+                scope, receive, send
+            )
 
 
 def of_problem(problem: AvatarError) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse
 from avatarctl.serve.answers import Refused
 from avatarctl.serve.api_videos import house_of, job_named, text_of
 from avatarctl.serve.documents import RESPONSES
+from avatarctl.serve.jobs import LOG
 from avatarctl.serve.live import Live, live_of
 from avatarctl.serve.log import after
 from avatarctl.serve.streams import BEAT_S, EventStream, News, as_event, in_event
@@ -29,7 +30,7 @@ async def events(request: Request, video_id: str, last_event_id: str | None = He
     The stream ends after `completed`; a client that comes again with the last id misses nothing.
     """
     job = job_named(request, video_id)
-    number = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    number = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
     state = request.app.state
 
     async def told() -> AsyncIterator[str]:
@@ -37,7 +38,7 @@ async def events(request: Request, video_id: str, last_event_id: str | None = He
         yield RETRY
         seen = ""
         while not state.streams.closing:
-            found = await asyncio.to_thread(after, state.house.queue.logs[job.id].path, number)
+            found = await asyncio.to_thread(after, job.folder / LOG, number)
             for number, event in found:
                 yield as_event(event, str(event["event"]), number)
             if job.state == "removing" or job.id not in state.house.queue.jobs:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from avatarctl import __version__
 from avatarctl.paths import embedded_avatar
 from avatarctl.serve import metrics
 from avatarctl.serve.access import COOKIE, session_of
-from avatarctl.serve.answers import Refused
+from avatarctl.serve.answers import Content, Refused
 from avatarctl.serve.api_videos import house_of, in_turn
 from avatarctl.serve.documents import RESPONSES, UPLOAD
 from avatarctl.serve.house import House
@@ -102,14 +102,14 @@ def file(request: Request, file_id: str) -> dict[str, Any]:
     return _file(_kept(request, file_id), "user_data")
 
 
-@router.get("/v1/files/{file_id}/preview", tags=["files"], response_class=FileResponse)
+@router.get("/v1/files/{file_id}/preview", tags=["files"], response_class=Content)
 def preview(request: Request, file_id: str) -> Response:
     """Return an uploaded picture as it is read: upright, small, as JPEG."""
     kept = _kept(request, file_id)
     path = house_of(request).spool.preview_of(kept)
     if kept.kind != "image" or not path.is_file():
         raise Refused(404, f"{file_id}: got no preview of a file of the kind {kept.kind}")
-    return FileResponse(path, media_type="image/jpeg")
+    return Content(path, media_type="image/jpeg")
 
 
 @router.delete("/v1/files/{file_id}", tags=["files"])
@@ -208,7 +208,7 @@ def sample(name: str) -> Response:
     """Return the picture or the voice that comes with the program, to try it with."""
     if name not in SAMPLES:
         raise Refused(404, f"{name[:80]}: got no such sample", f"there are {' and '.join(SAMPLES)}")
-    return FileResponse(embedded_avatar() / "samples" / name, media_type=SAMPLES[name])
+    return Content(embedded_avatar() / "samples" / name, media_type=SAMPLES[name])
 
 
 def _page(path: str) -> Any:
@@ -216,7 +216,7 @@ def _page(path: str) -> Any:
     source = Path(str(files("avatarctl.serve") / "page" / name))
 
     def send() -> Response:
-        return FileResponse(source, media_type=kind, headers={"Cache-Control": "no-cache"})
+        return Content(source, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     return send
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from avatarctl.errors import AvatarError
 from avatarctl.render.crop import framing_json
-from avatarctl.serve.answers import Refused
+from avatarctl.serve.answers import Content, Refused
 from avatarctl.serve.documents import CREATE, MOVE, RESPONSES
 from avatarctl.serve.house import House, named
 from avatarctl.serve.incoming import reading
@@ -218,12 +218,12 @@ async def move(request: Request, video_id: str) -> Response:
     return shown(request, job)
 
 
-@router.get("/{video_id}/content", response_class=FileResponse)
+@router.get("/{video_id}/content", response_class=Content)
 def content(request: Request, video_id: str, variant: VARIANTS = "video", download: bool = False) -> Response:
     """Return the finished video (with Range), its thumbnail or a sheet of its pictures; of one at work the newest picture."""
     job = job_named(request, video_id)
     if variant != "video":
-        return FileResponse(picture_of(job, variant), media_type="image/jpeg", headers=_caching(job))
+        return Content(picture_of(job, variant), media_type="image/jpeg", headers=_caching(job))
     if job.state != "done":
         raise Refused(
             409, f"{job.id}: got a video that isn't finished", f"watch GET /v1/videos/{job.id}/events, or its live view"
@@ -233,7 +233,7 @@ def content(request: Request, video_id: str, variant: VARIANTS = "video", downlo
     name = f"{job.id}{job.output.suffix}"
     how = "attachment" if download else "inline"
     headers = {**_caching(job), "Content-Disposition": f'{how}; filename="{name}"'}
-    return FileResponse(job.output, media_type=TYPES[job.output.suffix], headers=headers)
+    return Content(job.output, media_type=TYPES[job.output.suffix], headers=headers)
 
 
 def _caching(job: Job) -> dict[str, str]:

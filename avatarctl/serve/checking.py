@@ -178,7 +178,10 @@ def _picture(path: Path, preview: str | None) -> dict[str, Any]:
     if preview is not None:
         small = seen.image.copy()
         small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-        small.save(preview, "JPEG", quality=88)
+        try:
+            small.save(preview, "JPEG", quality=88)
+        except OSError:  # a full disk: the page does without
+            Path(preview).unlink(missing_ok=True)
     width, height = seen.image.size
     notes = [note.replace(str(path), "the picture") for note in seen.notes]
     return {"kind": "image", "facts": {"width": width, "height": height, "notes": notes}}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from filelock import FileLock, Timeout
 from avatarctl import console, durable, ownership
 from avatarctl.audio.source import ffmpeg
 from avatarctl.batch.local import Place
-from avatarctl.errors import AvatarError, BusyError
+from avatarctl.errors import AvatarError, BusyError, WeightsError
 from avatarctl.render.crop import Framing, frame_apart, require_face
-from avatarctl.render.guard import guarded
 from avatarctl.serve.answers import Refused
 from avatarctl.serve.checking import Checker
+from avatarctl.serve.guard import guarded
 from avatarctl.serve.incoming import Body, Part
 from avatarctl.serve.jobs import JOB, PREVIEW, VERSION, Job, new_id
 from avatarctl.serve.measuring import Measurer
@@ -227,6 +228,11 @@ class House:
         """Check a job as the start of its render does; return ``estimate`` and ``notes`` without paths of this machine."""
         try:
             found = self.checker.check(job)
+        except WeightsError as problem:
+            name = job.preset or "its preset"
+            raise Refused(
+                503, f"model: got {name}, expected one whose weights are there", _fetching(problem)
+            ) from problem
         except AvatarError as problem:
             problem.message = named(problem.message, folder, "")
             problem.hint = named(problem.hint, folder, "")
@@ -239,7 +245,11 @@ class House:
         if key not in self._framings:
             if len(self._framings) > 500:
                 self._framings.clear()
-            self._framings[key] = frame_apart([job])[0]
+            seen = frame_apart([job])[0]
+            if seen is not None:  # the same picture comes under many names
+                warnings = tuple(named(each, job.image, "the picture") for each in seen.warnings)
+                seen = replace(seen, warnings=warnings)
+            self._framings[key] = seen
         found = self._framings[key]
         return None if found is None else require_face(found, job)
 
@@ -255,9 +265,19 @@ class House:
         settings = offer.settings({})
         try:
             find_weights(settings.weights, settings.size, settings.variant)
+        except WeightsError as problem:
+            return f"its weights are missing: {_fetching(problem)}"
         except AvatarError as problem:
             return f"{problem.message}; {problem.hint}"
         return ""
+
+
+def _fetching(problem: WeightsError) -> str:
+    """Return the hint for weights that lack, which a client can't name: what is run on the server's machine."""
+    command = re.search(r"`(avatarctl fetch[^`]*)`", problem.hint)
+    return (
+        f"run `{command[1] if command else 'avatarctl fetch'}` on the server; puppet, the embedded avatar, needs none"
+    )
 
 
 @contextmanager
@@ -266,7 +286,9 @@ def held(folder: Path, address: str) -> Iterator[None]:
     ownership.check_name(folder, "--folder", "a folder for the jobs", "--folder jobs")
     ownership.check_can_make(folder, "--folder")
     own = folder / OWN
-    with guarded(folder):
+    with durable.guarded(
+        folder, full="free some space, or choose another --folder", elsewhere="choose another --folder"
+    ):
         own.mkdir(parents=True, exist_ok=True)
         lock = FileLock(own / "lock")
         try:
@@ -278,8 +300,10 @@ def held(folder: Path, address: str) -> Iterator[None]:
                 f"{other.get('address', '?')})",
                 "use that one, stop it, or choose another --folder",
             ) from error
+        (own / HOLDER).unlink(missing_ok=True)
         about = {"pid": os.getpid(), "host": socket.gethostname(), "address": address, "since": round(time.time(), 3)}
-        durable.replace(own / HOLDER, durable.to_json(about))
+        with suppress(OSError):  # a full disk: jobs wait until there is space, and clients hear why
+            durable.replace(own / HOLDER, durable.to_json(about))
     try:
         yield
     finally:

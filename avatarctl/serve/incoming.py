@@ -19,6 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from avatarctl.serve.answers import Refused
+from avatarctl.serve.requests import IMAGES, SOUNDS
 from avatarctl.serve.spool import MIB, Spool, Writer
 
 IDLE_S = 30.0  # a client that sends nothing for so long is dropped
@@ -27,6 +28,8 @@ GRACE_S = 60.0
 MOST_FIELDS, MOST_FIELD_BYTES, MOST_HEADER_BYTES = 200, 64 << 10, 8 << 10
 MOST_FILES = 4
 MOST_JSON_BYTES = 96 << 20  # pictures and voices as data URLs, a third larger than their files
+MOST_HELD_BYTES = 4 * MOST_JSON_BYTES  # of values in memory, of all requests together
+WRAPPED = ("image_url", "audio_url", "file_id")  # clients of this shape put what they refer to into such an object
 DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*);base64,", re.ASCII)
 
 
@@ -46,11 +49,33 @@ class Body:
 
     values: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Part] = field(default_factory=dict)
+    held: int = 0
+    """Bytes of values in memory."""
+
+    def hold(self, count: int, what: str) -> None:
+        """Take so many bytes of values into memory, which is bounded for one request and for all of them."""
+        self.held += count
+        _held.bytes += count
+        if self.held > MOST_JSON_BYTES:
+            raise Refused(413, f"{what}: got more than {MOST_JSON_BYTES // MIB} MiB", "send files as a form")
+        if _held.bytes > MOST_HELD_BYTES:
+            raise Refused(429, "got too much at once from all clients", "send files as a form", {"Retry-After": "5"})
 
     def drop(self) -> None:
         """Remove the files that were not kept."""
         for part in self.files.values():
             part.writer.drop()
+        _held.bytes -= self.held
+        self.held = 0
+
+
+class _Held:
+    """Counts the bytes of values in memory, of all requests; they are read in one thread."""
+
+    bytes = 0
+
+
+_held = _Held()
 
 
 @asynccontextmanager
@@ -65,7 +90,7 @@ async def reading(request: Request, spool: Spool) -> AsyncIterator[Body]:
                 if kind == b"multipart/form-data":
                     await _read_form(request, options.get(b"boundary", b""), body, spool)
                 elif kind == b"application/x-www-form-urlencoded":
-                    await _read_query(request, body)
+                    await _read_query(request, body, spool)
                 elif kind == b"application/json" or (kind == b"" and announced):
                     await _read_json(request, body, spool)
                 elif announced or kind:
@@ -83,7 +108,7 @@ async def reading(request: Request, spool: Spool) -> AsyncIterator[Body]:
 
 def _announced(request: Request) -> int:
     text = request.headers.get("content-length", "0")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 @contextmanager
@@ -172,10 +197,9 @@ class _Form:
             self._part.writer.write(data[start:end])
             return
         self._field += data[start:end]
-        if len(self._field) > MOST_FIELD_BYTES and not self._field.startswith(b"data:"):
+        self._body.hold(end - start, self._name)
+        if len(self._field) > MOST_FIELD_BYTES and self._name not in (*IMAGES, *SOUNDS):
             raise Refused(413, f"{self._name}: got a field of more than {MOST_FIELD_BYTES} bytes")
-        if len(self._field) > MOST_JSON_BYTES:
-            raise Refused(413, f"{self._name}: got a field of more than {MOST_JSON_BYTES} bytes")
 
     def part_end(self) -> None:
         if self._part is None:
@@ -210,24 +234,25 @@ async def _read_form(request: Request, boundary: bytes, body: Body, spool: Spool
     _take_out(body, spool)
 
 
-async def _read_query(request: Request, body: Body) -> None:
+async def _read_query(request: Request, body: Body, spool: Spool) -> None:
     text = bytearray()
     async for data in chunks(request):
         text += data
+        body.hold(len(data), "the body")
         if len(text) > MOST_FIELDS * MOST_FIELD_BYTES:
             raise Refused(413, "got a body that is too large for a form without files")
     for name, value in parse_qsl(text.decode("utf-8"), keep_blank_values=True, max_num_fields=MOST_FIELDS):
         if name in body.values:
             raise Refused(400, f"{name}: got it twice in one form, expected it once", "leave out one of them")
         body.values[name] = value
+    _take_out(body, spool)
 
 
 async def _read_json(request: Request, body: Body, spool: Spool) -> None:
     text = bytearray()
     async for data in chunks(request):
         text += data
-        if len(text) > MOST_JSON_BYTES:
-            raise Refused(413, f"got JSON of more than {MOST_JSON_BYTES // MIB} MiB", "send files as a form")
+        body.hold(len(data), "the JSON")
     content = await asyncio.to_thread(json.loads, text.decode("utf-8")) if text else {}
     if not isinstance(content, dict):
         raise Refused(400, f"got JSON of the kind {type(content).__name__}, expected one object")
@@ -238,9 +263,9 @@ async def _read_json(request: Request, body: Body, spool: Spool) -> None:
 def _take_out(body: Body, spool: Spool) -> None:
     """Turn values that are data URLs into files."""
     for name, value in list(body.values.items()):
-        if isinstance(value, dict) and set(value) <= {"image_url", "file_id", "audio_url", "type"}:
-            value = value.get("image_url") or value.get("audio_url") or value.get("file_id")
-            body.values[name] = value = value.get("url") if isinstance(value, dict) else value
+        if name not in (*IMAGES, *SOUNDS):
+            continue
+        body.values[name] = value = _unwrapped(value)
         if not isinstance(value, str) or not value.startswith("data:"):
             continue
         found = DATA_URL.match(value[:1000])
@@ -254,3 +279,12 @@ def _take_out(body: Body, spool: Spool) -> None:
         body.files[name] = Part(name, "", found[1] or "", writer)
         writer.write(content)
         del body.values[name]
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what a picture or a recording refers to: {"image_url": …} and the like, also as text, as forms have it."""
+    found = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+    if not isinstance(found, dict) or not set(found) <= {*WRAPPED, "type"}:
+        return value
+    inner = next((found[name] for name in WRAPPED if found.get(name)), None)
+    return inner.get("url") if isinstance(inner, dict) else inner

@@ -25,7 +25,7 @@ from avatarctl.batch.notes import OUTCOME, PROGRESS, RENDER_EVENTS
 from avatarctl.batch.work import tidy
 from avatarctl.errors import AvatarError
 from avatarctl.render.folder import RenderFolder
-from avatarctl.render.guard import guarded
+from avatarctl.serve.guard import guarded
 from avatarctl.settings.render import RenderJob
 
 JOB, PAUSED, CANCELLED, REMOVING, ATTEMPTS = (
@@ -100,9 +100,10 @@ class Job:
 
     def forget(self, *names: str) -> None:
         """Remove notes."""
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
-        durable.flush_folder(self.folder)
+        with guarded(self.folder):
+            for name in names:
+                (self.folder / name).unlink(missing_ok=True)
+            durable.flush_folder(self.folder)
 
     def busy(self) -> bool:
         """Return whether some process makes the video now: a worker, or somebody who resumed the render by hand."""
@@ -180,9 +181,9 @@ def found_in(folder: Path) -> tuple[list[Job], list[Path]]:
             continue
         if (path / REMOVING).exists() and not (path / JOB).exists():
             (path / REMOVING).unlink()  # a kill while it was removed
-        asked = durable.unsealed(path / JOB)
-        job = Job(path, asked) if asked is not None and asked.get("version") == VERSION else None
         try:
+            asked = durable.unsealed(path / JOB)
+            job = Job(path, asked) if asked is not None and asked.get("version") == VERSION else None
             if job is not None:
                 job.state = job.look()
         except (ValueError, KeyError, OSError, AvatarError):  # settings of another version, unreadable files

@@ -21,22 +21,24 @@ MOST_BYTES = 1 << 20  # of a render's log that are read at once
 
 
 class Log:
-    """The log of one job. ``count``: the number of the last event."""
+    """The log of one job. ``count``: the number of the last event; ``last``: the last one that isn't of its render."""
 
     def __init__(self, job: Job) -> None:
         self.path, self._job = job.folder / LOG, job
         self._lock = threading.Lock()
         lines = self._lines()
         self.count = len(lines)
-        read = [line.get("render_bytes", 0) for line in map(_parsed, lines)]
-        self._render_bytes = max(read, default=0)
+        told = [_parsed(line) for line in lines]
+        places = [place for each in told if isinstance(place := each.get("render_bytes"), int)]
+        self._render_bytes = max(places, default=0)
+        self.last = next((each["event"] for each in reversed(told) if each.get("event", "render") != "render"), "")
 
     def _lines(self) -> list[bytes]:
         """Return all lines; a torn last one is ended, so that numbers stay what they were."""
         try:
             content = self.path.read_bytes()
-        except FileNotFoundError:
-            return []
+        except OSError:
+            return []  # none yet, or something else has its name
         if content and not content.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")
@@ -46,6 +48,17 @@ class Log:
         """Append an event. The log is for people and programs that watch: a full disk costs a line of it, no video."""
         with self._lock:
             self._append([{"time": round(time.time(), 3), "event": event, **facts}])
+            self.last = event
+
+    def end(self) -> None:
+        """Append how the job ended, with what its render said until then, unless that stands there already."""
+        outcome = self._job.outcome
+        event = {"done": "completed", "failed": "failed"}[outcome["state"]]
+        while self.relay():
+            pass
+        if self.last != event:
+            names = ("wall_s", "video_s") if event == "completed" else ("message", "hint")
+            self.add(event, **{name: outcome.get(name) for name in names})
 
     def relay(self) -> bool:
         """Copy what is new in the log of the render; return whether there was anything."""
@@ -97,13 +110,13 @@ def after(path: Path, number: int, most: int = 1000) -> list[tuple[int, dict[str
                 if len(found) == most:
                     break
             return found
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

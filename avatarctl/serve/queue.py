@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from avatarctl import console, durable
-from avatarctl.errors import BusyError, InputFileError, UsageError
-from avatarctl.render.guard import guarded
+from avatarctl.errors import AvatarError, BusyError, InputFileError, UsageError
+from avatarctl.serve.guard import guarded
 from avatarctl.serve.jobs import ATTEMPTS, CANCELLED, PAUSED, REMOVING, Job, found_in
 from avatarctl.serve.log import Log
 
@@ -33,8 +33,15 @@ class Queue:
             console.note(f"warning: {path}: got a folder with no whole job in it; it is left as it is")
         self.jobs = {job.id: job for job in found}
         self.logs = {job.id: Log(job) for job in found}
-        self.keys = {job.asked["key"]: job.id for job in found if job.asked.get("key")}
-        order = (durable.unsealed(self._order_file) or {}).get("order", [])
+        for job in found:
+            if job.state in ("done", "failed"):
+                self.logs[job.id].end()  # it ended while no server was there to say so
+        self.keys = {job.asked["key"]: job.id for job in found if job.asked.get("key") and job.state != "removing"}
+        try:
+            order = (durable.unsealed(self._order_file) or {}).get("order", [])
+        except OSError as error:
+            console.note(f"warning: {self._order_file}: can't be read ({error}): the oldest jobs come first")
+            order = []
         known = [name for name in order if name in self.jobs]
         self.order = [*known, *(name for name in self.jobs if name not in set(known))]
 
@@ -162,7 +169,13 @@ class Queue:
                 )
             if verb == "pause" and (job.folder / CANCELLED).exists():
                 raise BusyError(f"{job.id}: got a job that is being cancelled, which can't be paused", "resume it")
-            yield
+            try:
+                yield
+            except AvatarError:  # of the disk: the files say how far it came
+                if job.place is None and job.state != "running":
+                    with suppress(OSError):
+                        job.state = job.look()
+                raise
         self.news(job)
 
 
@@ -174,7 +187,12 @@ WORDS: dict[str, str] = {
     **{name: name for name in ("paused", "cancelled", "failed")},
 }
 PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "move": "moved"}
-HINTS = {"move": "pause it first: what waits can be moved", "cancel": "delete it instead"}
+HINTS = {
+    "move": "pause it first: what waits can be moved",
+    "cancel": "delete it instead",
+    "pause": "what is queued or in progress can be paused",
+    "resume": "what is paused, cancelled or failed can be resumed",
+}
 
 
 def asked_of(job: Job) -> dict[str, Any]:

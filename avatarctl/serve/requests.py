@@ -15,6 +15,7 @@ from avatarctl.settings.check import did_you_mean, make
 from avatarctl.settings.names import key_of, keys_of, to_fields
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings
+from avatarctl.settings.student import as_students_ask
 from avatarctl.settings.values import parse_lora
 
 # Names by which clients of this shape ask for the same things.
@@ -61,7 +62,8 @@ class Offer:
     def settings(self, asked: Mapping[str, Any]) -> AllSettings:
         """Return all settings; raises ``UsageError`` with every mistake."""
         places = {**self.sources, **dict.fromkeys(asked, "in the request")}
-        return make(AllSettings, {**self.values, **asked}, places, example=presets.example_of(self.name))
+        values, places = as_students_ask({**self.values, **asked}, places)
+        return make(AllSettings, values, places, example=presets.example_of(self.name))
 
 
 def offers_of(names: list[str]) -> dict[str, Offer]:

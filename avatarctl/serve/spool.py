@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from avatarctl import console, durable
-from avatarctl.render.guard import guarded
 from avatarctl.serve.answers import Refused
+from avatarctl.serve.guard import guarded
 
 PREFIX = "file_"
 NAME = re.compile(r"file_[0-9a-f]{24}")
@@ -60,10 +60,14 @@ class Spool:
         self.folder, self.limits = folder, limits
         self._lock = threading.Lock()
         self._coming: dict[str, int] = {}  # bytes that were announced and aren't written yet
-        folder.mkdir(parents=True, exist_ok=True)
+        with guarded(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, Spooled] = {}
         for path in sorted(folder.iterdir()):
-            self._take_in(path)
+            try:
+                self._take_in(path)
+            except (OSError, TypeError, KeyError) as error:
+                console.note(f"warning: {path}: got something that is no upload; it is left as it is ({error})")
         self.tidy()
 
     def _take_in(self, path: Path) -> None:
@@ -182,7 +186,7 @@ class Spool:
                 self._unlink(name)
 
     def _unlink(self, name: str) -> None:
-        for file in (name, f"{name}.json", f"{name}.jpg"):
+        for file in (f"{name}.json", name, f"{name}.jpg"):  # the note first: what has none is nobody's
             with suppress(OSError):
                 (self.folder / file).unlink(missing_ok=True)
 

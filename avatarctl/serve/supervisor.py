@@ -48,6 +48,7 @@ class Supervisor(threading.Thread):
         self._closing = threading.Event()
         self._jobs: dict[int, Job] = {}  # number of a place -> the job that its worker makes
         self._looked = 0.0
+        self._said = ""
         self._not_before: dict[int, float] = {}  # number of a place -> when it may have a worker again
         self.after: list[Callable[[], None]] = []
         """Called when the thread ends, for whatever reason."""
@@ -60,15 +61,25 @@ class Supervisor(threading.Thread):
         """Make jobs until :meth:`stop`."""
         try:
             while not self._closing.is_set():
-                self._hear(TICK_S)
-                if time.monotonic() - self._looked >= LOOK_S:
-                    self._look()
-                self._hand_out()
+                try:
+                    self._hear(TICK_S)
+                    if time.monotonic() - self._looked >= LOOK_S:
+                        self._look()
+                    self._hand_out()
+                except OSError as error:  # of the disk, or no process can be started: another look in a moment
+                    self._say(f"warning: {self._own.parent}: {error}; trying again")
+                    self._closing.wait(LOOK_S)
             self._close()
             self.ended_well = True
         finally:
             for tell in self.after:
                 tell()
+
+    def _say(self, text: str) -> None:
+        """Tell the operator something, once."""
+        if text != self._said:
+            self._said = text
+            console.note(text)
 
     # -- Workers -----------------------------------------------------------------------------------------------------
 
@@ -85,7 +96,8 @@ class Supervisor(threading.Thread):
                 self._bound_log(log_of(self._own, place))
                 words = (OUTLIVE, f"{LOCK}{self._lock(place)}")
                 place.process = hire(place, self._own, self._answers, words)
-            self._give(place, waiting[0])
+            if waiting[0].folder.is_dir():
+                self._give(place, waiting[0])
 
     def _give(self, place: Place, job: Job) -> None:
         with self.queue.lock:
@@ -154,14 +166,15 @@ class Supervisor(threading.Thread):
             code, place.process = place.process.wait(), None
             if job is None:
                 return  # it was dismissed, or had nothing to do
+            self._jobs.pop(place.number, None)
             place.deaths += 1
             self._not_before[place.number] = time.monotonic() + min(2.0 ** (place.deaths - 1), LONGEST_WAIT_S)
             ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
             self._settle(job, f"its worker {ended} (see {log_of(self._own, place)})")
         elif job is not None:
+            self._jobs.pop(place.number, None)
             place.deaths = 0
             self._settle(job)
-        self._jobs.pop(place.number, None)
 
     def _progress(self, job: Job, facts: dict[str, Any]) -> None:
         with self.queue.lock:
@@ -177,7 +190,10 @@ class Supervisor(threading.Thread):
         """Look at what nobody tells: jobs at work elsewhere, events of renders, jobs to remove."""
         self._looked = time.monotonic()
         for job in list(self.queue.jobs.values()):
-            if job.state == "removing":
+            if not job.folder.is_dir():
+                if job.place is None:
+                    self._forget(job, f"{job.folder}: was deleted or moved, and is no job any more")
+            elif job.state == "removing":
                 if job.id not in {each.id for each in self._jobs.values()} and not job.busy():
                     self._remove(job)
             elif job.state == "running":
@@ -194,8 +210,11 @@ class Supervisor(threading.Thread):
         except (BusyError, OSError) as error:
             console.note(f"warning: {job.folder}: can't be removed yet ({error})")
             return
-        if left:
-            console.note(f"{job.folder}: removed, but {', '.join(left)} is not of this job and stays")
+        self._forget(job, f"{job.folder}: removed, but {', '.join(left)} is not of this job and stays" if left else "")
+
+    def _forget(self, job: Job, why: str) -> None:
+        if why:
+            console.note(why)
         with self.queue.lock:
             self.queue.jobs.pop(job.id, None)
             self.queue.logs.pop(job.id, None)
@@ -207,6 +226,7 @@ class Supervisor(threading.Thread):
 
     def _settle(self, job: Job, death: str = "") -> None:
         """Take in how a job stands now that its worker is done with it. ``death``: how the worker ended, if it did."""
+        job.place = None  # if this fails, the next look settles it
         log = self.queue.logs[job.id]
         log.relay()
         with self.queue.lock:
@@ -218,15 +238,13 @@ class Supervisor(threading.Thread):
             if state == "running" and death:
                 state = "waiting"
             # The event first: who sees the state finds it.
-            if state == "done":
-                log.add("completed", **{name: job.outcome.get(name) for name in ("wall_s", "video_s")})
-            elif state == "failed":
-                log.add("failed", message=job.outcome.get("message", ""), hint=job.outcome.get("hint", ""))
+            if state in ("done", "failed"):
+                log.end()
             elif state != "running":
                 log.add("stopped", why=death or job.outcome.get("message", ""))
             if state not in ("failed", "done"):
                 job.outcome = {}
-            job.state, job.place = state, None
+            job.state = state
         self.queue.news(job)
 
     def _state_after(self, job: Job, death: str) -> Any:

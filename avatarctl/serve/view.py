@@ -115,7 +115,8 @@ def _word(job: Job, queue: Queue, hold: str) -> str:
     if job.state == "waiting":
         if hold:
             return hold
-        return "interrupted, continues" if queue.logs[job.id].count > 1 and job.begun() else "waiting"
+        log = queue.logs.get(job.id)  # none: it was removed just now
+        return "interrupted, continues" if log is not None and log.count > 1 and job.begun() else "waiting"
     return {"done": "completed"}.get(job.state, job.state)
 
 

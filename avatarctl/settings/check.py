@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from avatarctl.errors import UsageError
 from avatarctl.settings.base import Model, Settings
+from avatarctl.settings.distill import Stage
 from avatarctl.settings.names import key_of, keys_of
 from avatarctl.settings.render import GuidancePass
 from avatarctl.settings.values import parse_seconds
@@ -93,6 +94,7 @@ WORDS: dict[Any, str] = {
     tuple[int, int]: "WIDTHxHEIGHT",
     Fraction: "frames per second",
     GuidancePass: "{text, audio, tokens, weight}",
+    Stage: "{distill, distill_steps, steps, learning_rate, teacher_evaluations, own_states}",
 }
 
 
@@ -148,7 +150,8 @@ def _line(model: type[Settings], problem: Any, places: Mapping[str, str]) -> str
     place = _place(path, places)
     path[0] = key_of(path[0], model.model_fields)
     if kind == "extra_forbidden":
-        known = list(keys_of(model.model_fields) if len(path) == 1 else GuidancePass.model_fields)
+        inner = Stage if path[0] == "stages" else GuidancePass
+        known = list(keys_of(model.model_fields) if len(path) == 1 else inner.model_fields)
         message = "unknown setting" + did_you_mean(path[-1], known)
     elif kind == "missing":
         message = "missing"

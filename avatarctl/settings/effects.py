@@ -10,6 +10,8 @@ from avatarctl.settings.train import TrainSettings
 Rule = tuple[Callable[[TrainSettings], bool], str]
 LORA: Rule = (lambda s: s.is_lora, "no group is trained by a LoRA")
 LOGIT: Rule = (lambda s: s.time == "logit-normal", "time is uniform")
+STUDENT: Rule = (lambda s: s.is_student or bool(s.stages), "distill is none")
+STEPS: Rule = (lambda s: s.distill == "steps" or bool(s.stages), "distill isn't steps")
 HOLDOUT: Rule = (lambda s: s.holdout > 0, "holdout is 0")
 VALIDATE: Rule = (lambda s: s.validate_every > 0, "validate_every is 0")
 # Setting -> when it counts, and why it doesn't.
@@ -28,6 +30,13 @@ RULES: Mapping[str, Rule] = {
     "decay_floor": (lambda s: s.decay != "constant", "decay is constant"),
     "decay_cycles": (lambda s: s.decay == "cosine_with_restarts", "decay isn't cosine_with_restarts"),
     "decay_power": (lambda s: s.decay == "polynomial", "decay isn't polynomial"),
+    **dict.fromkeys(("teacher_guidance", "teacher_interval", "teacher_lora", "own_states", "error_floor"), STUDENT),
+    **dict.fromkeys(
+        ("teacher_audio_scale", "teacher_text_scale"),
+        (lambda s: (s.is_student or bool(s.stages)) and s.teacher_guidance == "cfg", "no teacher is guided by cfg"),
+    ),
+    **dict.fromkeys(("distill_steps", "teacher_evaluations", "rollout_states"), STEPS),
+    "distill": (lambda s: not s.stages, "the stages say what is distilled"),
     "holdout_every": HOLDOUT,
     **{f"validation_{name}": VALIDATE for name in ("images", "audio", "prompts", "seeds", "preset")},
 }

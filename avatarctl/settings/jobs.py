@@ -14,6 +14,7 @@ from avatarctl.settings.formats import named_after
 from avatarctl.settings.languages import parse_subtitles
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.student import as_students_ask
 from avatarctl.settings.values import lora_file, parse_lora
 
 
@@ -32,6 +33,7 @@ def render_job(
     with all mistakes at once, each with where its value came from.
     """
     values, places = presets.resolve(AllSettings.model_fields, preset, {**(settings or {}), "image": image})
+    values, places = as_students_ask(values, places)
     made = make(AllSettings, values, places, example=presets.example_of(preset))
     if made.image is None:
         raise UsageError(

@@ -339,9 +339,12 @@ def explain(kind: str, preset: str | None, flags: Mapping[str, Any]) -> dict[str
     Raises ``UsageError`` with every mistake.
     """
     from avatarctl.settings.check import describe, make
+    from avatarctl.settings.student import as_students_ask
 
     model = settings_class(kind)
     values, sources = resolve(model.model_fields, preset, flags, kind)
+    if kind == "render":
+        values, sources = as_students_ask(values, sources)
     resolved = make(model, values, sources, example=example_of(preset, kind)).model_dump(mode="json")
     fields = keys_of(model.model_fields)
     return {

@@ -5,16 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from avatarctl.settings.base import Settings
-from avatarctl.settings.values import Seconds, check_device
+from avatarctl.settings.distill import Stage, check_student
+from avatarctl.settings.render import Guidance
+from avatarctl.settings.train_rules import check_train
+from avatarctl.settings.values import (
+    Kept,
+    Paths,
+    Seconds,
+    Seeds,
+    Texts,
+    check_device,
+    check_lora,
+    one_or_more,
+    parse_interval,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Mode = Literal["full", "lora", "frozen"]
 GROUPS = ("attention", "feed_forward", "audio", "norms", "embeddings")
 # A run that is resumed refuses another shape: what is saved would not fit. The weights to start from belong to it.
-SHAPE = ("variant", "init_lora", "dims", *GROUPS, "rank", "alpha", "lora_kind", "rslora")
+# A student is of one teacher and of one number of steps, which its file tells.
+STUDENT = ("distill", "distill_steps", "teacher_guidance", "teacher_audio_scale", "teacher_text_scale", "teacher_lora")
+SHAPE = ("variant", "init_lora", "dims", *GROUPS, "rank", "alpha", "lora_kind", "rslora", *STUDENT)
 # What changes no step of a run. Every other setting is its course: it may change from a step on, and run.json notes it.
 FREE = (
     "weights",
@@ -40,31 +55,6 @@ FREE = (
     "gradient_checkpointing",
     "offload_activations",
 )
-
-
-def _as_paths(value: Any) -> Any:
-    return (value,) if isinstance(value, str | Path) else value
-
-
-def _as_several(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
-
-
-def _parse_kept(value: Any) -> Any:
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if value in (None, "all") or (type(number) is int and number >= 0):
-        return number
-    raise ValueError(f"got '{value}', expected a number, all, or null")
-
-
-Kept = Annotated[
-    int | Literal["all"] | None,
-    BeforeValidator(_parse_kept),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "all"}, {"type": "null"}]}),
-]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_paths)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_several)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(_as_several)]
 
 
 class TrainSettings(Settings):
@@ -118,6 +108,41 @@ class TrainSettings(Settings):
     """LoRA: a change counts alpha / sqrt(rank), so that high ranks learn as fast."""
     base_dtype: Literal["same", "float8"] = "same"
     """float8 stores layers that are not trained in one byte per weight."""
+
+    distill: Literal["none", "guidance", "steps"] = "none"
+    """Train a student of the guided network: guidance (any steps), steps (few).
+
+    The teacher is the same network with its LoRA off, guided as the settings below say. guidance: one prediction a step
+    instead of three, at any number of steps. steps: also large steps, distill_steps of them for a whole video.
+    """
+    distill_steps: Annotated[int, Field(ge=1, le=64)] = 8
+    """distill steps: denoising steps that the student takes, such as 8 or 4."""
+    teacher_guidance: Guidance = "cfg"
+    """Teacher: how it is guided, as at generation: cfg, or a table of passes."""
+    teacher_audio_scale: float = 5.0
+    """Teacher: how strongly lips follow the voice (teacher_guidance cfg)."""
+    teacher_text_scale: float = 3.0
+    """Teacher: how strongly the prompt is followed (teacher_guidance cfg)."""
+    teacher_interval: Annotated[tuple[float, float] | None, BeforeValidator(parse_interval)] = None
+    """Teacher: guided only between these noise levels (null: always): cheaper."""
+    teacher_evaluations: Annotated[int, Field(ge=1, le=64)] = 3
+    """distill steps: small steps of the teacher, for one of the student's."""
+    teacher_lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
+    """Teacher: LoRA files as FILE or FILE:SCALE that it is rendered with, such as a person's.
+
+    They are merged into the base, and are named again beside the student at generation.
+    """
+    own_states: Probability | None = None
+    """Share of the student's own paths in what it learns from; the rest are clips.
+
+    null: all with distill steps, none with guidance. With audio scales of 5 guidance is helped by half.
+    """
+    rollout_states: Annotated[int, Field(ge=1)] | None = None
+    """distill steps: noise levels learnt from one path (null: a process's whole step)."""
+    error_floor: Annotated[float, Field(gt=0)] = 0.05
+    """Distilling: added to the guidance effect, by which each clip's error is divided."""
+    stages: tuple[Stage, ...] = ()
+    """Several students in turn, each from the one before: a list of {distill, steps, …}."""
 
     shift: Annotated[float, Field(gt=0)] = 5.0
     """Larger trains the coarse picture more, smaller the detail; as at generation."""
@@ -290,59 +315,40 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSettings:
-        modes = {name: getattr(self, name) for name in GROUPS}
-        if set(modes.values()) == {"frozen"}:
-            raise ValueError("groups: got everything frozen, expected something to train")
-        if self.whole_probability + self.face_probability > 1 + 1e-9:
-            raise ValueError(
-                f"face_probability: got {self.whole_probability:g} + {self.face_probability:g}, expected at most 1 together"
-            )
-        if len(self.validation_images) != len(self.validation_audio):
-            raise ValueError(
-                f"validation_audio: got {len(self.validation_audio)} recordings for {len(self.validation_images)} pictures, "
-                "expected one each"
-            )
-        for name in ("validation_prompts", "validation_seeds"):
-            count, videos = len(getattr(self, name)), len(self.validation_images)
-            if count not in (0, 1, videos):
-                raise ValueError(f"{name}: got {count} for {videos} pictures, expected none, one, or one for each")
-        if self.validate_every and not self.validation_images:
-            raise ValueError("validate_every: got no validation_images, expected pictures and recordings")
-        if self.dims is not None and (self.weights or self.init_lora) and not self.validate_every:
-            raise ValueError(
-                f"{'weights' if self.weights else 'init_lora'}: has no effect where dims begins from random weights, expected "
-                "one of them: leave it out, or set dims to null"
-            )
-        if self.dims is not None and self.is_lora:
-            raise ValueError("dims: got a new transformer for a LoRA, expected weights that have learnt something")
-        if idle := [group for group in self.learning_rates if self.modes[group] == "frozen"]:
-            raise ValueError(f"learning_rates: got {', '.join(idle)}, which are frozen, expected groups that train")
-        if self.block_swap and not (self.is_lora and self.gradient_checkpointing):
-            raise ValueError(
-                "block_swap: is for LoRA with gradient_checkpointing: weights that train, or are kept for the way back, stay"
-            )
-        if self.block_swap and self.compile:
-            raise ValueError(
-                "block_swap: got compile, expected one of them: compiled blocks don't change their weights' place"
-            )
-        if self.matmul == "float8" and self.base_dtype == "float8":
-            raise ValueError("matmul: got base_dtype float8 beside it, expected one of them")
-        if self.rslora and self.lora_kind not in ("lora", "dora"):
-            raise ValueError(f"rslora: got lora_kind {self.lora_kind}, expected lora or dora")
-        if self.base_dtype == "float8" and self.lora_kind != "lora":
-            raise ValueError(
-                f"base_dtype: float8 is for plain LoRA; {self.lora_kind} reads the base's weights: set it to same"
-            )
-        if self.base_dtype == "float8" and "full" in (self.attention, self.feed_forward):
-            raise ValueError(
-                "base_dtype: float8 is for frozen weights; got attention or feed_forward that train in full"
-            )
+        check_train(self)
+        check_student(self)
         return self
 
     @property
     def modes(self) -> dict[str, Mode]:
         """What becomes of each group of weights."""
         return {name: getattr(self, name) for name in GROUPS}
+
+    @property
+    def is_student(self) -> bool:
+        """Whether a student of the guided network is trained, rather than clips learnt."""
+        return self.distill != "none"
+
+    @property
+    def states_per_clip(self) -> int:
+        """How many noise levels of a clip's path are computed together."""
+        return min(self._rollout_states, self.batch_size)
+
+    @property
+    def clips_per_pass(self) -> int:
+        """How many clips are computed together: with distill steps some rows of a batch are noise levels of one."""
+        return self.batch_size // self.states_per_clip
+
+    @property
+    def passes_per_batch(self) -> int:
+        """How many passes of a step learn from the same clips."""
+        return max(self._rollout_states // self.batch_size, 1)
+
+    @property
+    def _rollout_states(self) -> int:
+        if self.distill != "steps":
+            return 1
+        return self.rollout_states or self.batch_size * self.accumulate
 
     @property
     def exports(self) -> int | None:

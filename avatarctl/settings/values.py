@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from avatarctl.errors import UsageError
 from avatarctl.paths import weights_folder
@@ -212,6 +212,21 @@ def one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def as_paths(value: Any) -> Any:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+def as_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int) else value
+
+
+def parse_kept(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if value in (None, "all") or (type(number) is int and number >= 0):
+        return number
+    raise ValueError(f"got '{value}', expected a number, all, or null")
+
+
 Fps = Annotated[
     Fraction,
     BeforeValidator(parse_fps),
@@ -245,3 +260,11 @@ AutoOrBool = Annotated[
     BeforeValidator(parse_auto_or_bool),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "auto"}]}),
 ]
+Kept = Annotated[
+    int | Literal["all"] | None,
+    BeforeValidator(parse_kept),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "all"}, {"type": "null"}]}),
+]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(as_paths)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_several)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(as_several)]

@@ -17,7 +17,10 @@ def train(job: TrainJob, show: Progress | None = None, force: bool = False) -> T
     ``show`` is called every few steps (None: no reports). Raises an ``AvatarError`` for whatever a user can mend. Under
     `accelerate launch` or `torchrun` the processes share the work: the first gives the result, the others None.
     """
-    from avatarctl.training.loop import run
+    if job.train.stages:
+        from avatarctl.training.curriculum import run
+    else:
+        from avatarctl.training.loop import run
 
     if show is not None:
         return run(job, show, force)

@@ -16,6 +16,7 @@ from avatarctl.networks.attach import load_trained, trained_state
 from avatarctl.settings.values import export_of
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
+from avatarctl.training.distill_about import student_facts
 from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
 from avatarctl.training.folder import guarded
 from avatarctl.training.held_out import as_exported
@@ -59,6 +60,7 @@ def save(state: RunState) -> None:
             "data": state.samples.fingerprint(),
             "caption_words": _words(state),
             "dims": state.bare.dims.to_json(),
+            **({"student": _student(state)} if state.settings.is_student else {}),
         }
         facts["optimizer"] = plain
         if not state.sharded:
@@ -120,11 +122,14 @@ def restore(state: RunState, checkpoint: checkpoints.Checkpoint) -> None:
 def _next_batch(state: RunState, facts: Mapping[str, Any]) -> int:
     """Return the number of the batch to resume with: where the order of samples is another one, the next epoch's first."""
     samples, settings = state.samples, state.settings
-    batch_size = facts.get("train", {}).get("batch_size", settings.batch_size)
+    begun = {"batch_size": settings.batch_size, "rollout_states": settings.rollout_states, **facts.get("train", {})}
     if "batch" not in facts:  # of an older version
         return int(facts["step"]) * int(facts["samples_per_step"]) // settings.batch_size
     number, per_epoch = int(facts["batch"]), int(facts["per_epoch"])
-    same = facts["data"] == samples.fingerprint() and batch_size == settings.batch_size
+    same = facts["data"] == samples.fingerprint() and (begun["batch_size"], begun["rollout_states"]) == (
+        settings.batch_size,
+        settings.rollout_states,
+    )
     return number if same and per_epoch == samples.per_epoch else -(-number // per_epoch) * samples.per_epoch
 
 
@@ -150,11 +155,16 @@ def export_result(state: RunState, path: Path) -> Path | None:
         model, base = make_model(state.settings, state.samples.shapes())
         load_trained(model, trained)
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
-    about = metadata(
-        state.step, len(state.samples.train), _words(state), base_sum(manifest), manifest.get("preset", "")
-    )
+    student = _student(state) if state.settings.is_student else None
+    preset = manifest.get("preset", "")
+    about = metadata(state.step, len(state.samples.train), _words(state), base_sum(manifest), preset, student)
     with as_exported(state) if state.ema is not None else nullcontext(), guarded(state.job.output):
         return export(model, state.settings, path, about, base)
+
+
+def _student(state: RunState) -> dict[str, Any]:
+    manifest = durable.unsealed(state.job.output / MANIFEST) or {}
+    return student_facts(state.job, state.samples, base_sum(manifest))
 
 
 def _words(state: RunState) -> dict[str, int]:

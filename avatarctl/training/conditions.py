@@ -28,6 +28,7 @@ from avatarctl.sampling.windows import Plan, Window
 from avatarctl.settings.check import make
 from avatarctl.settings.presets import resolve
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
+from avatarctl.settings.student import WITHOUT
 from avatarctl.settings.train import TrainSettings
 from avatarctl.training import checkpoints
 from avatarctl.weights import WeightFiles, checksum, find_weights
@@ -81,13 +82,21 @@ def videos_of(settings: TrainSettings) -> list[Video]:
                 )
         look_at(image)
         probe(audio, render.audio_track)
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = dict(_of_student(settings))
         if prompts := settings.validation_prompts:
             own["prompt"] = prompts[number % len(prompts)]
         if seeds := settings.validation_seeds:
             own["seed"] = seeds[number % len(seeds)]
         found.append(Video(number, image, audio, render.model_copy(update=own), files))
     return found
+
+
+def _of_student(settings: TrainSettings) -> dict[str, Any]:
+    """Return how a student's videos are rendered, as `generate` does by what its file says."""
+    if not settings.is_student:
+        return {}
+    steps = {"steps": settings.distill_steps} if settings.distill == "steps" else {}
+    return {**steps, "schedule": "uniform", "solver": "euler", "shift": settings.shift, "guidance": "none", **WITHOUT}
 
 
 @dataclass

@@ -21,6 +21,7 @@ from avatarctl.networks.attach import changes_of, load_trained
 from avatarctl.networks.lora_formats import Form, write_lora
 from avatarctl.networks.lora_kinds import converted
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
+from avatarctl.settings.student import STUDENT
 from avatarctl.settings.train import TrainSettings
 from avatarctl.settings.values import EXPORTS, export_of, exported_steps
 from avatarctl.training import checkpoints
@@ -29,6 +30,7 @@ from avatarctl.training.sharded import SHARES, load_shares
 from avatarctl.weights import checksum
 
 TRANSFORMER, LORA, MANIFEST = "transformer.safetensors", "lora.safetensors", "run.json"
+STAGES = "stages.json"  # of a curriculum: what it began with, and with which LoRA each stage did
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_WORDS = 100  # of the captions, in the metadata
 
@@ -67,8 +69,13 @@ def words_of(captions: Iterable[str]) -> dict[str, int]:
     return dict(counts.most_common(MOST_WORDS))
 
 
-def metadata(step: int, samples: int, words: Mapping[str, int], base: str, preset: str) -> dict[str, str]:
-    """Return what an export tells of itself: no path, nothing of this machine. ``base``: SHA-256 of the weights begun with."""
+def metadata(
+    step: int, samples: int, words: Mapping[str, int], base: str, preset: str, student: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Return what an export tells of itself: no path, nothing of this machine. ``base``: SHA-256 of the weights begun with.
+
+    ``student``: of a distilled LoRA, how it is rendered and who its teacher was.
+    """
     facts = {
         "avatarctl": __version__,
         "step": str(step),
@@ -76,6 +83,7 @@ def metadata(step: int, samples: int, words: Mapping[str, int], base: str, prese
         "caption_words": json.dumps(words, ensure_ascii=False) if words else "",
         "base_sha256": base,
         "preset": preset,
+        STUDENT: json.dumps(student, ensure_ascii=False) if student else "",
     }
     return {name: text for name, text in facts.items() if text}
 
@@ -96,7 +104,9 @@ def export_run(run: Path, step: int | None, output: Path, lora: bool, dtype: str
     manifest = durable.unsealed(run / MANIFEST)
     if manifest is None:
         what = "is damaged" if (run / MANIFEST).exists() else f"got no {MANIFEST}, expected the folder of a run"
-        raise InputFileError(f"{run}: {what}", "name the --output of `avatarctl train` or `avatarctl lora train`")
+        stages = sorted(path.parent.name for path in run.glob(f"*/{MANIFEST}")) if (run / STAGES).exists() else []
+        hint = "name the --output of `avatarctl train` or `avatarctl lora train`"
+        raise InputFileError(f"{run}: {what}", f"name one of its stages: {run / stages[-1]}" if stages else hint)
     settings = TrainSettings.model_validate(manifest["train"])
     if settings.is_lora != lora:
         command = "avatarctl lora export" if settings.is_lora else "avatarctl export"
@@ -117,6 +127,7 @@ def export_run(run: Path, step: int | None, output: Path, lora: bool, dtype: str
         state.get("caption_words", {}),
         base_sum(manifest),
         manifest.get("preset", ""),
+        state.get("student"),
     )
     with durable.guarded(output, "free some space and run the same command again", "choose another --output"):
         export(model, settings.model_copy(update=changes), output, about, base)
@@ -139,7 +150,7 @@ def _model_at(
             raise ChangedError(f"{file}: these are other weights than those that {run} began with", "put them back")
         settings = settings.model_copy(update={"weights": file})
     # What the run began with lies under what it trained; products of float8 are for training alone.
-    settings = settings.model_copy(update={"init_lora": None, "matmul": "same"})
+    settings = settings.model_copy(update={"init_lora": None, "teacher_lora": (), "matmul": "same"})
     model, base = make_model(settings, None, CPU, dims)
     shares = checkpoint.path / SHARES
     load_trained(model, load_shares(shares, "trained") if shares.exists() else checkpoint.weights())

@@ -21,7 +21,7 @@ from avatarctl.settings.values import EXPORTS
 from avatarctl.training import checkpoints, conditions, export, log
 from avatarctl.training.changes import changed, check_shape, in_words, settings_of
 from avatarctl.training.export import MANIFEST
-from avatarctl.training.model import base_file
+from avatarctl.training.model import base_file, base_files
 from avatarctl.weights import fingerprint
 
 LOCK = "lock"
@@ -81,9 +81,7 @@ def prepare_run(job: TrainJob, force: bool) -> None:
             inputs = [("the weights to start from", file)] if (file := base_file(job.train)) else []
             ownership.check_no_input(run / name, "--output", inputs, named=run)
         if force:
-            for name in OWN:
-                if name != LOCK:
-                    _remove(run / name)
+            clear(run)
         checkpoints.sweep(run)
         for folder in (run, run / EXPORTS):
             for part in folder.glob(f".*{durable.PART}"):
@@ -91,6 +89,13 @@ def prepare_run(job: TrainJob, force: bool) -> None:
                     part.unlink()
         for name in ("save", "stop"):  # words to a run that is over
             (run / name).unlink(missing_ok=True)
+
+
+def clear(run: Path) -> None:
+    """Remove what an earlier run has left in its folder, and nothing else."""
+    for name in OWN:
+        if name != LOCK:
+            _remove(run / name)
 
 
 def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes: int, data: Mapping[str, Any]) -> str:
@@ -106,7 +111,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         "data": [str(cache.resolve()) for cache in (job.data, *job.more_data)],
         "preset": job.preset,
         "train": settings_of(job.train),
-        "base": fingerprint([("transformer", file)] if (file := base_file(job.train)) else []),
+        "base": fingerprint(base_files(job.train)),
     }
     with guarded(run):
         begun = durable.unsealed(run / MANIFEST) or {}
@@ -118,7 +123,7 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         else:
             state = checkpoint.state
             was = state.get("train", begun.get("train", {}))
-            sums = [each.get("base", {}).get("transformer", {}).get("sha256", "none") for each in (begun, manifest)]
+            sums = [_sums_of(each.get("base", {})) for each in (begun, manifest)]
             check_shape(was, manifest["train"], sums[0] if begun else sums[1], sums[1], run)
             found = changed(was, manifest["train"])
             if state["data"] != data["fingerprint"]:
@@ -136,6 +141,11 @@ def note_run(job: TrainJob, checkpoint: checkpoints.Checkpoint | None, processes
         began = {name: began[name] for name in ("began", "threads")}
         durable.replace(run / MANIFEST, durable.sealed({**manifest, **began, "changes": notes}))
     return text
+
+
+def _sums_of(base: Mapping[str, Any]) -> str:
+    """Return the hashes of what a run begins with, in one text."""
+    return " ".join(str(base[name]["sha256"]) for name in sorted(base, reverse=True)) or "none"
 
 
 def check_ours(run: Path) -> None:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from accelerate.utils import gather_object
 
+from avatarctl.training.distill import Distiller, by_segment
 from avatarctl.training.draws import draw, noise_levels
 from avatarctl.training.loss import flow_loss
 from avatarctl.training.state import RunState
@@ -64,3 +66,19 @@ def held_out_loss(state: RunState) -> dict[str, float]:
         f"held_out_loss_{quantile:g}": float(row[0] / row[1]) for quantile, row in zip(QUANTILES, total, strict=True)
     }
     return {"held_out_loss": sum(at_each.values()) / len(at_each), **at_each}
+
+
+def held_out_imitation(state: RunState, distiller: Distiller) -> dict[str, float]:
+    """Return how far the student as exported is from its teacher on held-out samples, of the guidance effect, by segment.
+
+    Its paths begin with noise that never changes; all processes take part.
+    """
+    accelerator, entries = state.accelerator, state.samples.whole_held_out
+    found: list[tuple[int, float, float]] = []
+    with torch.no_grad(), as_exported(state):
+        for entry in entries[accelerator.process_index :: accelerator.num_processes]:
+            seen = distiller.held_out(state.samples.load([entry]).to(accelerator.device), entry.key)
+            found += zip(seen.segment, seen.error.tolist(), seen.effect.tolist(), strict=True)
+    if accelerator.num_processes > 1:
+        found = sorted(gather_object(found))
+    return by_segment(found, "held_out_err_base")

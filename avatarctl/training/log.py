@@ -123,15 +123,19 @@ def write_table(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
 
 
 def draw_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
-    """Draw loss against steps, every step faint, its running average, and the loss of held-out samples."""
+    """Draw loss against steps, every step faint, its running average, and the loss of held-out samples.
+
+    Of a student also how far it is from its teacher, as a share of what guidance changes, over all and by segment.
+    """
     import matplotlib.figure
 
     trained = [line for line in lines if "loss" in line]
     if not trained:
         return
     steps, losses = [line["step"] for line in trained], [line["loss"] for line in trained]
-    figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
+    student = any("err_base" in line for line in trained)
+    figure = matplotlib.figure.Figure(figsize=(9, 9 if student else 5), layout="constrained")
+    axes = figure.add_subplot(*((2, 1, 1) if student else ()))
     axes.plot(steps, losses, color="#9bb7d4", linewidth=0.6, label="every step")
     decay = 1 - 1 / min(max(len(losses) / 25, 2), 200)
     axes.plot(steps, smooth(losses, decay), color="#1f4e79", linewidth=1.8, label="running average")
@@ -147,5 +151,24 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
     axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
+    if student:
+        _draw_student(figure.add_subplot(2, 1, 2), lines, decay)
     with durable.beside(target) as part:
         figure.savefig(part, format="png", dpi=100)
+
+
+def _draw_student(axes: Any, lines: Sequence[Mapping[str, Any]], decay: float) -> None:
+    """Draw the error over the guidance effect: over all, by segment (1: highest noise), and of held-out samples."""
+    names = sorted({name for line in lines for name in line if name.startswith("err_base")}, key=lambda n: (len(n), n))
+    for name in names:
+        rows = [line for line in lines if name in line]
+        whole = name == "err_base"
+        label = "over all" if whole else f"segment {name.rpartition('_')[2]}"
+        values = smooth([row[name] for row in rows], decay)
+        axes.plot([row["step"] for row in rows], values, linewidth=2.0 if whole else 0.9, label=label)
+    if held := [line for line in lines if "held_out_err_base" in line]:
+        values = [line["held_out_err_base"] for line in held]
+        axes.plot([line["step"] for line in held], values, color="#c0504d", marker="o", markersize=3, label="held out")
+    axes.set(xlabel="optimizer step", ylabel="error / guidance effect", yscale="log")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(ncols=3, fontsize="small")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from avatarctl.console import note
 from avatarctl.data.shards import read_about
-from avatarctl.errors import Interrupted, ProcessLost, QualityError
+from avatarctl.errors import Interrupted, QualityError
 from avatarctl.progress import Progress
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import export_of
@@ -25,10 +25,12 @@ from avatarctl.threads import computing_with
 from avatarctl.training import checkpointing, checkpoints, validation
 from avatarctl.training.agreement import agree_on_work, agreed_checkpoint
 from avatarctl.training.conditions import Video, prepare_conditions, videos_of
+from avatarctl.training.distill import Distiller
+from avatarctl.training.distill_about import check_students_run
 from avatarctl.training.draws import Draws, draw, seed_of
 from avatarctl.training.export import result_name
 from avatarctl.training.folder import held, note_run, prepare_run, threads_of
-from avatarctl.training.held_out import held_out_loss
+from avatarctl.training.held_out import held_out_imitation, held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.metrics import StepMetrics
@@ -37,10 +39,9 @@ from avatarctl.training.plan import explained, text_len_of
 from avatarctl.training.processes import accelerated, is_narrow, wait_for_all
 from avatarctl.training.samples import Samples
 from avatarctl.training.state import RunState, build_state, find_samples
-from avatarctl.training.stopping import Stopping, stopping
+from avatarctl.training.stopping import Stopping, stopped_by, stopping
 
 GO, SAVE, STOP = 0, 1, 2
-LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|NCCL|Broken pipe")
 AVERAGE_SHARE = 0.02  # of the newest loss in the running average
 
 
@@ -59,18 +60,24 @@ class Trained:
 
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     """Train inside a run folder, from its newest checkpoint on, to the last step."""
+    with stopping() as stop, accelerated(job.train) as accelerator:
+        return run_with(accelerator, stop, job, show, force)
+
+
+def run_with(accelerator: Any, stop: Stopping, job: TrainJob, show: Progress, force: bool) -> Trained | None:
+    """Train with processes that are there already."""
     began = time.monotonic()
     for cache in (job.data, *job.more_data):
         read_about(cache)
     videos = videos_of(job.train)
-    with stopping() as stop, ExitStack() as stack:
-        accelerator = stack.enter_context(accelerated(job.train))
+    with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(held(job.output))
             prepare_run(job, force)
         wait_for_all(accelerator)
         checkpoint = agreed_checkpoint(job, accelerator)
         samples = find_samples(job)
+        check_students_run(job, samples, accelerator)
         agree_on_work(job, accelerator, samples.fingerprint())
         if accelerator.is_main_process:
             data = {"fingerprint": samples.fingerprint(), "samples": len(samples.train)}
@@ -100,21 +107,6 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     return Trained(job.output, state.exported, state.step, state.average, time.monotonic() - began, steps_before)
 
 
-@contextmanager
-def stopped_by(stop: Stopping) -> Iterator[None]:
-    """Turn what follows from processes that were stopped, such as a lost connection, into the stop that it is."""
-    try:
-        yield
-    except RuntimeError as error:
-        stop.wait()
-        if LOST.search(str(error)):
-            raise ProcessLost(
-                f"another process of this run ended ({str(error).splitlines()[0][:120]})",
-                "see what it says; the same command resumes from the last checkpoint",
-            ) from error
-        raise
-
-
 def tell_of_samples(samples: Samples) -> None:
     """Say which samples are neither trained on nor measured."""
     if samples.left_out:
@@ -130,6 +122,7 @@ class Trainer:
         self.state, self.stop, self.show, self.log, self.videos = state, stop, show, log, videos
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.told: set[str] = set()
+        self.distiller = Distiller(state) if state.settings.is_student else None
         self.changed: Any = None
 
     def train(self) -> None:
@@ -145,11 +138,8 @@ class Trainer:
                 batch = next(batches).to(accelerator.device)
                 draws = self._draw(batch, micro)
                 with accelerator.accumulate(state.model):
-                    with self._activations(), state.narrowed():
-                        loss, errors = flow_loss(state.model, batch, draws, settings)
-                        if batch.speech is None and accelerator.num_processes > 1:
-                            loss = loss + state.without_audio()
-                    metrics.add(batch, draws, errors)
+                    with self._activations():
+                        loss = self._loss(batch, draws, micro, metrics)
                     if micro + 1 == settings.accumulate:
                         word, broken = self._agree(metrics)
                         if state.zero:  # which clips in the last backward
@@ -188,6 +178,8 @@ class Trainer:
         state = self.state
         with self.stop.changing():
             self._export_missing()
+            if self.distiller is not None:
+                self.distiller.check()
             if state.step == 0:
                 self._measure()
             self._validate()
@@ -223,6 +215,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
         run = self.state.job.output
+        if self.distiller is not None:
+            self.distiller.check()
         if self.saved_step == self.state.step and checkpoints.steps(run)[-1:] == [self.state.step]:
             return
         checkpointing.save(self.state)
@@ -247,12 +241,26 @@ class Trainer:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self.state.accelerator.device.type == "cuda")
 
+    def _loss(self, batch: Batch, draws: Draws, micro: int, metrics: StepMetrics) -> Tensor:
+        """Return the loss of a pass, of clips or of a student beside its teacher, and note what it measured."""
+        state = self.state
+        if self.distiller is not None:
+            loss, errors, found = self.distiller.loss(batch, draws, self._pass(micro))
+            metrics.add_imitation(found)
+        else:
+            with state.narrowed():
+                loss, errors = flow_loss(state.model, batch, draws, state.settings)
+                if batch.speech is None and state.accelerator.num_processes > 1:
+                    loss = loss + state.without_audio()
+        metrics.add(batch, draws, errors)
+        return loss
+
     def _numbers(self) -> Iterator[int]:
         """Return the numbers of this process's batches, from the current step on."""
         first = self.state.batch_number(0)
         for step in range(self.state.settings.steps - self.state.step):
             for micro in range(self.state.settings.accumulate):
-                yield first + step * self.state.passes + self._pass(micro)
+                yield first + step * self.state.batches + self._pass(micro) % self.state.batches
 
     def _pass(self, micro: int) -> int:
         """Return this pass's number within the step, over all processes."""
@@ -311,7 +319,8 @@ class Trainer:
         state.average = metrics.loss if first else (1 - AVERAGE_SHARE) * state.average + AVERAGE_SHARE * metrics.loss
         if self.log is not None:
             rate = learning_rate(settings, state.step - 1)
-            values = {"loss": metrics.loss, **metrics.by_branch(), "grad_norm": norm, "learning_rate": rate}
+            seen = {**metrics.by_branch(), **metrics.by_segment()}
+            values = {"loss": metrics.loss, **seen, "grad_norm": norm, "learning_rate": rate}
             damaged = {"damaged": len(metrics.damaged)} if metrics.damaged else {}
             self.log.add(state.step, {**values, "step_s": round(step_s, 4), **damaged, **self._memory()})
         if state.step % settings.log_every == 0 or state.step == settings.steps:
@@ -346,7 +355,7 @@ class Trainer:
         state, settings = self.state, self.state.settings
         if not state.samples.whole_held_out or (state.step % settings.holdout_every and state.step != settings.steps):
             return
-        losses = held_out_loss(state)
+        losses = held_out_loss(state) if self.distiller is None else held_out_imitation(state, self.distiller)
         if self.log is not None:
             self.log.add(state.step, losses)
 

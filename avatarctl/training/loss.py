@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -47,6 +47,18 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def rows(self, which: Iterable[int]) -> Batch:
+        """Return some of the samples."""
+        at = list(which)
+        count = len(self.keys)
+        chosen: dict[str, Any] = {
+            field.name: value[at]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor) and field.name != "null_text"
+        }
+        assert all(len(getattr(self, name)) == count for name in chosen), "one row a sample"
+        return replace(self, keys=tuple(self.keys[row] for row in at), **chosen)
+
 
 def flow_loss(model: Callable[..., Any], batch: Batch, draws: Draws, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """Return the loss (a scalar), and every sample's own (B,) without gradient.
@@ -84,11 +96,16 @@ def predict(model: Callable[..., Any], batch: Batch, noisy_BCTHW: Tensor, draws:
 
 
 def _with_null(text_BLD: Tensor, null_LD: Tensor, where_B: Tensor) -> Tensor:
-    """Replace some samples' text states; the shorter side is filled with zeros, as the transformer does anyway."""
+    """Replace some samples' text states."""
+    text, null = longer_text(text_BLD, null_LD)
+    return torch.where(where_B[:, None, None], null, text)
+
+
+def longer_text(text_BLD: Tensor, null_LD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both with as many tokens: the shorter one is filled with zeros, as the transformer does anyway."""
     length = max(text_BLD.shape[1], len(null_LD))
     text = functional.pad(text_BLD, (0, 0, 0, length - text_BLD.shape[1]))
-    null = functional.pad(null_LD, (0, 0, 0, length - len(null_LD)))
-    return torch.where(where_B[:, None, None], null, text)
+    return text, functional.pad(null_LD, (0, 0, 0, length - len(null_LD)))
 
 
 def error_weights(batch: Batch, draws: Draws, settings: TrainSettings) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from avatarctl.training.distill import Imitation, by_segment
 from avatarctl.training.draws import BRANCHES, Draws
 from avatarctl.training.loss import Batch
 
@@ -19,6 +20,7 @@ class StepMetrics:
         self.broken: list[str] = []
         self.damaged: list[str] = []
         self._branches: dict[str, list[float]] = {}
+        self._imitations: list[tuple[int, float, float]] = []
 
     def add(self, batch: Batch, draws: Draws, errors: Tensor) -> None:
         """Note a pass; ``errors`` is the loss of each of its samples."""
@@ -30,6 +32,15 @@ class StepMetrics:
             self._branches.setdefault(BRANCHES[branch], []).append(value)
             if not math.isfinite(value):
                 self.broken.append(key)
+
+    def add_imitation(self, found: Imitation | None) -> None:
+        """Note how far a student's pass was from its teacher; None: there is no teacher."""
+        if found is not None:
+            self._imitations += zip(found.segment, found.error.tolist(), found.effect.tolist(), strict=True)
+
+    def by_segment(self) -> dict[str, float]:
+        """Return the error over the guidance effect, of this process's samples; nothing without a teacher."""
+        return by_segment(self._imitations)
 
     def by_branch(self) -> dict[str, float]:
         """Return the mean loss by mask, of this process's samples."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks import checkpoints, weight_dims
+from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.attach import adapter_parameters, attach
 from avatarctl.networks.audio_adapter import AudioAdapter
 from avatarctl.networks.dims import TransformerDims
@@ -23,7 +24,7 @@ from avatarctl.networks.lora_start import start_from
 from avatarctl.networks.names import is_audio
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.settings.train import TrainSettings
-from avatarctl.settings.values import lora_file
+from avatarctl.settings.values import lora_file, parse_lora
 from avatarctl.training.draws import seed_of
 from avatarctl.weights import find_transformer
 
@@ -42,6 +43,13 @@ def base_file(settings: TrainSettings) -> Path | None:
     return path
 
 
+def base_files(settings: TrainSettings) -> list[tuple[str, Path]]:
+    """Return (name, file) of the weights to start from, and of the LoRAs that a teacher is rendered with."""
+    file = base_file(settings)
+    loras = [(f"teacher_lora {i}", path) for i, (path, _) in enumerate(teacher_loras(settings), 1)]
+    return [("transformer", file), *loras] if file else []
+
+
 def make_model(
     settings: TrainSettings,
     shapes: Mapping[str, tuple[int, ...]] | None,
@@ -58,7 +66,8 @@ def make_model(
     file = base_file(settings)
     if file is not None:
         speech_width = shapes["speech"][-1] if shapes is not None else int((dims or {}).get("w2v", 0))
-        model = load_base(file, settings, speech_width)
+        loras = teacher_loras(settings)
+        model = load_merged(file, loras, None)[0] if loras else load_base(file, settings, speech_width)
     else:
         sizes = new_dims(settings, shapes) if shapes is not None else TransformerDims.parse(dims or settings.dims or {})
         model = new_transformer(settings, sizes)
@@ -157,6 +166,22 @@ def init_lora(settings: TrainSettings) -> Path | None:
         )
     refuse_damaged_lora(path)
     return path
+
+
+def teacher_loras(settings: TrainSettings) -> list[tuple[Path, float]]:
+    """Return the LoRA files that the teacher is rendered with, and their scales; raises ``UsageError`` for a missing one."""
+    found = []
+    for text in settings.teacher_lora:
+        name, scale = parse_lora(text)
+        path = lora_file(Path(name))
+        if not path.is_file():
+            raise UsageError(
+                f"teacher_lora: got {name}, expected a LoRA file or the run folder of one",
+                "--set teacher_lora=PERSON.safetensors",
+            )
+        refuse_damaged_lora(path)
+        found.append((path, scale))
+    return found
 
 
 def new_dims(settings: TrainSettings, shapes: Mapping[str, tuple[int, ...]]) -> TransformerDims:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from avatarctl.data.shards import read_null_text
 from avatarctl.errors import DeviceError
 from avatarctl.networks.dims import TransformerDims
 from avatarctl.networks.memory import transformer_parameters
-from avatarctl.settings.train import TrainJob
+from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training.conditions import videos_of
+from avatarctl.training.distill_about import check_students_run
+from avatarctl.training.distill_cost import in_words
 from avatarctl.training.memory import TrainingMemory, estimate, trained_parameters, ways_to_save
 from avatarctl.training.model import base_dims, base_file, check_fits, new_dims
 from avatarctl.training.samples import Samples
+from avatarctl.training.stages import jobs_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class TrainingPlan:
     parameters: int
     trained: int
     memory: TrainingMemory
+    students: tuple[str, ...] = ()
+    """What is distilled, stage by stage, and what a step costs."""
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -42,13 +47,19 @@ class TrainingPlan:
 
 
 def plan(job: TrainJob) -> TrainingPlan:
-    """Look at samples and base weights, and calculate the rest for the largest samples."""
+    """Look at samples and base weights, and calculate the rest for the largest samples; of a curriculum, memory of a stage."""
+    if job.train.stages:
+        planned = [plan(each.model_copy(update={"train": _alone(each.train)})) for each in jobs_of(job)]
+        words = tuple(text for each in planned for text in each.students)
+        steps, epochs = sum(each.steps for each in planned), sum(each.epochs for each in planned)
+        return replace(planned[0], steps=steps, epochs=epochs, students=words)
     settings = job.train
     samples = Samples((job.data, *job.more_data), settings, read_null_text(job.data)[settings.null_text])
     shapes = samples.shapes()
     file = base_file(settings)
     dims = new_dims(settings, shapes) if file is None else base_dims(file, shapes["speech"][-1])
     check_fits(dims, shapes, str(file or "dims"))
+    check_students_run(job, samples)
     videos_of(settings)
     sizes = _sizes(samples)
     frames, rows, columns = _largest(sizes)
@@ -62,11 +73,17 @@ def plan(job: TrainJob) -> TrainingPlan:
         buckets={f"{8 * w}x{8 * h}x{4 * t - 3}": count for (t, h, w), count in sorted(sizes.items())},
         steps=settings.steps,
         samples_per_step=per_step,
-        epochs=settings.steps * per_step / len(samples.train),
+        epochs=settings.steps * per_step / len(samples.train) / (settings.states_per_clip * settings.passes_per_batch),
         parameters=transformer_parameters(dims),
         trained=trained_parameters(dims, settings)[0],
         memory=estimate(dims, 8 * columns, 8 * rows, frames, settings, narrow, gpu),
+        students=(in_words(settings),) if settings.is_student else (),
     )
+
+
+def _alone(settings: TrainSettings) -> TrainSettings:
+    """Return a stage's settings without the LoRA that the stage before will have made."""
+    return settings.model_copy(update={"init_lora": None})
 
 
 def text_len_of(job: TrainJob, samples: Samples) -> int:

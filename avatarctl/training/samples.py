@@ -75,7 +75,7 @@ class Samples:
             for entry in self.train:
                 buckets.setdefault(entry.bucket, []).append(entry)
             generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "epoch", number))
-            size = self.settings.batch_size
+            size = self.settings.clips_per_pass
             batches = []
             for bucket in sorted(buckets):
                 chosen = sources.repeated(buckets[bucket], self.settings.repeats, generator)
@@ -96,16 +96,18 @@ class Samples:
         return len(self.epoch(max(self._order[0], 0)))
 
     def entries(self, number: int) -> list[SampleEntry]:
-        """Return the samples of batch ``number``, counted over all epochs."""
+        """Return the samples of batch ``number``, counted over all epochs; each as often as states of its path are learnt."""
         per_epoch = self.per_epoch
-        return self.epoch(number // per_epoch)[number % per_epoch]
+        clips = self.epoch(number // per_epoch)[number % per_epoch]
+        return [entry for entry in clips for _ in range(self.settings.states_per_clip)]
 
     def whole(self, entries: Sequence[SampleEntry]) -> Batch:
         """Read samples of one bucket; each one that is damaged is skipped: the next of its bucket stands for it."""
-        chosen, skipped, read = [], [], {}
+        chosen, skipped = [], []
+        read: dict[str, dict[str, Tensor]] = {}
         for entry in entries:
             standing = entry
-            while (tensors := self._tensors(standing)) is None:
+            while (tensors := read.get(standing.key) or self._tensors(standing)) is None:
                 standing = self._next(standing, entry)
             if standing is not entry:
                 skipped.append(entry.key)

@@ -87,6 +87,11 @@ class RunState:
         return self.settings.accumulate * self.accelerator.num_processes
 
     @property
+    def batches(self) -> int:
+        """Batches of clips of an optimizer step, over all processes: some passes may learn from the same."""
+        return self.passes // self.settings.passes_per_batch
+
+    @property
     def by_parameter(self) -> dict[torch.nn.Parameter, str]:
         """The name of each weight that trains."""
         return dict(zip(self.trained, self.names, strict=True))
@@ -103,7 +108,7 @@ class RunState:
 
     def batch_number(self, place: int) -> int:
         """Return the number of a batch, counted from the run's beginning: of the step at hand, at this place in it."""
-        return self.first_batch + (self.step - self.first_step) * self.passes + place
+        return self.first_batch + (self.step - self.first_step) * self.batches + place
 
 
 def find_samples(job: TrainJob) -> Samples:

@@ -8,6 +8,7 @@ weights and optimizer change only inside :meth:`Stopping.changing`.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from avatarctl import launcher
-from avatarctl.errors import AvatarError, Interrupted
+from avatarctl.errors import AvatarError, Interrupted, ProcessLost
 from avatarctl.interrupts import handling
 
 PASSED_ON_S = 5.0  # a launcher passes on to its workers what the terminal has sent them already
+# What a process meets when another one of the run has ended.
+LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|[Tt]imed out|NCCL|Broken pipe")
 GRACE_S = 5.0  # for the main thread of a launched process to end by itself after the save
 
 
@@ -132,3 +135,18 @@ def stopping() -> Iterator[Stopping]:
         finally:
             signal.set_wakeup_fd(wakeup)
             theirs.close()
+
+
+@contextmanager
+def stopped_by(stop: Stopping) -> Iterator[None]:
+    """Turn what follows from processes that were stopped, such as a lost connection, into the stop that it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        stop.wait()
+        if LOST.search(str(error)):
+            raise ProcessLost(
+                f"another process of this run ended ({str(error).splitlines()[0][:120]})",
+                "see what it says; the same command resumes from the last checkpoint",
+            ) from error
+        raise

@@ -35,8 +35,9 @@ def measure(
         predict(steps.requests(1))
         found["step peak"] = counted.peak
         found |= {f"step {name}": size for name, size in moved(counted).items()}
+        decoder = steps.residency.use(vae)  # the transformer has left by now where there is room for one alone
         counted.reset()
-        stream = V.DecodeStream(steps.residency.use(vae), tiling)
+        stream = V.DecodeStream(decoder, tiling)
         for _ in stream.run(latents(steps, V.TOGETHER if tiling else 2)):
             pass
         counted.moved.clear()

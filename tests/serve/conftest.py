@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import Running
+from running import PICTURE, Running
+from served import Server
 
 LACKS = [name for name in ("fastapi", "uvicorn", "python_multipart") if importlib.util.find_spec(name) is None]
 
@@ -53,3 +54,18 @@ def own(home: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     for each in made:
         if each.process is not None:
             each.kill(workers_too=True)
+
+
+@pytest.fixture(scope="session")
+def straight(home: Path) -> Iterator[Callable[..., bytes]]:
+    """What `generate` makes of the embedded avatar, by its command line."""
+    made = Server(home)
+
+    def generate(output: Path, *words: str) -> bytes:
+        argv = ["generate", "--preset", "puppet", "-i", str(PICTURE), "-o", str(output), "-q", *words]
+        done = made.run(output.parent, argv)
+        assert done.status == 0, done.log
+        return output.read_bytes()
+
+    yield generate
+    made.close()

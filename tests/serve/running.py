@@ -152,27 +152,6 @@ def error_of(answer: httpx2.Response, code: int) -> dict[str, Any]:
     return content["error"]
 
 
-def generate(home: Path, output: Path, *words: str) -> bytes:
-    """Return the video that `generate` makes of the embedded avatar."""
-    argv = [
-        sys.executable,
-        "-m",
-        "avatarctl",
-        "generate",
-        "--preset",
-        "puppet",
-        "-i",
-        PICTURE,
-        "-o",
-        output,
-        "-q",
-        *words,
-    ]
-    environment = {**os.environ, "AVATARCTL_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([str(word) for word in argv], check=True, env=environment)
-    return output.read_bytes()
-
-
 def events(text: str) -> list[tuple[str, str, Any]]:
     """Return the events of a stream: id, kind, content."""
     found = []

@@ -36,10 +36,11 @@ MISTAKES = [
     ({"lora": "/etc/passwd"}, 400, "lora: got '/etc/passwd', expected none"),
     ({"image": "/etc/passwd"}, 400, "image: got it twice"),
     ({"n": "2"}, 400, "n: expected 1"),
+    ({"audio_reference": '{"audio_url": "https://example.com/a.wav"}'}, 400, "expected one of them"),
     ({"extra_params": "[1]"}, 400, "extra_params: got '[1]', expected an object"),
     ({"extra_params": '{"steps": 2}', "num_inference_steps": "3", "steps": "2"}, 400, "expected one of them"),
     ({"start": "99"}, 400, "start"),
-    ({"model": "square"}, 503, "expected the weights of StableAvatar"),
+    ({"model": "square"}, 503, "model: got square, expected one whose weights are there"),
 ]
 
 
@@ -107,9 +108,18 @@ def test_no_such_video(desk: Running, name: str) -> None:
     assert desk.client.delete(f"/v1/videos/{name}").status_code in (404, 405)
 
 
-def test_not_in_this_state(desk: Running) -> None:
+def paused(desk: Running) -> str:
+    """Return a video that is paused before its render begins: it stands behind one that keeps the worker busy."""
+    busy = desk.create(**quick(seconds="4", steps="40"))["id"]
     name = desk.create(**quick())["id"]
     desk.post(f"/v1/videos/{name}/pause")
+    desk.client.delete(f"/v1/videos/{busy}")
+    assert desk.get(name)["detail"]["state"] == "paused" and not (desk.folder / name / "video.mp4.render").exists()
+    return name
+
+
+def test_not_in_this_state(desk: Running) -> None:
+    name = paused(desk)
     error_of(desk.client.get(f"/v1/videos/{name}/content"), 409)
     error_of(desk.client.get(f"/v1/videos/{name}/content", params={"variant": "spritesheet"}), 409)
     error_of(desk.client.get(f"/v1/videos/{name}/live.m3u8"), 425)
@@ -134,8 +144,7 @@ def test_other_verbs_and_places(desk: Running) -> None:
 
 
 def test_a_job_that_fails_says_why_and_can_be_tried_again(desk: Running) -> None:
-    name = desk.create(**quick())["id"]
-    desk.post(f"/v1/videos/{name}/pause")
+    name = paused(desk)
     voice = next((desk.folder / name).glob("audio*"))
     content = voice.read_bytes()
     voice.unlink()

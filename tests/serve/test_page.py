@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,21 @@ class Errors(list[str]):
             self.append(f"asked {url}")
 
 
+@pytest.fixture(scope="module")
+def shared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server for all tests of the page."""
+    running = Running(home, tmp_path_factory.mktemp("page") / "jobs").start()
+    yield running
+    assert running.stop() == 0
+
+
 @pytest.fixture
-def server(own: Any) -> Running:
-    return own()
+def server(shared: Running) -> Iterator[Running]:
+    """The server, without jobs; those of a test are removed after it."""
+    yield shared
+    for name in shared.all():
+        shared.client.delete(f"/v1/videos/{name}")
+    wait_for(lambda: not list(shared.folder.glob("video_*")))
 
 
 @pytest.fixture
@@ -81,6 +92,7 @@ def until(page: Any, what: str, seconds: float = 120) -> None:
 def fill(page: Any) -> None:
     page.set_input_files("#picture", str(PICTURE))
     until(page, "document.querySelector('#picture-note').textContent.includes('is used')")
+    assert page.locator("#crop-drawing .crop").count() == 1
     page.set_input_files("#voice", str(VOICE))
     until(page, "document.querySelector('#estimate').textContent.includes('of video')")
 
@@ -91,13 +103,24 @@ def more(page: Any, **values: str) -> None:
         page.fill(f"#form [name={name}]", value)
 
 
+def show_face(page: Any) -> None:
+    """Let the page frame the picture around its face."""
+    more(page)
+    page.select_option("#form [name=fit]", "face")
+    until(page, "document.querySelectorAll('#crop-drawing .face').length === 1")
+
+
 def row(page: Any, name: str) -> Any:
     return page.locator(f".job[data-id='{name}']")
 
 
 def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> None:
     fill(page)
-    more(page, duration="3", steps="6")
+    show_face(page)
+    said = page.text_content("#picture-note")
+    assert "around the face" in said and "the picture: the head is cut off" in said and "spool" not in said
+    page.select_option("#form [name=fit]", "")
+    more(page, duration="2", steps="12")
     page.click("#queue")
     [name] = wait_for(lambda: list(server.all()), 20)
     mine = row(page, name)
@@ -110,7 +133,7 @@ def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> Non
     mine.get_by_role("button", name="Play").click()
     until(page, "document.querySelector('video').currentTime > 0.3")
     facts = page.eval_on_selector("video", "v => [v.duration, v.videoWidth, v.webkitAudioDecodedByteCount]")
-    assert facts[0] == pytest.approx(3, abs=0.1) and facts[1] == 256 and facts[2] > 0  # the sound is decoded
+    assert facts[0] == pytest.approx(2, abs=0.1) and facts[1] == 256 and facts[2] > 0  # the sound is decoded
     with page.expect_download() as download:
         mine.get_by_role("link", name="Download").click()
     assert Path(download.value.path()).read_bytes() == server.content(name)
@@ -127,14 +150,14 @@ def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Ru
     mine.get_by_role("button", name="Watch what is finished").click(timeout=150_000)
     until(page, "document.querySelector('video')?.currentTime > 0.2")
     assert server.get(name)["status"] == "in_progress"
+    server.until(name, "completed")  # in the middle of the view, which continues with the pictures of the video
     until(page, "document.querySelector('video').currentTime > 4")
     facts = page.eval_on_selector("video", "v => [v.videoWidth, v.webkitAudioDecodedByteCount, v.error]")
     assert facts[0] == 256 and facts[1] > 0 and facts[2] is None
-    server.until(name, "completed")
 
 
 def test_the_line_is_reordered_and_jobs_are_cancelled_by_keyboard(page: Any, server: Running) -> None:
-    busy = server.create(**quick(seconds="4", steps="8"))["id"]
+    server.create(**quick(seconds="4", steps="100"))
     one, two = (server.create(**quick(seed=str(n)))["id"] for n in range(2))
     page.wait_for_selector(f".job[data-id='{two}']")
     until(page, "document.querySelectorAll('.job[data-status=queued]').length === 2")
@@ -147,10 +170,8 @@ def test_the_line_is_reordered_and_jobs_are_cancelled_by_keyboard(page: Any, ser
     cancel.focus()
     page.keyboard.press("Space")
     page.wait_for_selector(f".job[data-id='{one}'][data-state='cancelled']")
-    again = row(page, one).get_by_role("button", name="Try again")
-    again.click()
-    for name in (busy, two, one):
-        server.until(name, "completed")
+    row(page, one).get_by_role("button", name="Try again").click()
+    wait_for(lambda: server.get(one)["status"] == "queued", 10)
 
 
 def test_samples_record_and_mistakes(page: Any, server: Running) -> None:
@@ -174,6 +195,14 @@ def test_samples_record_and_mistakes(page: Any, server: Running) -> None:
     until(page, "document.querySelector('#form-error').textContent.includes('recording')")
 
 
+@pytest.mark.long
+def test_a_finished_video_is_measured(page: Any, server: Running) -> None:
+    name = server.create(**quick())["id"]
+    row(page, name).get_by_role("button", name="Measure").click()
+    until(page, "document.querySelector('.job dl').textContent.includes('being measured')")
+    until(page, "document.querySelector('.job dl').textContent.includes('Lips follow the voice')", 600)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_nothing_serious_for_axe_and_phones(
     browser: Any, server: Running, width: int, scheme: str, tmp_path: Path
@@ -183,7 +212,7 @@ def test_nothing_serious_for_axe_and_phones(
     done, failed = server.create(**quick())["id"], server.create(**quick(seconds="1"))["id"]
     server.post(f"/v1/videos/{failed}/cancel")
     server.until(done, "completed")
-    server.create(**quick(seconds="5", steps="8"))
+    server.create(**quick(seconds="4", steps="100"))
     server.create(**quick(seconds="5", steps="8"))
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
@@ -205,11 +234,16 @@ def test_nothing_serious_for_axe_and_phones(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.add_script_tag(path=str(AXE))
     if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/docs-{width}-{scheme}.png")
         page.goto(server.address)
         fill(page)
+        show_face(page)
         page.wait_for_selector(".job[data-status=completed]")
-        time.sleep(1)
+        until(page, "document.querySelector('.job .status')?.textContent.includes('%')")
         page.screenshot(path=f"{folder}/page-{width}-{scheme}.png", full_page=True)
+        row(page, done).get_by_role("button", name="Play").click()
+        until(page, "document.querySelector('video').currentTime > 0.2")
+        row(page, done).screenshot(path=f"{folder}/playing-{width}-{scheme}.png")
     context.close()
 
 

@@ -135,6 +135,20 @@ def test_numbers_of_events_stay_what_they_were(tmp_path: Path) -> None:
     assert [event["render"]["event"] for _, event in log.after(told.path, 3)] == ["started", "segment"]
 
 
+def test_a_job_that_ended_without_a_server_has_its_last_event_once(tmp_path: Path, own: Path) -> None:
+    done, failed = a_job(tmp_path / "jobs"), a_job(tmp_path / "jobs", 2.0)
+    done.output.write_bytes(b"video")
+    done.note("outcome.json", {"state": "done", "wall_s": 2.0, "video_s": 1.0, "notes": []})
+    failed.note("outcome.json", {"state": "failed", "message": "no such file", "hint": "", "exit_code": 4, "notes": []})
+    (done.folder / "render-events.jsonl").write_text('{"event": "started"}\n{"event": "finished"}\n')
+    for job in (done, failed):
+        log.Log(job).add("queued")
+    for _ in range(2):  # a server, and the next one
+        Queue(tmp_path / "jobs", own)
+    told = [[event["event"] for _, event in log.after(job.folder / log.LOG, 0)] for job in (done, failed)]
+    assert told == [["queued", "render", "render", "completed"], ["queued", "failed"]]
+
+
 def test_a_folder_whose_removal_was_cut_off_is_no_job(tmp_path: Path) -> None:
     job = a_job(tmp_path)
     job.note(REMOVING)

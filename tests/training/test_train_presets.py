@@ -10,19 +10,22 @@ from accelerate.commands.config.config_args import load_config_from_file
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
 from avatarctl.paths import shipped_presets
 from avatarctl.settings.check import make
+from avatarctl.settings.distill import stage_settings
 from avatarctl.settings.encode import EncodeSettings
-from avatarctl.settings.presets import load
+from avatarctl.settings.presets import HEADER, load, read
 from avatarctl.settings.train import TrainSettings
+from avatarctl.training.distill_cost import passes_of_state
 
 ACCELERATE = sorted((shipped_presets() / "train" / "accelerate").glob("*.yaml"))
 
 
-def test_two_files_explain_every_setting() -> None:
-    full, lora = load("full-1.3b", "train"), load("person-1.3b", "lora")
-    assert set(full.values) | set(lora.values) == set(TrainSettings.model_fields)
-    for manual in (full, lora):
+def test_three_files_explain_every_setting() -> None:
+    full, lora, student = load("full-1.3b", "train"), load("person-1.3b", "lora"), load("distill-1.3b", "lora")
+    assert set(full.values) | set(lora.values) | set(student.values) == set(TrainSettings.model_fields)
+    for manual in (full, lora, student):
         lines = manual.path.read_text().splitlines()
-        for name in manual.values:
+        own = manual.values if manual is not student else set(read(student.path)[0]) - set(HEADER)
+        for name in own:
             [line] = [line for line in lines if line.startswith(f"{name}:")]
             assert "#" in line or name in full.values, f"{name} is not explained"
 
@@ -82,6 +85,18 @@ def test_presets_of_full_training(name: str) -> None:
 def test_the_lora_preset_trains_little_on_a_small_base() -> None:
     settings = make(TrainSettings, load("person-1.3b", "lora").values)
     assert settings.is_lora and settings.base_dtype == "float8"
+
+
+@pytest.mark.parametrize("name", ["distill-1.3b", "distill-puppet"])
+def test_presets_of_students(name: str) -> None:
+    stages = stage_settings(make(TrainSettings, load(name, "lora").values))
+    assert [folder for folder, _ in stages] == ["1-guidance", "2-steps-8", "3-steps-4"]
+    for _, settings in stages:
+        # Four noise levels of one path a step; every clip has its own where guidance alone is learnt.
+        states = settings.states_per_clip * settings.passes_per_batch
+        assert states == (4 if settings.distill == "steps" else 1)
+        student, teacher, path = passes_of_state(settings.model_copy(update={"gradient_checkpointing": True}))
+        assert (student + teacher + path) / student <= 4.5
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)

@@ -40,6 +40,11 @@ export function clock(seconds) {
   return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 }
 
+/** Return how long something takes: 3 s, or 1:05. */
+export function span(seconds) {
+  return seconds < 59.5 ? `${Math.max(Math.round(seconds), 1)} s` : clock(seconds);
+}
+
 /** Return a size as people write it. */
 export function size(bytes) {
   if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;

@@ -1,12 +1,13 @@
 // The form of a new video: picture with its crop, voice, preset, estimate.
 
-import { $, clock, post, say, size } from "./app.js";
+import { $, clock, post, say, size, span } from "./app.js";
 import { startRecording } from "./record.js";
 
 const chosen = { image: null, audio: null };
 let models = [];
 let limits = {};
 let turn = 0;
+let pending = {};
 
 export function startForm(known, about) {
   models = known;
@@ -196,8 +197,8 @@ async function estimate(mine) {
     const found = await post("/v1/videos/estimate", settings());
     if (mine !== turn) return;
     const plan = found.estimate;
-    const time = plan.time_s === null ? "How long it takes is not known yet: nothing like it was made here." : `It takes about ${clock(plan.time_s)}.`;
-    $("estimate").textContent = [`${clock(plan.video_s)} of video. ${time}`, ...found.notes].join(" ");
+    const time = plan.time_s === null ? "How long it takes is not known yet: nothing like it was made here." : `It takes about ${span(plan.time_s)} here.`;
+    $("estimate").textContent = [`${span(plan.video_s)} of video. ${time}`, ...found.notes].join(" ");
   } catch (error) {
     if (mine !== turn) return;
     $("estimate").textContent = "";
@@ -215,7 +216,11 @@ async function queue() {
   if (!chosen.image && !preset().own_picture) return fail("Choose a picture first.");
   $("queue").disabled = true;
   try {
-    const made = await post("/v1/videos", settings(), { "Idempotency-Key": crypto.randomUUID?.() || String(Math.random()) });
+    // The same wish after a lost connection has the same key: it is never made twice.
+    const wish = settings();
+    if (JSON.stringify(wish) !== pending.wish) pending = { wish: JSON.stringify(wish), key: crypto.randomUUID?.() || String(Math.random()) };
+    const made = await post("/v1/videos", wish, { "Idempotency-Key": pending.key });
+    pending = {};
     say(`Queued, number ${made.detail.position || 1} in line.`);
   } catch (error) {
     fail(error.message);

@@ -1,6 +1,6 @@
 // The list of videos: one event stream for all of them; rows are changed in place, so that focus and players stay.
 
-import { $, ask, clock, post, say, size } from "./app.js";
+import { $, ask, clock, post, say, size, span } from "./app.js";
 import { play } from "./live.js";
 
 const known = new Map(); // id -> the video
@@ -105,21 +105,21 @@ function length(video) {
 
 function status(video) {
   const detail = video.detail;
-  if (video.status === "completed") return `Finished: ${length(video)} of video${detail.wall_s ? `, made in ${clock(detail.wall_s)}` : ""}`;
+  if (video.status === "completed") return `Finished: ${length(video)} of video${detail.wall_s ? `, made in ${span(detail.wall_s)}` : ""}`;
   if (video.status === "failed") return detail.state === "cancelled" ? "Cancelled" : "Failed";
   if (video.status === "in_progress") {
     const parts = [STAGES[detail.stage] || "Rendering"];
     if (detail.state === "pausing") parts[0] = "Pausing: saving what is done";
     if (detail.state === "cancelling") parts[0] = "Cancelling: saving what is done";
     if (detail.passes_done !== null) parts.push(`${video.progress} %`);
-    if (detail.left_s !== null) parts.push(`${clock(detail.left_s)} left`);
-    if (detail.finished_video_s) parts.push(`${clock(detail.finished_video_s)} of ${clock(Number(video.seconds))} can be watched`);
+    if (detail.left_s !== null) parts.push(`${span(detail.left_s)} left`);
+    if (detail.finished_video_s) parts.push(`${span(detail.finished_video_s)} of ${span(Number(video.seconds))} can be watched`);
     return parts.join(", ");
   }
   if (detail.state === "paused") return `Paused${video.progress ? ` at ${video.progress} %` : ""}`;
   const where = detail.position ? `, number ${detail.position} in line` : "";
   const state = { waiting: "Waiting", "interrupted, continues": "Interrupted; continues when it is its turn" }[detail.state] || detail.state;
-  const time = detail.estimate.time_s ? `, takes about ${clock(detail.estimate.time_s)}` : "";
+  const time = detail.estimate.time_s ? `, takes about ${span(detail.estimate.time_s)}` : "";
   return `${state}${where}${time}`;
 }
 
@@ -210,7 +210,8 @@ const MEASURES = [ // key of the row, what it is, how it is written
 function evaluation(row) {
   if (!row) return [];
   if (row.error) return [["Measured", row.error]];
-  return MEASURES.filter(([key]) => row[key] !== undefined && row[key] !== "").map(([key, name, write]) => [name, write(row[key])]);
+  const unknown = row["lips.correlation"] === undefined ? [["Lips follow the voice", "too little speech, or no face, to say"]] : [];
+  return unknown.concat(MEASURES.filter(([key]) => row[key] !== undefined && row[key] !== "").map(([key, name, write]) => [name, write(row[key])]));
 }
 
 async function act(id, verb, row) {

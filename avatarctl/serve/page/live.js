@@ -14,11 +14,11 @@ export function play(element, video, tell) {
     return () => { element.removeAttribute("src"); element.load(); };
   }
   const stopping = new AbortController();
-  append(element, video.id, stopping.signal).catch((error) => { if (!stopping.signal.aborted) tell(error.message); });
+  follow(element, video.id, stopping.signal).catch((error) => { if (!stopping.signal.aborted) tell(error.message); });
   return () => { stopping.abort(); element.pause(); element.removeAttribute("src"); element.load(); };
 }
 
-async function append(element, id, signal) {
+async function follow(element, id, signal) {
   const base = `/v1/videos/${id}/live`;
   const text = async (path) => {
     const answer = await fetch(path, { signal });
@@ -38,13 +38,35 @@ async function append(element, id, signal) {
   await new Promise((done) => source.addEventListener("sourceopen", done, { once: true }));
   URL.revokeObjectURL(element.src);
   const buffer = source.addSourceBuffer(type);
+  const settled = () => new Promise((done, failed) => {
+    buffer.addEventListener("updateend", done, { once: true });
+    buffer.addEventListener("error", () => failed(new Error("The live view can't be played.")), { once: true });
+  });
+  /** Browsers hold some minutes of a video: what was seen makes room for what comes. */
+  const append = async (content) => {
+    for (;;) {
+      try {
+        buffer.appendBuffer(content);
+        return settled();
+      } catch (error) {
+        if (error.name !== "QuotaExceededError") throw error;
+        const seen = element.currentTime - 20;
+        if (buffer.buffered.length && buffer.buffered.start(0) < seen) {
+          buffer.remove(0, seen);
+          await settled();
+        } else await pause(2000);
+        if (signal.aborted) return null;
+      }
+    }
+  };
   const put = async (path) => {
-    const content = await (await fetch(path, { signal })).arrayBuffer();
-    buffer.appendBuffer(content);
-    await new Promise((done, failed) => {
-      buffer.addEventListener("updateend", done, { once: true });
-      buffer.addEventListener("error", () => failed(new Error("The live view can't be played.")), { once: true });
-    });
+    while (!signal.aborted) {
+      const answer = await fetch(path, { signal });
+      if (answer.ok) return append(await answer.arrayBuffer());
+      if (![425, 429, 503].includes(answer.status)) throw new Error("The live view can't be played.");
+      await pause(1500);
+    }
+    return null;
   };
   await put(`${base}/init.mp4`);
   let next = 0;
