@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
-from avatarctl.errors import DeviceError, UsageError
+from avatarctl.errors import DeviceError, ProcessLost, UsageError
 from avatarctl.settings.train import TrainSettings
 
 TIMEOUT = timedelta(minutes=10)  # of what a step exchanges: a process that died is noticed
@@ -60,14 +60,25 @@ def accelerated(settings: TrainSettings) -> Iterator[Accelerator]:
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing changes its output in place
         plugin.cpu_ram_efficient_loading = True  # the first process loads, and sends the others their shares
         plugin.mixed_precision_policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    if accelerator.num_processes > 1:
-        _patient_group()  # all processes make it together
     try:
+        if accelerator.num_processes > 1:
+            _patient_group()  # all processes make it together
         yield accelerator
         accelerator.end_training()
+    except RuntimeError as error:
+        if accelerator.num_processes > 1 and _is_of_the_others(error):
+            raise ProcessLost(
+                "another process of this run ended", "see what it said; the same command resumes"
+            ) from error
+        raise
     finally:
         if accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)  # the next run may be another one
+
+
+def _is_of_the_others(error: RuntimeError) -> bool:
+    """Return whether an exchange with other processes failed; gloo has no class of its own for that."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def is_narrow(settings: TrainSettings, device: torch.device) -> bool:

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import ROOT
+from served import ROOT, Server
 from training.conftest import SMALL, make_cache, random_sample
 
 from avatarctl.errors import Interrupted
@@ -42,6 +43,14 @@ def preset(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     path = tmp_path_factory.mktemp("presets") / "small.yaml"
     path.write_text(json.dumps({**SMALL, "log_every": 1, "steps": 3, "weights": str(base)}))
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has imported everything."""
+    served = Server(tmp_path_factory.mktemp("home"))
+    yield served
+    served.close()
 
 
 def start(launcher: list[str], folder: Path, argv: list[str]) -> subprocess.Popen[str]:
@@ -98,6 +107,15 @@ def test_one_process_speaks(cache: Path, preset: Path, tmp_path: Path) -> None:
         start([*TORCHRUN, "-m", "avatarctl"], tmp_path, argv(cache, preset, "run", "--set", "norms=frozen"))
     )
     assert status != 0 and out.count("error: run: its checkpoint has another shape") == 1, out
+
+
+def test_a_process_whose_first_one_ended_says_so(server: Server, cache: Path, preset: Path, tmp_path: Path) -> None:
+    """Without a launcher that kills it, as in a cluster's own: the first one's reason, and no word of a bug."""
+    for status, more in ((0, ()), (7, ("--set", "norms=frozen"))):
+        first, second = server.run_together(tmp_path, argv(cache, preset, "run", "--progress", "none", *more), 2)
+        assert (first.status, second.status) == (status, status and 8), (first.log, second.log)
+    assert "its checkpoint has another shape" in first.log and "bug of ours" not in second.log
+    assert "error: process 1: another process of this run ended" in second.log, second.log
 
 
 SPLIT = """
