@@ -141,19 +141,23 @@ def test_only_networks_without_memory_draw_nothing() -> None:
     assert vars(nn.init)["normal_"] is drawn and torch._weight_norm.__module__ != "avatarctl.networks.lean"
 
 
-def test_torchao_that_is_installed_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "version"), [("torchao", "0.18.0"), ("bitsandbytes", "0.50.2")])
+def test_a_library_that_quantises_changes_nothing_where_it_is_installed(
+    tmp_path: Path, name: str, version: str
+) -> None:
     """It asks for the compiler when it is imported, in the middle of an import of diffusers."""
-    package = tmp_path / "torchao"
+    package = tmp_path / name
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from torch._dynamo.utils import NP_SUPPORTED_MODULES\n__version__ = '0.18.0'\n"
+        f"from torch._dynamo.utils import NP_SUPPORTED_MODULES\n__version__ = '{version}'\n"
     )
-    about = tmp_path / "torchao-0.18.0.dist-info"
+    about = tmp_path / f"{name}-{version}.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchao\nVersion: 0.18.0\n")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     code = (
         "from avatarctl.networks import lean\nlean.allow()\nlean.import_networks()\n"
-        "import avatarctl.networks.checkpoints, avatarctl.networks.attach, sys\nassert 'torchao' not in sys.modules\n"
+        "import avatarctl.networks.checkpoints, avatarctl.networks.attach, sys\n"
+        f"assert '{name}' not in sys.modules\n"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     done = subprocess.run(

@@ -20,9 +20,14 @@ _own_process = False
 # What diffusers takes for installed; without them it leaves out imports at the top of its modules, for pipelines and training.
 OPTIONAL = ("_transformers_available", "_peft_available", "_scipy_available")
 # What transformers asks; distributed tensors and losses of detectors are not ours.
-QUESTIONS = ("is_scipy_available", "is_torchao_available", "is_torch_distributed_available")
-# What diffusers takes for not installed from then on: its import asks for the compiler, which nothing here needs.
-NEVER = ("_torchao_available",)
+QUESTIONS = (
+    "is_scipy_available",
+    "is_torchao_available",
+    "is_bitsandbytes_available",
+    "is_torch_distributed_available",
+)
+# What diffusers takes for not installed from then on: libraries that quantise, whose imports ask for the compiler.
+NEVER = ("_torchao_available", "_bitsandbytes_available", "_optimum_quanto_available", "_nvidia_modelopt_available")
 COMPILER = "torch._dynamo"
 DECORATORS = ("allow_in_graph", "disable", "assume_constant_result")
 PARTS = (
@@ -54,7 +59,7 @@ def import_networks() -> None:
     with _replaced(availability, {name: False for name in OPTIONAL if hasattr(availability, name)}):
         for name in PARTS:
             importlib.import_module(name)
-    questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:2]
+    questions = QUESTIONS if "RANK" not in os.environ else QUESTIONS[:-1]
     for module in (
         importlib.import_module("transformers.utils.import_utils"),
         importlib.import_module("transformers.utils"),
