@@ -194,7 +194,18 @@ def train(
 
     Example: avatarctl train --data cache --output run --preset full-1.3b
     """
-    flags = _flags(weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings)
+    flags = _flags(
+        settings,
+        weights=weights,
+        init_lora=init_lora,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
     with _one_speaks(progress) as progress:
         _run("train", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
 
@@ -231,7 +242,18 @@ def lora_train(
     Example: avatarctl lora train --data cache --output run --rank 32
     """
     flags = _flags(
-        weights, init_lora, steps, learning_rate, batch_size, accumulate, seed, device, dtype, settings, rank, distill
+        settings,
+        weights=weights,
+        init_lora=init_lora,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        rank=rank,
+        distill=distill,
     )
     with _one_speaks(progress) as progress:
         _run("lora", data, output, preset, flags, settings or [], force, dry_run, as_json, quiet, progress)
@@ -257,33 +279,8 @@ def _one_speaks(progress: Any) -> Iterator[Any]:
         raise
 
 
-def _flags(
-    weights: Path | None,
-    init_lora: Path | None,
-    steps: int | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    accumulate: int | None,
-    seed: int | None,
-    device: str | None,
-    dtype: str | None,
-    settings: list[str] | None,
-    rank: int | None = None,
-    distill: str | None = None,
-) -> dict[str, Any]:
-    named = {
-        "weights": weights,
-        "init_lora": init_lora,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-        "rank": rank,
-        "distill": distill,
-    }
+def _flags(settings: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Return what flags and ``--set`` say, by the names of settings."""
     given = {name: value for name, value in named.items() if value is not None}
     return parsed_settings(settings or [], given, "learning_rate=1e-4")
 
