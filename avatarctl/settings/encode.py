@@ -54,7 +54,7 @@ class EncodeSettings(Settings):
     latents: Literal["mean", "sample"] = "mean"
     """What the VAE says of a picture: its mean, or a draw around it, as released."""
     latents_of: Literal["window", "clip"] = "window"
-    """What the VAE encodes: each window on its own, or a clip's pictures once, of which windows are cut out.
+    """What the VAE encodes: each window on its own, or a clip's pictures once.
 
     Of a clip, windows begin at every fourth picture, and after the first with a latent frame that knows the pictures before.
     """

@@ -128,9 +128,9 @@ class TrainSettings(Settings):
     teacher_evaluations: Annotated[int, Field(ge=1, le=64)] = 3
     """distill steps: small steps of the teacher, for one of the student's."""
     teacher_lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
-    """Teacher: LoRA files as FILE or FILE:SCALE that it is rendered with, such as a person's.
+    """Teacher: LoRA files (FILE or FILE:SCALE) that it is rendered with.
 
-    They are merged into the base, and are named again beside the student at generation.
+    Such as a person's. They are merged into the base, and are named again beside the student at generation.
     """
     own_states: Probability | None = None
     """Share of the student's own paths in what it learns from; the rest are clips.
@@ -138,11 +138,11 @@ class TrainSettings(Settings):
     null: all with distill steps, none with guidance. With audio scales of 5 guidance is helped by half.
     """
     rollout_states: Annotated[int, Field(ge=1)] | None = None
-    """distill steps: noise levels learnt from one path (null: a process's whole step)."""
+    """distill steps: noise levels learnt from one path (null: all of a step)."""
     error_floor: Annotated[float, Field(gt=0)] = 0.05
-    """Distilling: added to the guidance effect, by which each clip's error is divided."""
+    """Distilling: added to the guidance effect that errors are divided by."""
     stages: tuple[Stage, ...] = ()
-    """Several students in turn, each from the one before: a list of {distill, steps, …}."""
+    """Students in turn, each from the one before: a list of {distill, steps, …}."""
 
     shift: Annotated[float, Field(gt=0)] = 5.0
     """Larger trains the coarse picture more, smaller the detail; as at generation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,12 @@ def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> Non
     page.wait_for_selector("#empty:not([hidden])")
 
 
-def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Running) -> None:
-    fields = {"segment_latent_frames": "4", "checkpoint_every": "0", "steps": "6", "window": "9", "overlap": "2"}
-    name = server.create(model="puppet", **fields)["id"]
+def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Running, tmp_path: Path) -> None:
+    with wave.open(str(VOICE)) as read, wave.open(str(tmp_path / "long.wav"), "wb") as written:
+        written.setparams(read.getparams())
+        written.writeframes(5 * read.readframes(read.getnframes()))
+    fields = {"segment_latent_frames": "4", "checkpoint_every": "0", "steps": "8", "window": "9", "overlap": "2"}
+    name = server.create(voice=tmp_path / "long.wav", model="puppet", **fields)["id"]
     mine = row(page, name)
     mine.get_by_role("button", name="Watch what is finished").click(timeout=150_000)
     until(page, "document.querySelector('video')?.currentTime > 0.2")
