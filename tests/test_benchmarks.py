@@ -24,6 +24,7 @@ def tiny(target: Path | None = None) -> bench.Bench:
     return bench.Bench(torch.device("cpu"), tiny=True, minutes=0.001, target=target)
 
 
+@pytest.mark.long
 def test_one_command_gives_every_section(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/device.py", "--tiny", "--device", "cpu", "--json", str(tmp_path / "d.json")]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

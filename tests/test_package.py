@@ -77,7 +77,7 @@ def test_source_archive_holds_what_the_build_needs(built: dict[str, Path]) -> No
         assert any(name.split("/", 1)[-1] == needed for name in names), needed
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+@pytest.mark.parametrize("kind", ["wheel", pytest.param("sdist", marks=pytest.mark.long)])
 def test_it_installs_and_the_demo_runs_from_there(built: dict[str, Path], kind: str, tmp_path: Path) -> None:
     python = bare(tmp_path / "env")
     pip = [

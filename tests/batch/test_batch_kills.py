@@ -65,6 +65,7 @@ def compare(bench: Bench, straight: dict[str, bytes]) -> None:
     assert not list(bench.output.rglob("*.render")) and not list(bench.output.rglob("*.part"))
 
 
+@pytest.mark.long
 def test_kills_of_driver_and_workers_cost_no_bit_and_no_video_twice(bench: Bench) -> None:
     source = bench.voices(1.2, 1.8, 1.2, 1.8)
     assert bench.run(source, "--jobs", "1").status == 0

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from desk import Bench
 from PIL import Image
 from scenes import GREY, head, scene
@@ -46,6 +47,7 @@ def test_a_batch_frames_each_picture_as_its_dry_run_says(bench: Bench) -> None:
     assert done.err.count("no face was found") == 1 and "2 faces were found" in done.err
 
 
+@pytest.mark.long
 def test_one_picture_for_many_is_warned_of_once(bench: Bench) -> None:
     source = bench.voices(0.3, 0.3)
     done = bench.run(source, "--fit", "face", "--jobs", "1", "--progress", "none")

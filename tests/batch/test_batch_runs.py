@@ -135,6 +135,7 @@ def test_fail_fast_stops_the_rest_saved(bench: Bench) -> None:
     assert ended.status == 3 and set(bench.states().values()) == {"failed", "waiting"}
 
 
+@pytest.mark.long
 def test_watch_takes_up_files_once_they_are_whole(bench: Bench) -> None:
     source = bench.voices(0.68)
     driver = bench.start(source, "--watch", "--jobs", "1")

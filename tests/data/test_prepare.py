@@ -307,6 +307,7 @@ def test_a_copy_that_was_met_before_its_original_costs_nothing(
     assert reports_aside(contents(output)) == reports_aside(contents(clips))
 
 
+@pytest.mark.long
 def test_a_copy_is_prepared_once_its_original_has_other_content(
     raw: Path, clips: Path, tmp_path: Path, prepare: Prepare
 ) -> None:

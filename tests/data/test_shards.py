@@ -150,6 +150,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         assert not [name for name in tar.getnames() if name.startswith("b")]
 
 
+@pytest.mark.long
 def test_two_writers_at_once_and_kills(tmp_path: Path) -> None:
     chance = random.Random(1)
 

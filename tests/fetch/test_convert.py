@@ -128,6 +128,7 @@ def test_converted_networks_are_found_loaded_and_equal(fetch: Fetch, hub: Hub, f
     assert (folder / converted(VAE)).stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_dropped_originals_are_not_fetched_again(fetch: Fetch, hub: Hub, folder: Path) -> None:
     done = fetch("--convert", "--drop-originals", "--json")
     assert done.code == 0, done.err

@@ -139,7 +139,7 @@ def test_a_render_stopped_with_checkpoints_beside_sampling_is_the_same_to_the_by
 def test_a_disk_that_is_full_in_the_thread_ends_the_render_as_ever(new_case: NewCase) -> None:
     expected = straight(new_case("straight", audio="long.wav"))
     met = 0
-    for number in range(30, 130, 9):
+    for number in range(30, 130, 19):
         case = new_case(f"write{number}", audio="long.wav")
         attempt = case.generate("--checkpoint-every", "0.02", fault="full", at=number)
         if attempt.writes < number:
@@ -151,4 +151,4 @@ def test_a_disk_that_is_full_in_the_thread_ends_the_render_as_ever(new_case: New
         resumed = case.generate("--checkpoint-every", "0.02")
         assert resumed.status == 0, resumed.log
         assert case.bytes() == expected
-    assert met > 4
+    assert met > 2

@@ -279,6 +279,7 @@ print("together")
         assert process.returncode == 0 and "together" in out, out[-3000:]
 
 
+@pytest.mark.long
 def test_ctrl_c_under_torchrun_stops_all_and_says_what_is_saved(new_case: NewCase, expected: dict[str, tuple]) -> None:
     case = new_case(audio="long.wav")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "avatarctl"]

@@ -53,6 +53,7 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read(run)]
 
 
+@pytest.mark.long
 def test_kills_at_random_instants_cost_no_bit(server: Server, cache: Path, preset: Path, tmp_path: Path) -> None:
     chance = random.Random("kills")
     straight = tmp_path / "straight"
@@ -138,6 +139,7 @@ def launch(cache: Path, preset: Path, run: Path, processes: int, *more: str) -> 
     return finish
 
 
+@pytest.mark.long
 def test_two_processes_resume_to_the_bit_and_share_the_steps_samples(
     server: Server, cache: Path, preset: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_launchers_number_of_passes_gives_way_to_the_runs(monkeypatch: pytest.
         assert accelerator.gradient_accumulation_steps == 3
 
 
+@pytest.mark.long
 def test_one_process_speaks(cache: Path, preset: Path, tmp_path: Path) -> None:
     status, out = finish(
         start([*TORCHRUN, "-m", "avatarctl"], tmp_path, argv(cache, preset, "run", "--progress", "json"))
@@ -128,7 +129,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("flag", ["--output", "--data"])
+@pytest.mark.parametrize("flag", [pytest.param("--output", marks=pytest.mark.long), "--data"])
 def test_machines_that_share_no_storage_are_told(
     preset: Path, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
