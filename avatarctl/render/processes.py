@@ -88,6 +88,7 @@ class Processes:
         self._over = threading.Event()
 
     def __enter__(self) -> Processes:
+        self._store.set(f"place/{self.rank}", json.dumps([_pid_space(), os.getpid()]))
         threading.Thread(target=self._beat, name="alive", daemon=True).start()
         return self
 
@@ -147,6 +148,7 @@ class Processes:
     def _beat(self) -> None:
         """Give a sign of life now and then, as long as there is a store; stop with a launcher that was killed."""
         try:
+            self._store.add(f"alive/{self.rank}", 1)
             while not self._over.wait(BEAT_EVERY_S):
                 self._store.add(f"alive/{self.rank}", 1)
         except RuntimeError:
@@ -159,11 +161,20 @@ class Processes:
         for rank in set(range(self.size)) - {self.rank}:
             beat = int(self._store.add(f"alive/{rank}", 0))
             before, at = self._beats.get(rank, (0, since))
+            silent = now - at > (SILENT_S if beat else MEET_WITHIN_S)
             if beat != before:
                 self._beats[rank] = (beat, now)
-            elif now - at > (SILENT_S if beat else MEET_WITHIN_S):
+            elif silent or self._is_gone(rank):
+                self.check()  # it may have told why just before it ended
                 self.end(ProcessLost.exit_code)
                 raise self._error(f"process {rank} of {self.size} gives no sign of life")
+
+    def _is_gone(self, rank: int) -> bool:
+        """Return whether a process that can be looked for from here, on this machine, runs no more."""
+        if not self._store.check([f"place/{rank}"]):
+            return False
+        space, pid = json.loads(self._store.get(f"place/{rank}"))
+        return space is not None and space == _pid_space() and _has_ended(int(pid))
 
     # -- Ends ----------------------------------------------------------------------------------------------------------
 
@@ -239,6 +250,24 @@ class Processes:
             until = time.monotonic() + FAREWELL_S
             while self._store.add("left", 0) < self.size - 1 and time.monotonic() < until:
                 time.sleep(LOOK_EVERY_S)
+
+
+@cache
+def _pid_space() -> list[str] | None:
+    """Return what two processes share that know each other by number: machine, start of it, and container; None: unknown."""
+    try:
+        return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(Path("/proc/self/ns/pid").readlink())]
+    except OSError:
+        return None
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a process of this machine is gone, or dead and nobody asked how it ended yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"
 
 
 def _exit_code(error: BaseException | None) -> int:
