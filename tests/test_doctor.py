@@ -16,6 +16,7 @@ from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.memory import estimate
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("home")
 # A torch good enough for the first stages of the probe; WHAT happens in the second.
 FAKE_TORCH = """
 import os, sys, types, warnings
@@ -26,14 +27,6 @@ def _look():
     return False
 cuda = types.SimpleNamespace(is_available=_look, device_count=lambda: 0)
 """
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("AVATARCTL_", "CUDA_VISIBLE"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 def fake_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

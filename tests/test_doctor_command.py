@@ -20,14 +20,7 @@ from avatarctl.fetching.sets import SETS
 from avatarctl.weights import WAN
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("AVATARCTL_", "CUDA_VISIBLE"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AVATARCTL_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("home")
 
 
 # -- weights, settings ----------------------------------------------------------------------------------------------
