@@ -85,6 +85,8 @@ class Processes:
         renders[0] += 1
         self._store = PrefixStore(f"avatarctl/{renders[0]}", store)
         self._beats: dict[int, tuple[int, float]] = {}
+        self._places: dict[int, tuple[Any, int]] = {}
+        self._last: dict[str, Any] | None = None  # the word of the first that ended, kept after the store
         self._over = threading.Event()
 
     def __enter__(self) -> Processes:
@@ -146,11 +148,16 @@ class Processes:
             raise self._error() from error
 
     def _beat(self) -> None:
-        """Give a sign of life now and then, as long as there is a store; stop with a launcher that was killed."""
+        """Give a sign of life now and then, as long as there is a store; stop with a launcher that was killed.
+
+        It reads the last word, too: a process that waits for windows of process 0 hears of its end when the store is gone.
+        """
         try:
             self._store.add(f"alive/{self.rank}", 1)
             while not self._over.wait(BEAT_EVERY_S):
                 self._store.add(f"alive/{self.rank}", 1)
+                if self._told() is not None:
+                    self._store.set(f"left/{self.rank}", "")
         except RuntimeError:
             if _launcher_has_a_store() and not self._over.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -171,10 +178,12 @@ class Processes:
 
     def _is_gone(self, rank: int) -> bool:
         """Return whether a process that can be looked for from here, on this machine, runs no more."""
-        if not self._store.check([f"place/{rank}"]):
-            return False
-        space, pid = json.loads(self._store.get(f"place/{rank}"))
-        return space is not None and space == _pid_space() and _has_ended(int(pid))
+        if rank not in self._places:
+            if not self._store.check([f"place/{rank}"]):
+                return False
+            self._places[rank] = tuple(json.loads(self._store.get(f"place/{rank}")))
+        space, pid = self._places[rank]
+        return space is not None and space == _pid_space() and _has_ended(pid)
 
     # -- Ends ----------------------------------------------------------------------------------------------------------
 
@@ -215,18 +224,16 @@ class Processes:
         """Wait until a process has told that it ends; return what it told, or None."""
         until = time.monotonic() + within_s
         with suppress(RuntimeError):  # the store is gone, and process 0 with it
-            while time.monotonic() < until:
-                if self._store.check(["ended"]):
-                    return self._told()
+            while time.monotonic() < until and not self._store.check(["ended"]):
                 time.sleep(LOOK_EVERY_S)
-        return None
+        return self._told()
 
     def _told(self) -> dict[str, Any] | None:
-        """Return who ended first and with which exit code, or None while nobody has (or the store is gone)."""
+        """Return who ended first and with which exit code, or None while nobody has (or the store is gone unheard)."""
         with suppress(RuntimeError):
-            if self._store.check(["ended"]):
-                return dict(json.loads(self._store.get("ended")))
-        return None
+            if self._last is None and self._store.check(["ended"]):
+                self._last = json.loads(self._store.get("ended"))
+        return self._last
 
     def _heard(self, told: dict[str, Any]) -> AvatarError:
         if self.rank:
@@ -243,12 +250,14 @@ class Processes:
         )
 
     def _farewell(self) -> None:
-        """Keep a store of one's own until the others have read the last word."""
+        """Keep a store of one's own until the others have read the last word, or are gone."""
         if self.rank:
-            self._store.add("left", 1)
+            self._store.set(f"left/{self.rank}", "")
         elif not _launcher_has_a_store():
             until = time.monotonic() + FAREWELL_S
-            while self._store.add("left", 0) < self.size - 1 and time.monotonic() < until:
+            left = list(range(1, self.size))
+            while left and time.monotonic() < until:
+                left = [rank for rank in left if not self._store.check([f"left/{rank}"]) and not self._is_gone(rank)]
                 time.sleep(LOOK_EVERY_S)
 
 
