@@ -65,6 +65,16 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def render_videos(folder: Path) -> None:
+    """Add the videos that the page of `evaluate` measures."""
+    command = [sys.executable, "-m", "avatarctl", "demo", "--output", str(folder / "talk.mp4")]
+    subprocess.run(command, env=environment(folder), check=True, capture_output=True)
+    for name in ("first.mp4", "second.mp4"):
+        shutil.copy(folder / "talk.mp4", folder / name)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", folder / "talk.mp4", folder / "other-tool.webm"], check=True)
+
+
 def script(block: Block) -> str:
     """Return what of a block runs."""
     lines = []
@@ -77,6 +87,8 @@ def script(block: Block) -> str:
 def run_page(page: Path, folder: Path) -> int:
     """Run the blocks of a page one after the other in a furnished folder; return their number."""
     furnish(folder)
+    if page.name == "evaluate.md":
+        render_videos(folder)
     (folder / ".bin").mkdir()
     program = folder / ".bin" / "avatarctl"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m avatarctl "$@"\n')
