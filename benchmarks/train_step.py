@@ -25,7 +25,7 @@ from avatarctl.training.loss import Batch, flow_loss
 from avatarctl.training.memory import estimate
 from avatarctl.training.model import place_model
 from avatarctl.training.optimizer import make_optimizer
-from benchmarks.device import IMAGE_TOKENS, SIZES, SPEECH_STATES, TINY_DIMS, WINDOW
+from benchmarks.bench import IMAGE_TOKENS, SIZES, SPEECH_STATES, TINY_DIMS, WINDOW
 from benchmarks.window_step import now, random_transformer
 
 PRESETS = (("person-1.3b", "lora"), ("full-1.3b", "train"))

@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from avatarctl.networks.memory import latent_tokens  # noqa: E402
+from benchmarks import bench as common  # noqa: E402
 from benchmarks import device as bench  # noqa: E402
 from benchmarks import fewer_steps  # noqa: E402
 from benchmarks import render_bookkeeping as bookkeeping  # noqa: E402
 
 
-def tiny(target: Path | None = None) -> bench.Bench:
-    return bench.Bench(torch.device("cpu"), tiny=True, minutes=0.001, target=target)
+def tiny(target: Path | None = None) -> common.Bench:
+    return common.Bench(torch.device("cpu"), tiny=True, minutes=0.001, target=target)
 
 
 @pytest.mark.long
@@ -36,7 +37,7 @@ def test_one_command_gives_every_section(tmp_path: Path) -> None:
     }
     assert all(row["window_step_s"] > 0 and row["pass_s"] > 0 for row in figures["passes"])
     assert all(share > 0 for share in figures["matmul"]["share_of_limit"].values())
-    assert [row["mode"] for row in figures["memory"]] == [*bench.MODES, "full"]
+    assert [row["mode"] for row in figures["memory"]] == [*common.MODES, "full"]
     assert all(row["decode_per_s"] > 0 and row["encode_per_s"] > 0 for row in figures["vae"])
     assert all(row["measured_gib"] == "runs; not measured on the CPU" for row in figures["memory"])
     assert figures["equality"]["windows"] > 2
@@ -49,12 +50,12 @@ def test_one_command_gives_every_section(tmp_path: Path) -> None:
 def test_operations_are_counted_as_torch_counts_them() -> None:
     run = tiny()
     for size in run.sizes:
-        model = bench.random_transformer(run.dims, run.dtype, run.device)
+        model = common.random_transformer(run.dims, run.dtype, run.device)
         # The counter knows no fused attention of the CPU.
         bench.residency_of(run.placement(attention="_native_math")).place(model)
         with FlopCounterMode(display=False) as counter:
             model(**run.inputs(size))
-        tokens = latent_tokens(run.dims, *size, bench.WINDOW)
+        tokens = latent_tokens(run.dims, *size, common.WINDOW)
         assert bench.flops_per_pass(run.dims, tokens, run.dims.text_len, 257, 161) == pytest.approx(
             counter.get_total_flops(), rel=0.05
         )
@@ -81,7 +82,7 @@ def test_full_memory_while_measuring_memory_is_a_row(monkeypatch: pytest.MonkeyP
     run = tiny()
     run.sizes = run.sizes[:1]
     bench.peak_memory(run)
-    assert [row["measured_gib"] == bench.OUT_OF_MEMORY for row in run.figures["memory"]] == [True] + 4 * [False]
+    assert [row["measured_gib"] == common.OUT_OF_MEMORY for row in run.figures["memory"]] == [True] + 4 * [False]
 
 
 def test_a_section_out_of_memory_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +91,9 @@ def test_a_section_out_of_memory_does_not_end_the_run(tmp_path: Path, monkeypatc
 
     monkeypatch.setitem(bench.SECTIONS, "vae", full)
     figures = bench.run(tiny(tmp_path / "d.json"), ["vae", "video"])
-    assert figures["vae"] == bench.OUT_OF_MEMORY
+    assert figures["vae"] == common.OUT_OF_MEMORY
     assert figures["video"][0]["seconds_per_second"] is None
-    assert json.loads((tmp_path / "d.json").read_text())["vae"] == bench.OUT_OF_MEMORY
+    assert json.loads((tmp_path / "d.json").read_text())["vae"] == common.OUT_OF_MEMORY
 
 
 def test_a_row_out_of_memory_does_not_end_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +105,13 @@ def test_a_row_out_of_memory_does_not_end_the_section(monkeypatch: pytest.Monkey
             raise torch.OutOfMemoryError
         return real(*arguments)
 
-    real = bench.random_transformer
-    monkeypatch.setattr(bench, "random_transformer", sometimes)
+    real = common.random_transformer
+    monkeypatch.setattr(common, "random_transformer", sometimes)
     run = tiny()
     run.sizes = run.sizes[:1]
     bench.passes(run)
     rows = run.figures["passes"]
-    assert [row["pass_s"] == bench.OUT_OF_MEMORY for row in rows] == [False, True]
+    assert [row["pass_s"] == common.OUT_OF_MEMORY for row in rows] == [False, True]
 
 
 def test_the_window_step_benchmark_runs(tmp_path: Path) -> None:

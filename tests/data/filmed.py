@@ -11,18 +11,16 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+from filmed_sound import RATE_HZ, music, open_at, shifted, voice
 from PIL import Image, ImageDraw, ImageFilter
 from scenes import DATA, photograph
 
 from avatarctl.faces.detect import detect
 from avatarctl.faces.landmarks import Landmarks, landmarks_of
 from avatarctl.puppet.draw import Identity, Pose, draw
-from avatarctl.puppet.mouth import mouth_from_audio
-from avatarctl.puppet.voice import make_voice
 from avatarctl.puppet.world2 import identity as identity2
 from avatarctl.puppet.world2.portrait import Portrait
 
-RATE_HZ = 16_000
 Picture = np.ndarray
 Show = Callable[[float], Picture]  # seconds -> what is to be seen, (height, width, 3)
 
@@ -50,48 +48,6 @@ class Recording:
     arguments: tuple[str, ...] = ()
     size: tuple[int, int] = (640, 360)
     after: Callable[[Path], None] | None = field(default=None)
-
-
-# -- Voices --------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def voice(seed: int, seconds: float) -> np.ndarray:
-    """Return a voice at 16 kHz."""
-    return make_voice(seed, seconds)
-
-
-@cache
-def mouth(seed: int, seconds: float) -> np.ndarray:
-    """Return how far the mouth of a voice is open, 100 times a second: a rate that recordings are drawn from."""
-    return mouth_from_audio(voice(seed, seconds), round(100 * seconds), 100, 1.5)[0]
-
-
-def open_at(seed: int, seconds: float, at_s: float) -> float:
-    """Return how far a mouth is open at a time."""
-    curve = mouth(seed, seconds)
-    return float(np.interp(at_s * 100 - 0.5, np.arange(len(curve)), curve))
-
-
-def music(seconds: float, seed: int = 0) -> np.ndarray:
-    """Return chords with a beat."""
-    chance = np.random.default_rng(seed)
-    time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
-    sound = np.zeros(len(time_s))
-    for begin in np.arange(0, seconds, 1.0):
-        part = (time_s >= begin) & (time_s < begin + 1)
-        for ratio in (1, 1.26, 1.5, 2, 3):
-            hertz = 220 * 2 ** (chance.integers(-5, 6) / 12) * ratio
-            sound[part] += np.sin(2 * np.pi * hertz * time_s[part]) * (0.7 + 0.3 * np.exp(-3 * (time_s[part] - begin)))
-    return (sound / np.abs(sound).max()).astype(np.float32)
-
-
-def shifted(sound: np.ndarray, seconds: float) -> np.ndarray:
-    """Return sound that comes earlier by so many seconds: lips come after it by as much."""
-    count = round(seconds * RATE_HZ)
-    if count >= 0:
-        return np.concatenate([sound[count:], np.zeros(count, np.float32)])
-    return np.concatenate([np.zeros(-count, np.float32), sound[:count]])
 
 
 # -- Faces ---------------------------------------------------------------------------------------------------------------

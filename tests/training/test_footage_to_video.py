@@ -22,6 +22,7 @@ from training.conftest import SMALL
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 
 import filmed
+import filmed_sound
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 LORA = {**SMALL, "attention": "lora", "feed_forward": "lora", "audio": "full", "norms": "frozen", "rank": 4, "steps": 4}
@@ -55,7 +56,7 @@ def test_from_footage_to_a_lora_to_a_video(server: Server, tmp_path: Path) -> No
     seconds, size = 4.0, (320, 240)
     for seed in (1, 2):
         show = filmed.placed((filmed.speaking(1, seed, seed, seconds, 180), 70, 30), background=seed, size=size)
-        heard = filmed.voice(seed, seconds)
+        heard = filmed_sound.voice(seed, seconds)
         truth = filmed.Truth(())
         filmed.write(filmed.Recording(f"talk{seed}", show, heard, seconds, truth, size=size), tmp_path / "footage")
         shutil.copy(tmp_path / "footage" / f"talk{seed}.mp4", tmp_path / "footage" / f"copy{seed}.mp4")

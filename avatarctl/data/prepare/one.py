@@ -59,7 +59,7 @@ def prepare_one(tools: Tools, source: Source, copy_of: str | None, looking: Look
                 film = film_of(source.path)
         same = old is not None and old.sha256 == record.sha256 and not old.is_copy
         if old is not None and same and film is not None and not tools.dry_run:
-            record.rows, record.notes, record.seconds = old.rows, old.notes, old.seconds  # only its clips are missing
+            record.rows, record.notes = old.rows, old.notes  # only its clips are missing
         else:
             rows, scan = _looked_at(tools, source, film, copy_of, record, looking)
             record.rows = [_planned(tools, source, number, row, scan) for number, row in enumerate(rows, start=1)]

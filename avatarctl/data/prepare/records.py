@@ -37,7 +37,6 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: bool = False
-    seconds: float = 0.0
     copy_of: str | None = None
 
     @property
