@@ -26,6 +26,7 @@ def pictures(bench: Bench) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_batch_frames_each_picture_as_its_dry_run_says(bench: Bench) -> None:
     source, folder = bench.voices(0.68, 0.68, 0.3), pictures(bench)
     flags = ("--image", str(folder), "--fit", "face", "--jobs", "1")

@@ -37,7 +37,7 @@ EVERY_S = ("0", "0.15", "0.01")
 PARTS = [pytest.param(part, marks=pytest.mark.long, id=f"part{part}") for part in range(1, 9)]
 
 
-@pytest.mark.parametrize("part", [pytest.param(0, id="some"), *PARTS])
+@pytest.mark.parametrize("part", [pytest.param(0, id="some", marks=pytest.mark.long), *PARTS])
 def test_kills_at_random_instants_cost_no_saved_work_and_no_bit(
     new_case: NewCase, long_bytes: bytes, part: int
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_render_stopped_with_checkpoints_beside_sampling_is_the_same_to_the_by
     assert case.bytes() == expected
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_in_the_thread_ends_the_render_as_ever(new_case: NewCase) -> None:
     expected = straight(new_case("straight", audio="long.wav"))
     met = 0

@@ -79,6 +79,7 @@ def test_kills_at_random_instants_cost_no_bit(server: Server, cache: Path, prese
     assert any(kills), "no kill came after a checkpoint"
 
 
+@pytest.mark.long
 def test_a_kill_at_any_write_costs_no_bit(server: Server, cache: Path, preset: Path, tmp_path: Path) -> None:
     straight = tmp_path / "straight"
     more = ("--set", "checkpoint_every=2", "--steps", "6")
