@@ -30,8 +30,8 @@ def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFact
     return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case", "long.wav"), *STEPS)
 
 
-# 20 each, of four processes: 120 kills in six parts, with seeds of their own.
-PARTS = [pytest.param(4, 20, part, marks=pytest.mark.long, id=f"part{part}") for part in range(1, 7)]
+# 5 each, of four processes: 30 kills in six parts, with seeds of their own.
+PARTS = [pytest.param(4, 5, part, marks=pytest.mark.long, id=f"part{part}") for part in range(1, 7)]
 
 
 @pytest.mark.parametrize(("processes", "most", "part"), [pytest.param(2, 2, 0, id="some", marks=pytest.mark.long), *PARTS])
