@@ -12,7 +12,7 @@ Curve = NDArray[np.float64]
 BLOCK_S = 10  # seconds that are drawn together, since neighbours are alike; fewer in a short video
 LEAST_BLOCKS, LEAST_BLOCK_S = 6, 2
 LEAST_S = LEAST_BLOCKS * LEAST_BLOCK_S
-DRAWS = 2000
+DRAWS, PARTS = 2000, 40  # a part of the draws at a time: all of them for an hour would fill 100 MB
 CONFIDENCE = 0.95
 
 
@@ -64,11 +64,17 @@ def trend(seconds_S: Curve, stretch_S: NDArray[np.int64] | None = None, confiden
     chance = np.random.default_rng(0)
     # Blocks that begin anywhere, round the end: every second is drawn as often.
     starts = chance.integers(count, size=(DRAWS, -(-count // block_s)))
-    places = (starts[..., None] + np.arange(block_s)).reshape(DRAWS, -1)[:, :count] % count
-    noise = away[places] @ centred / spread
+    noise = np.concatenate([_drawn(away, part, block_s) @ centred for part in np.array_split(starts, PARTS)]) / spread
     wider = _student(blocks - 2, confidence) * float(np.sqrt(blocks / (blocks - 2)))
     low, high = np.quantile(noise, [(1 - confidence) / 2, (1 + confidence) / 2]) * wider
     return Trend(slope, slope + float(low), slope + float(high))
+
+
+def _drawn(away_S: Curve, starts_NB: NDArray[np.int64], block_s: int) -> NDArray[np.float64]:
+    """Return the seconds (N, S) of blocks that begin at ``starts``, round the end."""
+    count = len(away_S)
+    places = (starts_NB[..., None] + np.arange(block_s)).reshape(len(starts_NB), -1)[:, :count] % count
+    return away_S[places]
 
 
 def _within(values_S: Curve, groups_S: NDArray[np.int64]) -> Curve:

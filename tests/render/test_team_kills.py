@@ -34,7 +34,9 @@ def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFact
 PARTS = [pytest.param(4, 5, part, marks=pytest.mark.long, id=f"part{part}") for part in range(1, 7)]
 
 
-@pytest.mark.parametrize(("processes", "most", "part"), [pytest.param(2, 2, 0, id="some", marks=pytest.mark.long), *PARTS])
+@pytest.mark.parametrize(
+    ("processes", "most", "part"), [pytest.param(2, 2, 0, id="some", marks=pytest.mark.long), *PARTS]
+)
 def test_killed_processes_cost_no_saved_work_and_no_bit(
     new_case: NewCase, expected: bytes, processes: int, most: int, part: int
 ) -> None:
