@@ -235,7 +235,6 @@ def test_a_file_in_the_hubs_own_cache_is_linked(fetch: Fetch, hub: Hub, folder: 
 
 
 def test_a_full_disk_is_explained_and_the_same_command_goes_on(fetch: Fetch, hub: Hub, folder: Path) -> None:
-    import hashlib
 
     # What is received goes to a device that is always full.
     content, name = (hashlib.sha256(each).hexdigest() for each in (hub.files[SEPARATOR], SEPARATOR.encode()))
