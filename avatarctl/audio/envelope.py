@@ -18,7 +18,7 @@ VOICE_HZ = (
 )  # the band of a telephone: what makes speech intelligible, little of music's bass and of hiss
 SPAN = 1024  # samples of one look at the sound, 64 ms: two periods of the deepest voice, shorter than a syllable
 LEAST_DB = -90.0  # relative to full scale: the level of digital silence
-CHUNK = 512  # pictures whose spectra are computed together
+CHUNK, CHUNK_S = 512, 20  # most pictures, and most seconds, whose spectra are computed together
 
 # Speech or not. The floor is what is heard in pauses: within a second the quietest picture but a few, of half a minute
 # the quiet seconds. Speech stands out of it, is not far below the recording's loud parts, and is heard at all.
@@ -70,10 +70,11 @@ def floor_of(levels_T: Curve, fps: Fraction) -> Curve:
 def _looks(waveform_T: NDArray[np.float32], pictures: int, fps: Fraction) -> Iterator[NDArray[np.float64]]:
     """Return the samples around the middles of some pictures, (N, SPAN) each time."""
     window = np.hanning(SPAN)
-    for first in range(0, pictures, CHUNK):
+    chunk = min(CHUNK, max(int(CHUNK_S * fps), 1))
+    for first in range(0, pictures, chunk):
         starts = [
             round((picture + Fraction(1, 2)) * SAMPLE_RATE_HZ / fps) - SPAN // 2
-            for picture in range(first, min(first + CHUNK, pictures))
+            for picture in range(first, min(first + chunk, pictures))
         ]
         begin, end = starts[0], starts[-1] + SPAN
         part = np.asarray(waveform_T[max(begin, 0) : max(end, 0)], np.float64)
