@@ -255,9 +255,10 @@ class Processes:
             self._store.set(f"left/{self.rank}", "")
         elif not _launcher_has_a_store():
             until = time.monotonic() + FAREWELL_S
-            left = list(range(1, self.size))
-            while left and time.monotonic() < until:
-                left = [rank for rank in left if not self._store.check([f"left/{rank}"]) and not self._is_gone(rank)]
+            others = range(1, self.size)
+            while time.monotonic() < until and not all(
+                self._store.check([f"left/{rank}"]) or self._is_gone(rank) for rank in others
+            ):
                 time.sleep(LOOK_EVERY_S)
 
 

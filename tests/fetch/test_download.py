@@ -136,14 +136,19 @@ def test_what_was_begun_at_a_commit_is_not_mixed_with_a_newer_one(fetch: Fetch, 
     assert fetch("vocal-separator", "--revision", "main").code == 0 and whole(folder, hub, [SEPARATOR])
 
 
+def mark_of(path: str) -> str:
+    """Return what tells, in the name of a part, of which file it is."""
+    return hashlib.sha256(path.encode()).hexdigest()[:8]
+
+
 @pytest.mark.parametrize("path", [SEPARATOR, "wav2vec2-base-960h/config.json"])
 def test_wrong_bytes_are_refused(fetch: Fetch, hub: Hub, folder: Path, path: str) -> None:
     hub.faults = [Fault("wrong", 1, path)]
     names = ("vocal-separator",) if path == SEPARATOR else ()
     done = fetch(*names)
     assert done.code == 5 and "another hash than the hub tells" in done.err and path in done.err
-    of_it = hashlib.sha256(path.encode()).hexdigest()[:8]  # what came of others, beside it, is kept
-    assert not (folder / path).exists() and not list(folder.glob(f".parts/*/*.{of_it}.part"))
+    # What came of others, beside it, is kept.
+    assert not (folder / path).exists() and not list(folder.glob(f".parts/*/*.{mark_of(path)}.part"))
     assert fetch(*names).code == 0 and whole(folder, hub, [path])
 
 
@@ -235,10 +240,9 @@ def test_a_file_in_the_hubs_own_cache_is_linked(fetch: Fetch, hub: Hub, folder: 
 
 
 def test_a_full_disk_is_explained_and_the_same_command_goes_on(fetch: Fetch, hub: Hub, folder: Path) -> None:
-
     # What is received goes to a device that is always full.
-    content, name = (hashlib.sha256(each).hexdigest() for each in (hub.files[SEPARATOR], SEPARATOR.encode()))
-    part = folder / ".parts" / "vocal-separator" / f"{content}.{name[:8]}.part"
+    content = hashlib.sha256(hub.files[SEPARATOR]).hexdigest()
+    part = folder / ".parts" / "vocal-separator" / f"{content}.{mark_of(SEPARATOR)}.part"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
     done = fetch("vocal-separator")
