@@ -27,7 +27,7 @@ from avatarctl.networks.dims import SpeechDims
 from avatarctl.networks.kinds import build_speech_encoder, build_vae
 from avatarctl.networks.placement import Placement
 from avatarctl.networks.residency import residency_of
-from avatarctl.render.timing import seconds
+from avatarctl.render.timing import seconds, vae_seconds
 from avatarctl.sampling.denoise import WindowRequest
 from avatarctl.sampling.predict import Conditions, sample_latents
 from avatarctl.sampling.windows import PER_LATENT, SAMPLE_RATE_HZ, Window, pictures_of, plan_windows, sample_of
@@ -48,15 +48,18 @@ from benchmarks.common import flops_per_pass
 
 @torch.no_grad()
 def passes(bench: Bench) -> None:
-    """Time a pass and a window step with every attention backend; with the fastest one, compiled and stored in float8 too."""
+    """Time a pass and a window step with attention backends; with the fastest one, compiled and stored in float8 too."""
     rows: list[dict[str, Any]] = []
     bench.figures["passes"] = rows
-    backends = ["native"] if bench.tiny else usable_attention(bench.device)
+    # flex is made to be compiled: as it is, a pass takes twenty times as long.
+    usable = ["native"] if bench.tiny else usable_attention(bench.device)
+    backends = [name for name in usable if name != "flex"]
     # Compiling takes a minute: not at tiny size.
     ways = [(False, True)] if bench.tiny else [(True, False), (False, True), (True, True)]
     for size in bench.sizes:
         for attention in backends:
             rows.append(time_pass(bench, size, bench.placement(attention=attention)))
+            bench.save()
         fastest = best_pass(bench, size, "window_step_s")
         best_attention = fastest["attention"] if fastest else None
         for compiled, float8 in ways:
@@ -152,7 +155,7 @@ def vae_speed(bench: Bench) -> None:
             row[f"{name}_per_s"] = pictures / took if isinstance(took, float) else took
             count = flops.of_decoding if name == "decode" else flops.of_encoding
             one = count(bench.vae_dims, *size, value_bytes=bench.vae_dtype.itemsize)
-            row[f"calculated_{name}_per_s"] = PER_LATENT / seconds(one, bench.rates(size))
+            row[f"calculated_{name}_per_s"] = PER_LATENT / vae_seconds(one, bench.rates(size))
             bench.free()
         rows.append(row)
         told = {

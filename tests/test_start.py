@@ -93,6 +93,26 @@ assert is_peft_available() and is_transformers_available()
 
 
 @pytest.mark.parametrize(
+    "imported", ["from torch._dynamo.utils import is_compile_supported", "import torch._dynamo.eval_frame"]
+)
+def test_a_library_may_import_a_module_of_the_compiler(imported: str) -> None:
+    """As torchvision does, which diffusers imports where it is installed."""
+    code = f"""
+from avatarctl.networks import lean
+lean.allow()
+lean.import_networks()
+{imported}
+import sys, torch
+name = "torch._dynamo.utils" if "utils" in {imported!r} else "torch._dynamo.eval_frame"
+module = sys.modules[name]
+assert module.__spec__.origin == module.__file__ and getattr(torch._dynamo, name.rpartition(".")[2]) is module
+assert "torch._dynamo.convert_frame" in sys.modules
+assert torch.compile(lambda x: x * 2 + 1, backend="eager")(torch.ones(2)).tolist() == [3, 3]
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
     ("words", "expected_code"),
     [
         (["lora", "info", "missing.safetensors"], 4),

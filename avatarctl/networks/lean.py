@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +31,9 @@ QUESTIONS = (
 # What diffusers takes for not installed from then on: libraries that quantise, whose imports ask for the compiler.
 NEVER = ("_torchao_available", "_bitsandbytes_available", "_optimum_quanto_available", "_nvidia_modelopt_available")
 COMPILER = "torch._dynamo"
+LIGHT = (
+    f"{COMPILER}._trace_wrapped_higher_order_op",
+)  # what torch imports of it without compiling; needs nothing else of it
 DECORATORS = ("allow_in_graph", "disable", "assume_constant_result")
 PARTS = (
     "diffusers.models.transformers.transformer_wan",
@@ -158,17 +163,48 @@ def _defer_compiler() -> None:
 
     vars(stand_in).update(__getattr__=other, **dict.fromkeys(DECORATORS, _as_it_is))
     sys.modules[COMPILER] = torch._dynamo = stand_in
+    sys.meta_path.insert(0, _Parts())
+
+
+class _Parts(MetaPathFinder, Loader):
+    """Puts the real compiler in place for whoever imports a module of it, as torchvision does.
+
+    The stand-in can't be its package: importing the module puts the real one in its place, in the midst of that import.
+    """
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        """Return how to import a module of the compiler while the stand-in is there; None for all other modules."""
+        if not fullname.startswith(f"{COMPILER}.") or fullname in LIGHT or not _stands_in():
+            return None
+        load_compiler()
+        importlib.import_module(fullname)
+        return ModuleSpec(fullname, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module, which is imported by now; importlib will note its own spec in it."""
+        module = sys.modules[spec.name]
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module as it is, with the spec that it was imported by."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
 
 
 def load_compiler() -> None:
     """Put the real ``torch._dynamo`` in place, before anything is compiled."""
     import torch
 
-    module = sys.modules.get(COMPILER)
-    if module is not None and vars(module).get("disable") is _as_it_is:
+    if _stands_in():
         del sys.modules[COMPILER]
         vars(torch).pop("_dynamo", None)
     importlib.import_module(COMPILER)
+
+
+def _stands_in() -> bool:
+    module = sys.modules.get(COMPILER)
+    return module is not None and vars(module).get("disable") is _as_it_is
 
 
 def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:

@@ -37,6 +37,7 @@ class Placement:
     vae_dtype: torch.dtype = torch.float32
     tiling: Tiling | None = None
     float8_matmul: bool = False
+    attention_asked: bool = False  # by the user: another one never stands for it
     beside: bool = True  # memory mode full: pictures may be decoded while the next passes run
     fit: Fit | None = field(default=None, compare=False)  # what the memory mode was chosen by
 
@@ -91,7 +92,12 @@ def decide(
         _compile(settings, device, work, begun),
         _vae_dtype(settings.vae_dtype, device, begun),
         float8_matmul=settings.matmul_dtype == "float8",
+        attention_asked=settings.attention != "auto",
     )
+    if (
+        device.type == "cuda"
+    ):  # torch would round what convolutions of float32 multiply to ten bits, the speech encoder's too
+        torch.backends.cudnn.allow_tf32 = False
     memory, tiling, fit = _room(settings, decided, work, begun, room)
     beside = room.beside if room is not None and fit is None else fit is None or fit.beside
     compiled = decided.compile and memory != "sequential"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, Wav2Vec2Model
 
 from avatarctl.networks import lean
-from avatarctl.networks.attention import set_attention
+from avatarctl.networks.attention import fitting_attention, set_attention
 from avatarctl.networks.float8 import to_float8
 from avatarctl.networks.offload import BlockStream, Guest, bring_when_called, held, put
 from avatarctl.networks.placement import Placement
@@ -52,7 +52,8 @@ class Residency:
         model.requires_grad_(False)
         if isinstance(model, StableAvatarTransformer3DModel):
             if self.placement.attention:
-                set_attention(model, self.placement.attention)
+                width = model.dims.dim // model.dims.heads
+                set_attention(model, fitting_attention(self.placement.attention, self.placement, width))
             if self.placement.float8:
                 to_float8(model, self.placement.float8_matmul)
             if self.placement.compile:

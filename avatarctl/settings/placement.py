@@ -40,7 +40,7 @@ class PlacementSettings(Settings):
     attention: str = "auto"
     """How attention is computed; auto chooses what this machine has.
 
-    auto: cuDNN's on compute capability 9 and 10, else flash or memory-efficient attention. Or a backend of diffusers: native,
+    auto: cuDNN's on compute capability 10, else flash or memory-efficient attention. Or a backend of diffusers: native,
     flash, _flash_3, sage …
     """
     compile: AutoOrBool = "auto"

@@ -11,6 +11,7 @@ import torch
 
 from avatarctl.errors import DeviceError, UsageError
 from avatarctl.networks import placement as P
+from avatarctl.networks.attention import fitting_attention
 from avatarctl.networks.devices import COMPILE_FROM_PASSES
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.full import during, is_full, stage_of
@@ -100,12 +101,39 @@ def test_what_began_stays_where_it_is_left_open(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize(
     ("capability", "chosen"),
-    [((9, 0), "_native_cudnn"), ((10, 0), "_native_cudnn"), ((8, 9), "_native_flash"), ((7, 5), "_native_efficient")],
+    [((9, 0), "_native_flash"), ((10, 0), "_native_cudnn"), ((8, 9), "_native_flash"), ((7, 5), "_native_efficient")],
 )
 def test_attention_by_what_the_gpu_has(capability: tuple[int, int], chosen: str, gpu: Gpu) -> None:
     flash = capability >= (8, 0)
     gpu(80, capability, lambda name, *_: name != "_native_flash" or flash)
     assert decide(settings(), WORK).attention == chosen
+
+
+def test_heads_that_a_kernel_does_not_take(gpu: Gpu) -> None:
+    """Backends are tried with the heads of the released network; another one's may have another width."""
+
+    def runs(name: str, device: Any, dtype: Any = None, keys: int = 16, width: int = 64) -> bool:
+        return name == "native" or width % 8 == 0
+
+    gpu(runs=runs)
+    decided = decide(settings(), WORK)
+    assert [fitting_attention("_native_flash", decided, width) for width in (128, 32, 12)] == [
+        "_native_flash",
+        "_native_flash",
+        "native",
+    ]
+    asked = decide(settings(attention="_native_flash"), WORK)
+    with pytest.raises(DeviceError, match="takes no heads of 12 numbers in bfloat16"):
+        fitting_attention("_native_flash", asked, 12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_whole_on_a_gpu(dtype: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's default is to round what convolutions multiply to TF32's ten bits; the speech encoder is always float32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    gpu()
+    decide(settings(dtype=dtype), WORK)
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_the_plain_kernel_is_never_taken_in_silence(gpu: Gpu) -> None:

@@ -79,7 +79,8 @@ def test_sharded_weights_resume_on_one_gpu(cache: Path, base: Path, tmp_path: Pa
             "avatarctl",
         ]
         argv = ["train", "--data", str(cache), "--output", name, "--preset", "small.yaml", "--steps", str(steps)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         ended = subprocess.run([*launcher, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr[-3000:]
         return losses(tmp_path / name)
