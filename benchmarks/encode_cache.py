@@ -80,10 +80,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = asked.source or Path(folder) / "clips"
         if asked.source is None:
-            from avatarctl.puppet.dataset import make_dataset
+            from avatarctl.puppet.world.clips import make_clips
 
             with showing("none") as show:
-                make_dataset(source, asked.clips, 0, show)
+                make_clips(source, asked.clips, 0, show)
         flags = {"sizes": (asked.size,) if asked.size else None}
         values, places = resolve(EncodeSettings.model_fields, asked.preset, flags, kind="data")
 

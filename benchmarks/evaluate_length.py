@@ -27,8 +27,8 @@ from avatarctl.audio.decode import waveform_16k
 from avatarctl.audio.source import ffmpeg
 from avatarctl.paths import embedded_avatar
 from avatarctl.puppet.mouth import mouth_from_audio
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.portrait import Portrait
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.portrait import Portrait
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, SIDE = 16_000, 256

@@ -1,13 +1,15 @@
 """How near few passes come to a fine render: distance to a reference of many steps against passes, with intervals.
 
     python -m benchmarks.fewer_steps --output table                          # the embedded avatar, minutes to an hour
-    python -m benchmarks.fewer_steps --output table --weights NETS --world 2 --pairs 5 --seeds 0 1 --scales 2 3 5
+    python -m benchmarks.fewer_steps --output table --weights NETS --pairs 5 --seeds 0 1 --scales 2 3 5
     python -m benchmarks.fewer_steps --output table --scales 3 --lora students/2-steps-8 --lora students/3-steps-4 --measure
 
 Held-out faces and voices of the drawn world, each of several windows; noise by seed. Distance: RMS difference of the latents
 (deviation 1) from ab2 with as many steps as --reference, guided throughout at the same audio scale. Every render is kept
 in OUTPUT and isn't made again; OUTPUT/table.md has the table, OUTPUT/table.json all numbers. Intervals: 95 %, bootstrap over
 (pair, seed). Students (--lora) are rendered as their files say. --measure also decodes, and measures lips, colours, motion.
+Several processes share the work as --first with --pairs, --seeds and --scales say, each in an OUTPUT of its own; the folders
+latents and measured of all, copied into one, make the whole table.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from avatarctl.networks import checkpoints, weight_dims
 from avatarctl.networks.adapters import load_merged
 from avatarctl.networks.vae import decode_stream
 from avatarctl.paths import embedded_avatar
-from avatarctl.puppet.dataset import EVALUATION_SEED
-from avatarctl.puppet.measure import Pair, subject
+from avatarctl.puppet.folders import EVALUATION_SEED
+from avatarctl.puppet.measure import VERSION, Pair, subject
 from avatarctl.puppet.pack import write_wave
 from avatarctl.render.frames import to_pictures
 from avatarctl.sampling.passes import passes_of
@@ -102,20 +104,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         for who in subjects:
             for seed in asked.seeds:
                 base = settings.model_copy(update={"audio_scale": scale, "seed": seed})
-                reference = _latents(asked, files, models, who, base.model_copy(update=fine), None)
+                finest = base.model_copy(update=fine)
+                reference = _latents(asked, files, models, who, finest, None)
                 cell = {"scale": scale, "pair": who.name, "seed": seed}
                 if asked.measure:
-                    cells.append(
-                        _cell(asked, files, "reference", base.model_copy(update=fine), reference, None, who, cell)
-                    )
+                    cells.append(_cell(asked, files, "reference", finest, reference, None, who, cell))
                 for name, changes in rows.items():
                     changed = base.model_copy(update=changes)
                     found = _latents(asked, files, models, who, changed, None)
-                    cells.append(_cell(asked, files, name, changed, found, reference, who, cell))
+                    cells.append(_cell(asked, files, name, changed, found, reference[0], who, cell))
                 for name, (path, weight, own, steps) in students.items():
                     changed = base.model_copy(update={"steps": steps, "schedule": "uniform", **own})
                     found = _latents(asked, files, models, who, changed, (path, weight))
-                    cells.append({**_cell(asked, files, name, changed, found, reference, who, cell), "student": steps})
+                    made = _cell(asked, files, name, changed, found, reference[0], who, cell)
+                    cells.append({**made, "student": steps})
                 print(f"audio scale {scale:g}, {who.name}, seed {seed}: done", flush=True)
     text = table(cells, asked.scales)
     durable.replace(asked.output / "table.json", durable.to_json({"cells": cells}))
@@ -127,10 +129,11 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=embedded_avatar() / "weights")
-    parser.add_argument("--world", type=int, default=1, choices=(1, 2))
     parser.add_argument("--preset", default="puppet", help="what else holds: size, text scale, overlap")
     parser.add_argument("--size", help="such as 128x128, else the preset's")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first pair")
+    parser.add_argument("--device", default="cpu", help="such as cuda: of the renders; lips are measured on the CPU")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each: 8 are three windows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--scales", type=float, nargs="+", default=[2.0, 3.0, 5.0])
@@ -144,16 +147,18 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def _settings(asked: argparse.Namespace) -> RenderSettings:
     values, _ = resolve(AllSettings.model_fields, asked.preset, {"size": asked.size})
     made = AllSettings.model_validate({name: value for name, value in values.items() if name != "lora"})
-    return made.part(RenderSettings).model_copy(update={"guidance": "cfg", "guidance_interval": None, "fit": "cover"})
+    return made.part(RenderSettings).model_copy(
+        update={"guidance": "cfg", "guidance_interval": None, "schedule": "released", "fit": "cover"}
+    )
 
 
 def _subjects(asked: argparse.Namespace, settings: RenderSettings, files: Any) -> Iterator[Subject]:
     """Return the held-out pairs; their conditions are computed once."""
     videos, measures = [], []
-    for number in range(asked.pairs):
+    for number in range(asked.first, asked.first + asked.pairs):
         pair = Pair(f"pair-{number:02d}", EVALUATION_SEED + FIRST_PAIR + number, "speech", asked.seconds, True)
-        voice, picture, measure = subject(asked.world, pair, settings)
-        folder = asked.output / "pairs" / f"{pair.name}-{asked.seconds:g}-{asked.world}-{settings.size[0]}"
+        voice, picture, measure = subject(pair, settings)
+        folder = asked.output / "pairs" / f"{pair.name}-{asked.seconds:g}-{settings.size[0]}"
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "picture.png").exists():
             write_wave(folder / "voice.wav", voice)
@@ -161,7 +166,7 @@ def _subjects(asked: argparse.Namespace, settings: RenderSettings, files: Any) -
         videos.append(Video(number, folder / "picture.png", folder / "voice.wav", settings, files))
         measures.append(measure)
     text_len = weight_dims.transformer_dims(files.transformer).text_len
-    prepare_conditions(videos, asked.output, text_len, torch.device("cpu"))
+    prepare_conditions(videos, asked.output, text_len, torch.device(asked.device))
     for video, measure in zip(videos, measures, strict=True):
         yield Subject(video.image.parent.name, load_conditions(video, asked.output, text_len), measure)
 
@@ -169,28 +174,30 @@ def _subjects(asked: argparse.Namespace, settings: RenderSettings, files: Any) -
 def _latents(
     asked: argparse.Namespace, files: Any, models: dict[str, Any], who: Subject, settings: RenderSettings,
     lora: tuple[Path, float] | None,
-) -> Tensor:  # fmt: skip
-    """Return the final latents of a render (1, C, L, H, W), made or kept."""
+) -> tuple[Tensor, str]:  # fmt: skip
+    """Return the final latents of a render (1, C, L, H, W), made or kept, and the name under which they are kept."""
     used = f"{checksum(lora[0])}:{lora[1]}" if lora else ""
-    told = [who.name, settings.model_dump_json(), checksum(files.transformer), used]
+    told = [who.name, settings.model_dump_json(), checksum(files.transformer), used, asked.device]
     key = hashlib.sha256("\n".join(told).encode()).hexdigest()[:20]
     kept = asked.output / "latents" / f"{key}.safetensors"
     if not kept.exists():
         if used not in models:
-            models[used] = load_merged(files.transformer, [lora] if lora else [], torch.float32)[0].eval()
+            merged = load_merged(files.transformer, [lora] if lora else [], torch.float32)[0]
+            models[used] = merged.eval().to(asked.device)
         began = time.monotonic()
         with torch.no_grad():
             found = sample_latents(models[used], who.ready.conditions(), who.ready.plan, settings)
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(kept, {"latents": found, "seconds": torch.tensor(time.monotonic() - began)})
-    return load_tensors(kept)["latents"]
+    return load_tensors(kept)["latents"], key
 
 
 def _cell(
-    asked: argparse.Namespace, files: Any, name: str, settings: RenderSettings, latents: Tensor,
+    asked: argparse.Namespace, files: Any, name: str, settings: RenderSettings, made: tuple[Tensor, str],
     reference: Tensor | None, who: Subject, cell: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is measured of a render: its distance from the reference in each window, and of the whole."""
+    latents, key = made
     found: dict[str, Any] = {**cell, "row": name, "passes": passes_of(settings).total}
     if reference is not None:
         error = (latents - reference) ** 2
@@ -199,7 +206,11 @@ def _cell(
         ]
         found["distance"] = float(error.mean().sqrt())
     if asked.measure:
-        found["measured"] = _measured(files, latents, who)
+        kept = asked.output / "measured" / f"{key}-{checksum(files.vae)[:12]}-{VERSION}.json"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            durable.replace(kept, durable.to_json(_measured(files, latents, who)))
+        found["measured"] = durable.read_json(kept)
     return found
 
 
