@@ -51,9 +51,9 @@ def preset_folders(kind: str = "render") -> list[Path]:
     return [config_folder() / "presets" / kind, shipped_presets() / kind]
 
 
-EMBEDDED = Path(
-    "puppet"
-)  # the word that means the embedded avatar where a path of weights or of a picture is asked for
+# The words that mean the embedded avatar where a path of weights or of a picture is asked for; it has three pictures.
+EMBEDDED = Path("puppet")
+EMBEDDED_PICTURES = {"puppet": "picture.png", "puppet-2": "picture-2.png", "puppet-3": "picture-3.png"}
 
 
 def weights_place(given: Path | None) -> Path | None:
@@ -62,8 +62,9 @@ def weights_place(given: Path | None) -> Path | None:
 
 
 def picture_place(given: Path | None) -> Path | None:
-    """Return the picture that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
-    return embedded_avatar() / "samples" / "picture.png" if given == EMBEDDED else given
+    """Return the picture that is meant: ``puppet``, ``puppet-2`` and ``puppet-3`` are the embedded avatar's, else itself."""
+    name = EMBEDDED_PICTURES.get(str(given))
+    return embedded_avatar() / "samples" / name if name else given
 
 
 def embedded_avatar() -> Path:

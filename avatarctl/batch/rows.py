@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatarctl.errors import UsageError
-from avatarctl.paths import EMBEDDED
+from avatarctl.paths import EMBEDDED, EMBEDDED_PICTURES
 from avatarctl.settings.check import did_you_mean
 from avatarctl.settings.names import keys_of, to_fields
 from avatarctl.settings.presets import TEXT
@@ -200,7 +200,8 @@ def _from_folder(row: Row, folder: Path) -> Row:
     """Return a row whose files are named from where the program runs."""
     values = dict(row.values)
     for name in ("audio", "image", "weights"):
-        if isinstance(values.get(name), str) and values[name].strip() and Path(values[name]) != EMBEDDED:
+        own = EMBEDDED_PICTURES if name == "image" else (str(EMBEDDED),)
+        if isinstance(values.get(name), str) and values[name].strip() and values[name] not in own:
             values[name] = str(folder / values[name])
     loras = values.get("lora")
     if isinstance(loras, str | list):

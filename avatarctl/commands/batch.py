@@ -16,6 +16,7 @@ from avatarctl.commands.generate import generate
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, RARE
 from avatarctl.commands.shared import with_flags_of
 from avatarctl.errors import Interrupted, PartialFailure, UsageError
+from avatarctl.paths import EMBEDDED_PICTURES
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def batch_of(
         )
     if output.exists() and not output.is_dir():
         mistakes.append(f"--output: got the file {output}, expected a folder")
-    if image is not None and not image.exists() and image != Path("puppet"):
+    if image is not None and not image.exists() and str(image) not in EMBEDDED_PICTURES:
         near = get_close_matches(image.name, [each.name for each in image.parent.glob("*")], n=1)
         meant = shlex.quote(str(image.with_name(near[0]))) if near else ""
         mistakes.append(f"--image: got no such file or folder: {image}" + (f", did you mean {meant}?" if meant else ""))

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from avatarctl.paths import EMBEDDED_PICTURES
+
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi")
 RECORDINGS = (
@@ -54,8 +56,11 @@ def _listed(folder: Path, before: str, begun: str, endings: tuple[str, ...]) -> 
 
 
 def pictures(incomplete: str) -> list[str]:
-    """Return pictures, and ``puppet``, which is the embedded avatar's."""
-    return [*(word for word in ("puppet",) if incomplete and word.startswith(incomplete)), *files(incomplete, PICTURES)]
+    """Return pictures, and ``puppet`` and its like, which are the embedded avatar's."""
+    return [
+        *(word for word in EMBEDDED_PICTURES if incomplete and word.startswith(incomplete)),
+        *files(incomplete, PICTURES),
+    ]
 
 
 def recordings(incomplete: str) -> list[str]:

@@ -20,6 +20,7 @@ from avatarctl.paths import derived, embedded_avatar
 
 PRESET = "puppet"
 VOICE = "en-us+f3"
+VOICES = {"puppet-2": "voice-2.wav"}  # whose own voice is another than the first one's
 
 
 def demo(
@@ -106,7 +107,7 @@ def demo(
 ) -> None:
     """Make a first video with the small network that comes with the program: the whole pipeline, in seconds, on any machine.
 
-    The same as `generate --preset puppet`, with a voice of its own.
+    The same as `generate --preset puppet`, with a voice of its own. `--image puppet-2` and `--image puppet-3` are other people.
 
     Example: avatarctl demo --say "Good morning" --output morning.mp4
     """
@@ -125,7 +126,7 @@ def demo(
     from avatarctl.settings.jobs import render_job
 
     samples = embedded_avatar() / "samples"
-    heard = spoken or audio or samples / ("song.wav" if sing else "voice.wav")
+    heard = spoken or audio or samples / ("song.wav" if sing else VOICES.get(str(image), "voice.wav"))
     flags = {"seed": seed, "steps": steps, "enlarge": enlarge, "fit": fit, "face": face}
     job = render_job(image, heard, output, PRESET, flags, keep=keep)
     if show_crop is not None:

@@ -21,10 +21,6 @@ app = typer.Typer(
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**40, help="Where everything comes from: same seed, same world.")
 ]
-World = Annotated[
-    int,
-    typer.Option("--world", min=1, max=2, help="Which drawn world: 1, of 64 pixels, or 2, of 128 (not shipped yet)."),
-]
 
 
 @app.command()
@@ -45,7 +41,6 @@ def data(
         typer.Option("--bare-first", help="The first picture lacks the look: what a LoRA learns to put it on from."),
     ] = False,
     pauses: Annotated[bool, typer.Option("--pauses", help="Nobody speaks in the clips: hiss, hum, nothing.")] = False,
-    world: World = 1,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
@@ -61,13 +56,10 @@ def data(
     if bare_first and not look:
         raise UsageError("--bare-first: got no --look that the first picture could lack", "add --look hat")
     console.quiet(quiet)
-    if world == 2:
-        from avatarctl.puppet.world2.clips import make_clips as make
-    else:
-        from avatarctl.puppet.dataset import make_dataset as make
+    from avatarctl.puppet.world.clips import make_clips
 
     with _progress(quiet, progress, "clips") as show:
-        made = make(output, clips, seed, show, tuple(look or ()), pauses=pauses, bare_first=bare_first)
+        made = make_clips(output, clips, seed, show, tuple(look or ()), pauses=pauses, bare_first=bare_first)
     console.result("puppet data", {"output": str(output), "clips": clips, "made": made}, str(output), as_json)
 
 
@@ -80,7 +72,6 @@ def train(
         Path | None, typer.Option("--looks", help="decoder: clips of faces with a look, made with --look.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps.")] = None,
-    world: World = 1,
     start: Annotated[
         Path | None, typer.Option("--start", help="vae: weights to begin with, instead of random ones.")
     ] = None,
@@ -90,7 +81,13 @@ def train(
     rate: Annotated[
         float, typer.Option("--rate", min=0.01, max=10.0, help="vae: multiplies the learning rates.")
     ] = 1.0,
+    times: Annotated[
+        int, typer.Option("--times", min=1, help="vae: batches of so many times as many clips, for a GPU.")
+    ] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the CPU.")] = 1,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option("--device", help="vae, decoder: where they are trained.")
+    ] = "cpu",
     seed: Seed = 0,
     force: o.Force = False,
     as_json: o.AsJson = False,
@@ -108,15 +105,21 @@ def train(
             f"--looks: got {looks or 'none'} for {what}, expected clips of a look for decoder, and for it alone",
             "make some: avatarctl puppet data --look hat --look glasses --seed 1 --clips 60 --output DIR",
         )
-    if (start is not None or begin or rate != 1) and (what != "vae" or (begin and start is None)):
+    if (start is not None or begin or rate != 1 or times != 1) and (what != "vae" or (begin and start is None)):
         raise UsageError(
-            f"--start, --begin, --rate: got one of them for {what}, expected them for vae alone, and --begin with --start",
+            f"--start, --begin, --rate, --times: got one of them for {what}, expected vae, and --begin with --start alone",
             "avatarctl puppet train vae --start FILE --begin STEPS",
         )
+    if device != "cpu" and what not in ("vae", "decoder"):
+        raise UsageError(f"--device: got {device} for {what}, expected it for vae or decoder", "leave it out")
     console.quiet(quiet)
     _check_networks(what, output, force, start)
     import torch
 
+    from avatarctl.networks.placement import decide
+    from avatarctl.settings.placement import PlacementSettings
+
+    place = decide(PlacementSettings(device=device)).device
     torch.set_num_threads(threads)
     with _progress(quiet, progress, "steps") as show:
         if what == "encoders":
@@ -124,19 +127,20 @@ def train(
 
             paths, facts = write_encoders(output, seed), {}
         elif what == "speech":
-            from avatarctl.puppet.train_speech import LESSONS, train_speech
+            from avatarctl.puppet.train_speech import LESSON, train_speech
 
-            path, share = train_speech(clips, output, steps or LESSONS[world].steps, seed, show, LESSONS[world])
+            path, share = train_speech(clips, output, steps or LESSON.steps, seed, show)
             paths, facts = [path], {"variance_explained": round(share, 4)}
         else:
             from avatarctl.puppet.train_vae import DECODER_STEPS, train_decoder, train_vae
-            from avatarctl.puppet.vae_recipes import RECIPES
+            from avatarctl.puppet.vae_recipes import RECIPE
 
-            recipe, facts = RECIPES[world], {}
+            facts = {}
             if looks is not None:
-                paths = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show, recipe)]
+                paths = [train_decoder(clips, looks, output, steps or DECODER_STEPS, seed, show, device=place)]
             else:
-                paths = [train_vae(clips, output, steps or recipe.steps, seed, show, recipe, start, rate, begin)]
+                begun: dict[str, Any] = {"start": start, "rate": rate, "begin": begin, "times": times}
+                paths = [train_vae(clips, output, steps or RECIPE.steps, seed, show, device=place, **begun)]
     names = [str(path) for path in paths]
     console.result(f"puppet train {what}", {"weights": names, **facts}, "\n".join(names), as_json)
 
@@ -158,7 +162,7 @@ def quality(
     quiet: o.Quiet = False,
     progress: o.Progress = "auto",
 ) -> None:
-    """Measure what a VAE of the world of 128 pixels leaves of clips that it has not seen, while its training may still run.
+    """Measure what a VAE leaves of drawn clips that it has not seen, while its training may still run.
 
     Example: avatarctl puppet quality --data heldout --weights nets
     """
@@ -170,7 +174,7 @@ def quality(
 
     from avatarctl.puppet.pictures import Pictures
     from avatarctl.puppet.train_vae import contact_sheet, export_vae, open_vae
-    from avatarctl.puppet.world2.vae_quality import to_markdown, vae_quality
+    from avatarctl.puppet.world.vae_quality import to_markdown, vae_quality
 
     torch.set_num_threads(threads)
     model, pictures = open_vae(weights), Pictures(clips)
@@ -195,11 +199,11 @@ def pack(
     ] = None,
     notes: Annotated[str, typer.Option("--notes", help="What the model card says beyond that.")] = "",
     samples: Annotated[
-        bool, typer.Option("--samples", help="Also draw the picture and speak the sample voices.")
+        bool, typer.Option("--samples", help="Also draw the pictures and speak the sample voices.")
     ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Write the networks as the package ships them: in half precision, with a tokenizer; 24 MB at most.
+    """Write the networks as the package ships them: in half precision, with a tokenizer; 12 MB at most.
 
     Example: avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --output packed
     """
@@ -236,7 +240,6 @@ def evaluate(
     lora: Annotated[
         str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
     ] = None,
-    world: World = 1,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
     force: o.Force = False,
     device: o.Device = None,
@@ -252,7 +255,7 @@ def evaluate(
     Example: avatarctl puppet evaluate --output report
     """
     if minutes == 1:
-        raise UsageError("--minutes: got 1, expected 0 or 2 at least", "the first minute is compared with the last one")
+        raise UsageError("--minutes: got 1, expected 0 or 2 at least", "a minute is too short to see a drift in")
     console.quiet(quiet)
     from avatarctl.audio.speak import library
     from avatarctl.errors import InputFileError, QualityError
@@ -281,13 +284,14 @@ def evaluate(
     import torch
 
     from avatarctl.evaluation.report import check_installed
-    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked, judge_of
+    from avatarctl.puppet.evaluate import CURVES, REPORT, TABLES, Asked
     from avatarctl.puppet.evaluate import evaluate as run
     from avatarctl.puppet.measure import Bench
+    from avatarctl.puppet.world.report import to_markdown
 
     check_installed()
     torch.set_num_threads(threads)
-    bench = Bench(output, folder, settings.part(PlacementSettings), world=world)
+    bench = Bench(output, folder, settings.part(PlacementSettings))
     asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None)
     with console.warnings_as_notes(), _progress(quiet, progress, "renders") as show:
         report = run(bench, settings.part(RenderSettings), asked, show)
@@ -299,7 +303,7 @@ def evaluate(
         )
         problem.data = data
         raise problem
-    console.result("puppet evaluate", data, judge_of(world).to_markdown(report).rstrip(), as_json)
+    console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
 
 
 def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:

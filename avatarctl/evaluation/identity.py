@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 Pictures = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Whether a long video wanders away: ``moved`` is the distance between the means of its first and last minute,
-
-    ``spread`` that within which nine tenths of the first minute's seconds lie. Same unit as the values.
-    """
-
-    moved: float
-    spread: float
-
-    @property
-    def within(self) -> bool:
-        """Whether the last minute lies within the spread of the first."""
-        return self.moved <= self.spread
 
 
 def colour_distance(frames_THWC: Pictures, reference_HWC: Pictures, mask_HW: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -38,20 +20,6 @@ def nearest(frames_THWC: Pictures, references_NHWC: Pictures, mask_HW: NDArray[n
     return int(
         np.argmin([np.abs(mean - reference)[mask_HW].mean() for reference in references_NHWC.astype(np.float64)])
     )
-
-
-def drift(values_T: NDArray[np.float64], per_minute: int, per_second: int) -> Drift:
-    """Compare the first and the last minute of a curve of ``per_minute`` values a minute, over means of whole seconds.
-
-    Raises ``ValueError`` for a curve shorter than two minutes.
-    """
-    if len(values_T) < 2 * per_minute:
-        raise ValueError(f"got {len(values_T)} values, expected two minutes of {per_minute}")
-    first, last = values_T[:per_minute], values_T[-per_minute:]
-    count = per_minute // per_second
-    seconds = first[: count * per_second].reshape(count, per_second).mean(1)
-    low, high = np.quantile(seconds, [0.05, 0.95])
-    return Drift(abs(float(last.mean() - first.mean())), float(high - low))
 
 
 def slope_interval(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +43,16 @@ def border_pictures(plan: Plan) -> list[int]:
     return sorted(picture for picture in found if picture < plan.video_frames)
 
 
-def border_jumps(frames_THWC: NDArray[np.uint8], plan: Plan, mask_HW: NDArray[np.bool_] | None = None) -> Borders:
-    """Compare differences of neighbouring pictures at window borders with those elsewhere, where ``mask`` is true.
+def border_jumps(frames_THWC: NDArray[np.uint8], plan: Plan) -> Borders:
+    """Compare differences of neighbouring pictures (T, H, W, 3) at window borders with those elsewhere.
 
     Raises ``ValueError`` for a video of a single window, which has no borders.
     """
     borders = border_pictures(plan)
     if not borders:
         raise ValueError(f"got {plan.count} window, expected two at least")
-    kept = frames_THWC if mask_HW is None else frames_THWC[:, mask_HW]
     # One picture at a time: an hour of pictures as floats would not fit.
-    steps = np.array(
-        [np.abs(kept[i].astype(np.int16) - kept[i - 1].astype(np.int16)).mean() for i in range(1, len(kept))]
-    )
+    steps = np.array([np.abs(after.astype(np.int16) - before).mean() for before, after in pairwise(frames_THWC)])
     at = np.zeros(len(steps), bool)
     at[np.array(borders) - 1] = True
     return Borders(float(steps[at].mean()), float(np.median(steps[~at])), len(borders))

@@ -22,8 +22,9 @@ tags: [talking-head, video-diffusion, synthetic]
 
 A small network of the StableAvatar architecture that `avatarctl` ships, so that the whole pipeline runs, and can be measured,
 on any machine: video diffusion transformer with time-step-aware audio adapter, Wan VAE, umT5, CLIP and wav2vec 2.0 classes,
-all at small size. It shows drawn faces of 64x64 pixels whose lips follow a voice. It knows no photographs: a real portrait
-becomes a smear.
+all at small size. It shows drawn faces of 128x128 pixels whose lips follow the syllables of a voice: they close at m, b and p,
+show teeth and tongue, and grow narrow at o and u; eyes blink, head and brows move with the voice. It knows no photographs: a
+real portrait becomes a smear.
 
 | network | million weights | file, MB |
 |---|---|---|
@@ -34,50 +35,57 @@ weights are in it: faces are drawn from random numbers, training voices are made
 
 ## How it was trained
 
-Everything comes from seeds; two CPU cores take about two hours.
+Everything comes from seeds. One CPU core takes five hours for the VAE, which a GPU trains too (`--device cuda --times 4`), and
+an hour for the transformer at 64 pixels; at 128 pixels a GPU takes five minutes, and a core the better part of a day.
 
 ```console
 {commands}
 ```
 
-The mouth of a drawn face is driven by `avatarctl.puppet.mouth.mouth_from_audio`: its opening by the energy of the voice's band
-relative to the seconds around, its width by the spectral centroid. Training languages: {training}. Evaluation: {evaluation};
+A drawn face is driven by `avatarctl.puppet.world.drive`: the mouth's opening by the energy of the voice's band relative to the
+seconds around, smoothed over one picture, shut at m, b and p by the phonemes' times (libespeak-ng tells them in training; a
+render hears them), nearly shut at f and v, its width by the vowel. Head and brows move with the voice from a rest pose, blinks
+last six to seven pictures. Training languages: {training}. Evaluation: {evaluation};
 its faces come from seeds that no training set reaches.
 
 ## How good it is
 
-Measured on rendered pictures by `mouth_from_frames`, with float16 weights as shipped, by
-the last of these commands (held-out pairs; tables over settings on other pairs, eight seconds each, by which
-the preset was chosen):
+Measured on rendered pictures by comparison with drawn poses (`avatarctl.puppet.world.see`), with float16 weights as shipped, by
+the last of these commands (held-out pairs; tables over settings on other pairs, eight seconds each, by which the preset
+was chosen):
 
 {report}
 
-![Curves of three held-out pairs, of five minutes, of settings]({curves})
+![Curves of three held-out pairs, and the correlations of all]({curves})
 
-Colour is the mean difference from the reference picture in grey levels outside of mouth and eyes, geometry the mean distance of
-the eyes' distance, height and size in pixels, border ratio the difference of neighbouring pictures at window borders over the
-median elsewhere, amplitude the deviation of the opening over the one asked for. Voices all begin within the first second,
-in which any mouth that opens agrees with any of them: other voices are compared after it. The look that the LoRA was taught on 20
+Closures are counted where the mouth that was asked for is shut between open moments: found, if the rendered one is shut within a
+picture; right, if a shut rendered mouth was asked for within two. Distance is the mean difference of the face from the
+reference in grey levels outside of mouth and eyes, border ratio the difference of neighbouring pictures at window borders over
+the median elsewhere, amplitude the deviation of the opening over the one asked for. Voices all begin within the first second, in
+which any mouth that opens agrees with any of them: other voices are compared after it. The look that the LoRA was taught on 20
 clips is a bowler hat and round glasses; its distance counts where they change the face, in grey levels.
 {notes}
 ## Licence
 
 Apache-2.0, like the program; drawings, voices and weights were made for it.
 """
-COMMANDS = """avatarctl puppet data --output drawn/clips
+COMMANDS = """avatarctl puppet data --output drawn/a --clips 300 --seed 0
+avatarctl puppet data --output drawn/b --clips 300 --seed 1
 avatarctl puppet data --output drawn/pauses --pauses --clips 60 --seed 3
 avatarctl puppet data --output looks --look hat --look glasses --clips 60 --seed 1
-avatarctl puppet train encoders --data drawn/clips --output nets
-avatarctl puppet train speech --data drawn/clips --output nets
-avatarctl puppet train vae --data drawn/clips --output nets
-avatarctl data encode drawn --output cache --weights nets --preset puppet
-avatarctl train --data cache --output run --preset puppet
-avatarctl puppet train decoder --data drawn/clips --looks looks --output nets
-avatarctl puppet pack --weights nets --transformer run/transformer.safetensors --samples --output packed
+avatarctl puppet train encoders --data drawn/a --output nets
+avatarctl puppet train speech --data drawn/a --output nets
+avatarctl puppet train vae --data drawn/a --output nets
+avatarctl puppet train decoder --data drawn/a --looks looks --output nets
+avatarctl data encode drawn --output cache-64 --weights nets --preset puppet --size 64x64
+avatarctl train --data cache-64 --output run-64 --preset puppet
+avatarctl data encode drawn --output cache-128 --weights nets --preset puppet
+avatarctl train --data cache-128 --output run-128 --preset puppet-128 --weights run-64/transformer.safetensors
+avatarctl puppet pack --weights nets --transformer run-128/transformer.safetensors --samples --output packed
 avatarctl puppet data --output dressed --look bowler --look glasses --bare-first --seed 2 --clips 20
 avatarctl data encode dressed --output dressed-cache --weights puppet --preset puppet
 avatarctl lora train --data dressed-cache --output look --preset puppet-look
-avatarctl puppet evaluate --output report --lora look/lora.safetensors"""
+avatarctl puppet evaluate --output report --minutes 10 --lora look/lora.safetensors"""
 
 
 def check_report(report: Path, weights: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Write drawn clips as folders that `avatarctl data encode` reads, each whole or absent; both drawn worlds use it."""
+"""Write drawn clips as folders that `avatarctl data encode` reads, each whole or absent."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from avatarctl.puppet.voice import Kind
 
 TRUTH = "truth.npz"
 PARTS = ("images", "face_masks", "lip_masks")
+# Seeds of the evaluation's faces begin here: beyond those of any training set (seeds up to 2**40, 100,000 clips each).
+EVALUATION_SEED = 2**60
 
 
 def missing_clips(

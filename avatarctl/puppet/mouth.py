@@ -1,4 +1,4 @@
-"""Compute the mouth that a voice drives, frame by frame, and measure the mouth that pictures show.
+"""Compute the mouth that a voice drives, frame by frame.
 
 The drive is what the network can hear. Speech states are normalised window by window (81 frames), so absolute loudness is
 gone: opening follows the energy of the voice relative to the level of the seconds around it, in decibels.
@@ -11,8 +11,6 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from avatarctl.puppet.draw import HALF_HEIGHT, HALF_WIDTH, MOUTH_X, MOUTH_Y, mouth_box
-
 RATE_HZ = 16000
 SPAN = 1024  # samples of one look at the sound, 64 ms
 VOICE_HZ = (100.0, 900.0)  # fundamental and first formant of vowels: hiss and plosives don't open the mouth
@@ -22,7 +20,6 @@ QUIET_DB = 30.0  # this far under the recording's loud parts nothing is voice
 OPEN_DB = (-12.0, 2.5)  # relative to the level around: shut, wide open
 CENTROID_HZ = (540.0, 1850.0)
 SMOOTH_FRAMES = 2.5  # at 25 fps: a latent frame is four pictures, sharper changes can't be followed
-LIP_LUMA, DARK_LUMA = 105.0, 30.0  # softened ends between lips (112) and the inside of the mouth (27)
 
 
 def mouth_from_audio(
@@ -53,31 +50,6 @@ def mouth_from_audio(
     # A shut mouth is neither wide nor narrow: width counts as much as there is voice.
     width = (smooth(width * opening, spread) + 0.5 * 0.05) / (smooth(opening, spread) + 0.05)
     return np.clip(smooth(opening, spread), 0, 1), np.clip(width, 0, 1)
-
-
-def mouth_from_frames(frames_THWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return opening and width (T,) of the mouth in pictures (T, size, size, 3): about 0 … 1, by the moments of what is dark."""
-    size = frames_THWC.shape[1]
-    left, top, right, bottom = mouth_box(size)
-    box = frames_THWC[:, top:bottom, left:right].astype(np.float64)
-    luma = box @ np.array([0.299, 0.587, 0.114])
-    inside = np.clip((LIP_LUMA - luma) / (LIP_LUMA - DARK_LUMA), 0, 1) * _around_mouth(size)[top:bottom, left:right]
-    area = np.maximum(inside.sum((1, 2)), 1e-6)
-    x = np.arange(inside.shape[2]) + 0.5
-    mean = (inside.sum(1) * x).sum(1) / area
-    variance = (inside.sum(1) * (x - mean[:, None]) ** 2).sum(1) / area
-    # Of an ellipse: half width is twice the deviation, area is pi times both halves. A pixel's own extent blurs the deviation.
-    wide = 2 * np.sqrt(np.maximum(variance - 1 / 12, 0.25)) / size
-    high = area / (np.pi * wide * size**2)
-    opening = (high - HALF_HEIGHT[0]) / (HALF_HEIGHT[1] - HALF_HEIGHT[0])
-    return opening, (wide - HALF_WIDTH[0]) / (HALF_WIDTH[1] - HALF_WIDTH[0])
-
-
-def _around_mouth(size: int) -> NDArray[np.float64]:
-    """Return 1 in the ellipse that holds every mouth and nothing but face, 0 elsewhere (size, size)."""
-    y, x = (np.mgrid[:size, :size] + 0.5) / size
-    inside = ((x - MOUTH_X) / 0.225) ** 2 + ((y - MOUTH_Y) / 0.155) ** 2 <= 1
-    return inside.astype(np.float64)
 
 
 def _spectra(

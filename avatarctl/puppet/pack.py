@@ -18,12 +18,15 @@ from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ
 from avatarctl.errors import QualityError
 from avatarctl.networks import checkpoints
-from avatarctl.puppet.dataset import EVALUATION_SEED
-from avatarctl.puppet.draw import Identity, Pose, draw
-from avatarctl.puppet.voice import make_voice, say
+from avatarctl.paths import EMBEDDED_PICTURES
+from avatarctl.puppet.folders import EVALUATION_SEED
+from avatarctl.puppet.voice import say
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.portrait import draw
+from avatarctl.puppet.world.voice import make_voice
 from avatarctl.weights import find_weights
 
-MOST_BYTES = 24_000_000
+MOST_BYTES = 12_000_000
 LOADERS: dict[str, Callable[..., nn.Module]] = {
     "transformer": checkpoints.load_transformer,
     "vae": checkpoints.load_vae,
@@ -31,10 +34,14 @@ LOADERS: dict[str, Callable[..., nn.Module]] = {
     "image_encoder": checkpoints.load_image_encoder,
     "speech_encoder": checkpoints.load_speech_encoder,
 }
-PICTURE_PX = 256
-# A face that no training set has; the evaluation's pairs begin at the same seed and end far below this one.
-SAMPLE_SEED = EVALUATION_SEED + 2**20 + 3
-SPOKEN = "Hello! I am the embedded avatar. My lips follow any voice."
+PICTURE_PX = 512
+# Unlike faces that no training set has; the evaluation's pairs begin at the same seed and end far below these.
+SAMPLE_SEEDS = tuple(EVALUATION_SEED + 2**20 + number for number in (2, 26, 21))
+# Text, voice of espeak-ng, words a minute, pitch.
+SPOKEN: dict[str, tuple[str, str, int, int]] = {
+    "voice.wav": ("Hello! I am the embedded avatar. My lips follow any voice.", "en-us+f3", 145, 55),
+    "voice-2.wav": ("Hola, me llamo Bruno. Mis labios siguen cualquier voz.", "es+m3", 145, 35),
+}
 
 
 def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -> list[Path]:
@@ -42,7 +49,7 @@ def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -
 
     ``transformer``: taken instead of the folder's. Raises ``QualityError`` when the whole is larger than the package holds.
     """
-    files = find_weights(weights, (64, 64), "auto", transformer)
+    files = find_weights(weights, (128, 128), "auto", transformer)
     written = []
     for name, load in LOADERS.items():
         model = load(getattr(files, name), dtype=torch.float16, device="cpu")
@@ -59,14 +66,18 @@ def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -
 
 
 def make_samples(output: Path) -> list[Path]:
-    """Draw the picture and make the voices that `avatarctl demo` shows: a spoken sentence, a song; five seconds each."""
+    """Draw the pictures and make the voices that `avatarctl demo` shows: three people, two voices, a song of five seconds."""
     output.mkdir(parents=True, exist_ok=True)
-    picture = output / "picture.png"
-    Image.fromarray(draw(Identity.of(SAMPLE_SEED), Pose(), PICTURE_PX)).save(picture)
-    voice, song = output / "voice.wav", output / "song.wav"
-    write_wave(voice, say(SPOKEN, "en-us+f3", 145, 55))
-    write_wave(song, make_voice(SAMPLE_SEED, 5.0, "singing", evaluation=True))
-    return [picture, voice, song]
+    written = []
+    for name, seed in zip(EMBEDDED_PICTURES.values(), SAMPLE_SEEDS, strict=True):
+        written.append(output / name)
+        Image.fromarray(draw(Identity.of(seed), Pose(), PICTURE_PX)).save(written[-1])
+    for name, manner in SPOKEN.items():
+        written.append(output / name)
+        write_wave(written[-1], say(*manner))
+    song = output / "song.wav"
+    write_wave(song, make_voice(SAMPLE_SEEDS[0], 5.0, "singing", evaluation=True).samples)
+    return [*written, song]
 
 
 def write_wave(path: Path, samples_T: NDArray[np.float32]) -> None:

@@ -1,4 +1,4 @@
-"""Train a small wav2vec 2.0 that tells from raw sound what drives a mouth: bands of loudness, or the mouth itself."""
+"""Train a small wav2vec 2.0 that tells the mouth that a sound drives from raw sound."""
 
 from __future__ import annotations
 
@@ -46,45 +46,39 @@ MOUTH_MEAN, MOUTH_SPREAD, BANDS_BESIDE = (0.4, 0.5, 0.1), (0.35, 0.25, 0.28), 0.
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the states are taught to tell of their neighbourhood.
+    """What the states are taught to tell: opening, width and pressed lips of the drawn mouth around them, bands of their moment.
 
-    ``offsets``: at these states before and after, 20 ms each. ``mouth``: opening, width and pressed lips of the drawn
-    mouth at the offsets, and the bands of the state's own moment; else the bands at the offsets.
+    ``offsets``: at these states before and after, 20 ms each. A render's window is as long as a clip: voices are
+    normalised over as much.
     """
 
-    mouth: bool
-    offsets: tuple[int, ...]
-    steps: int
-    batch: int
-    length_s: float  # of the stretches of voices; longer than a voice is the whole voice
+    offsets: tuple[int, ...] = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
+    steps: int = 8000
+    batch: int = 3
+    length_s: float = 4.0  # of the stretches of voices; longer than a voice is the whole voice
 
     @property
     def outputs(self) -> int:
         """How many numbers a state tells."""
-        bands = BANDS + 1
-        return len(self.offsets) * len(MOUTH) + bands if self.mouth else len(self.offsets) * bands
+        return len(self.offsets) * len(MOUTH) + BANDS + 1
 
 
-# By world. A render's window is as long as a clip: where the mouth is told, voices are normalised over as much.
-LESSONS = {
-    1: Lesson(mouth=False, offsets=(-8, -4, 0, 4, 8), steps=4000, batch=8, length_s=1.6),
-    2: Lesson(mouth=True, offsets=(-8, -6, -4, -2, 0, 2, 4, 6, 8), steps=8000, batch=3, length_s=4.0),
-}
+LESSON = Lesson()
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A clip's sound (T,) at 16 kHz and its mouth at every state (L, 3), or nothing of it (L, 0)."""
+    """A clip's sound (T,) at 16 kHz and its mouth at every state (L, 3)."""
 
     samples: NDArray[np.float32]
     mouth_LM: NDArray[np.float32]
 
 
 def train_speech(
-    data: Path, output: Path, steps: int, seed: int, show: Progress, lesson: Lesson = LESSONS[1]
+    data: Path, output: Path, steps: int, seed: int, show: Progress, lesson: Lesson = LESSON
 ) -> tuple[Path, float]:
     """Train and write ``speech_encoder.safetensors``; return it, and the share of variance explained on held-out clips."""
-    voices = [Voice(samples, mouth_of(path, len(samples), lesson)) for path, samples in read_voices(data)]
+    voices = [Voice(samples, mouth_of(path, len(samples))) for path, samples in read_voices(data)]
     held, trained = voices[::10], [voice for i, voice in enumerate(voices) if i % 10]
     torch.manual_seed(seed_of(seed, "speech weights"))
     model = build_speech_encoder(DIMS)
@@ -133,11 +127,9 @@ def load_voices(data: Path) -> list[NDArray[np.float32]]:
     return [samples for _, samples in read_voices(data)]
 
 
-def mouth_of(clip: Path, samples: int, lesson: Lesson) -> NDArray[np.float32]:
+def mouth_of(clip: Path, samples: int) -> NDArray[np.float32]:
     """Return a clip's mouth at the middle of every 20 ms (L, 3), each part about zero mean, unit variance."""
     count = samples // HOP
-    if not lesson.mouth:
-        return np.zeros((count, 0), np.float32)
     truth = np.load(clip / TRUTH)
     curves = np.stack([truth[name] for name in MOUTH], axis=1)
     curves[0] = curves[1]  # the first picture is at rest, whatever is heard
@@ -168,11 +160,10 @@ def error_of(model: Wav2Vec2Model, head: nn.Linear, voices: Sequence[Voice], les
 def wanted(samples_T: NDArray[np.float32], mouth_LM: NDArray[np.float32], lesson: Lesson) -> NDArray[np.float32]:
     """Return what each state is to tell (L, outputs), not a number where that lies outside of the sound."""
     bands = targets(samples_T)
-    told = mouth_LM if lesson.mouth else bands
-    padded = np.pad(told, ((max(lesson.offsets),) * 2, (0, 0)), constant_values=np.nan)
+    padded = np.pad(mouth_LM, ((max(lesson.offsets),) * 2, (0, 0)), constant_values=np.nan)
     first = max(lesson.offsets)
-    around = [padded[first + offset : first + offset + len(told)] for offset in lesson.offsets]
-    return np.concatenate([*around, *([bands * BANDS_BESIDE] if lesson.mouth else [])], axis=1).astype(np.float32)
+    around = [padded[first + offset : first + offset + len(mouth_LM)] for offset in lesson.offsets]
+    return np.concatenate([*around, bands * BANDS_BESIDE], axis=1).astype(np.float32)
 
 
 def targets(samples_T: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,8 @@ from avatarctl.networks.kinds import build_vae
 from avatarctl.training.draws import seed_of
 
 DIMS = WAN_VAE.with_(
-    base_dim=8,
+    base_dim=16,
+    num_res_blocks=1,
     dim_mult=(1, 2, 4),
     temporal_downsample=(True, True),
     patch_size=2,

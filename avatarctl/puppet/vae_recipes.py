@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avatarctl.networks.dims import VaeDims
-from avatarctl.puppet.draw import mouth_box
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import DIMS
-from avatarctl.puppet.world2.clips import EYE_REGIONS, MOUTH_REGION, region_mask
-from avatarctl.puppet.world2.portrait import in_picture
+from avatarctl.puppet.world.clips import EYE_REGIONS, IRIS_REGIONS, MOUTH_REGION, region_mask
+from avatarctl.puppet.world.portrait import in_picture
 
 AIMED = 0.5  # share of crops that show a region that counts more, about in their middle
 AIM_SPREAD = 0.1
@@ -52,6 +51,7 @@ class Recipe:
     regions: Callable[[int], NDArray[np.bool_]]  # size of a picture -> where pixels count more
     aims: tuple[tuple[float, float], ...] = ()  # what crops are aimed at, in units of the picture's side
     region_weight: float = 4.0
+    iris_weight: float = 24.0  # small, and of one colour each: the first that a decoder bleaches
     kl_weight: float = 5e-5
 
     def total(self, steps: int) -> int:
@@ -65,43 +65,21 @@ class Recipe:
 
     def weights(self, size: int) -> NDArray[np.float32]:
         """Return how much each pixel counts (size, size)."""
-        return np.where(self.regions(size), self.region_weight, 1.0).astype(np.float32)
-
-
-def _mouth(size: int) -> NDArray[np.bool_]:
-    left, top, right, bottom = mouth_box(size)
-    inside = np.zeros((size, size), bool)
-    inside[top:bottom, left:right] = True
-    return inside
+        counts = np.where(self.regions(size), self.region_weight, 1.0)
+        return np.where(region_mask(size, IRIS_REGIONS) > 0, self.iris_weight, counts).astype(np.float32)
 
 
 def _mouth_and_eyes(size: int) -> NDArray[np.bool_]:
     return region_mask(size, [MOUTH_REGION, *EYE_REGIONS]) > 0
 
 
-# Short clips teach pictures fast. The causal layers see some forty pictures back: without the whole clips of the end,
-# pictures decay from the twentieth on, by five decibels.
-WORLD_1 = Recipe(
-    name="world 1",
-    dims=DIMS,
-    steps=6000,
-    stages=(
-        Stage(0.6, (Batch(9, 2),)),
-        Stage(0.85, (Batch(17, 2),)),
-        Stage(1.0, (Batch(33, 1),)),
-        Stage(1.08, (Batch(81, 1),)),
-    ),
-    muon_rate=3e-3,
-    adam_rate=1e-3,
-    first_weight=1.0,
-    regions=_mouth,
-)
-# Cropped in space for length: long stretches keep pictures from decaying. Whole pictures in between teach the colour of
-# large areas, single ones the path that a first picture takes. Never one clip alone: torch has a slow path for that.
+# Short clips teach pictures fast, but the causal layers see some forty pictures back: trained on them alone, pictures decay
+# from the twentieth on, by five decibels. So long stretches are cropped in space. Whole pictures in between teach the colour
+# of large areas, single ones the path that a first picture takes. Never one clip alone: torch has a slow path for that.
 _SHORT, _WHOLE, _LONG, _FIRST = Batch(9, 4, 64), Batch(5, 2), Batch(33, 2, 56), Batch(1, 4)
-WORLD_2 = Recipe(
-    name="world 2",
-    dims=DIMS.with_(base_dim=16, num_res_blocks=1),
+RECIPE = Recipe(
+    name="128 pixels",
+    dims=DIMS,
     steps=7000,
     stages=(
         Stage(1 / 6, (_SHORT, _WHOLE, _SHORT, _SHORT, _FIRST, _SHORT, _WHOLE, _SHORT)),
@@ -114,7 +92,6 @@ WORLD_2 = Recipe(
     regions=_mouth_and_eyes,
     aims=(in_picture(*MOUTH_REGION[:2]), *(in_picture(*eye[:2]) for eye in EYE_REGIONS)),
 )
-RECIPES = {1: WORLD_1, 2: WORLD_2}
 
 
 def batch_of(clips: Pictures, batch: Batch, recipe: Recipe, chance: np.random.Generator) -> tuple[Tensor, Tensor]:

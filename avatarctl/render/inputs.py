@@ -18,7 +18,7 @@ from avatarctl.audio.source import AudioInfo
 from avatarctl.errors import ChangedError, InputFileError, UsageError, WeightsError
 from avatarctl.networks import devices
 from avatarctl.networks.header import WEIGHTS_HINT, kind_of, refuse_damaged, refuse_damaged_lora
-from avatarctl.paths import embedded_avatar
+from avatarctl.paths import EMBEDDED_PICTURES, embedded_avatar
 from avatarctl.render import pngs
 from avatarctl.render.crop import Framing
 from avatarctl.render.delivered import wrote
@@ -131,11 +131,12 @@ def usable_weights(folder: Path | None, size: tuple[int, int], variant: Literal[
 def _drawn_alone(job: RenderJob, weights: WeightFiles) -> tuple[str, ...]:
     """Say what the embedded avatar makes of pictures that aren't its own."""
     home = embedded_avatar()
-    own = home / "samples" / "picture.png"
-    if weights.folder.resolve() != (home / "weights").resolve() or job.image.samefile(own):
+    if weights.folder.resolve() != (home / "weights").resolve():
         return ()
-    if job.image.stat().st_size == own.stat().st_size and durable.digest(job.image) == durable.digest(own):
-        return ()  # a copy of it
+    size = job.image.stat().st_size
+    for own in (home / "samples" / name for name in EMBEDDED_PICTURES.values()):
+        if job.image.samefile(own) or (size == own.stat().st_size and durable.digest(job.image) == durable.digest(own)):
+            return ()  # it, or a copy of it
     return (
         f"{job.image}: the embedded avatar knows faces drawn in its own style alone, a photograph doesn't stay itself; for "
         "photographs: `avatarctl fetch stableavatar-1.3b`, then render with --preset square, portrait or landscape",

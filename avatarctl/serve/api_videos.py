@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from avatarctl.errors import AvatarError
+from avatarctl.paths import EMBEDDED_PICTURES, picture_place
 from avatarctl.render.crop import framing_json
 from avatarctl.serve.answers import Content, Refused
 from avatarctl.serve.documents import CREATE, MOVE, RESPONSES
@@ -109,7 +110,9 @@ def _crop(house: House, body: Any) -> dict[str, Any]:
         asked = house.asked(body)
         settings = house.serving.offers[asked.preset].settings(asked.settings)
         picture, given = settings.image, None
-        if asked.image is not None and asked.image != "puppet":
+        if asked.image in EMBEDDED_PICTURES:
+            picture = picture_place(Path(asked.image))
+        elif asked.image is not None:
             given = house.picture(body, asked.image)
             picture = house.spool.path_of(given)
         if picture is None:

@@ -26,6 +26,7 @@ from avatarctl import console, durable, ownership
 from avatarctl.audio.source import ffmpeg
 from avatarctl.batch.local import Place
 from avatarctl.errors import AvatarError, BusyError, WeightsError
+from avatarctl.paths import EMBEDDED_PICTURES
 from avatarctl.render.crop import Framing, frame_apart, require_face
 from avatarctl.serve.answers import Refused
 from avatarctl.serve.checking import Checker
@@ -176,7 +177,7 @@ class House:
         files = {"output": f"video{home_of(settings.codec)}"}
         names = {}
         for what, given, allowed in (("image", asked.image, IMAGES), ("audio", asked.audio, SOUNDS)):
-            if given is None or given == "puppet":
+            if given is None or given in EMBEDDED_PICTURES:
                 continue
             came = given in allowed and given in body.files
             kept = self.keep_file(body.files[given], what) if came else self._spooled(given, what)
@@ -189,8 +190,8 @@ class House:
             finally:
                 if came:  # the job has it now
                     self.spool.remove(kept.id)
-        if asked.image == "puppet":
-            settings = make(AllSettings, {**settings.model_dump(), "image": "puppet"})
+        if asked.image in EMBEDDED_PICTURES:
+            settings = make(AllSettings, {**settings.model_dump(), "image": asked.image})
         image = folder / files["image"] if "image" in files else settings.image
         if image is None:
             raise Refused(400, "image: missing, and the preset has none of its own", "send a picture of the person")

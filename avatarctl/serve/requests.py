@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl.errors import UsageError
+from avatarctl.paths import EMBEDDED_PICTURES
 from avatarctl.serve.spool import NAME
 from avatarctl.settings import presets
 from avatarctl.settings.check import did_you_mean, make
@@ -158,8 +159,8 @@ def _file(values: dict[str, Any], files: Mapping[str, Any], names: tuple[str, ..
     value = values[found[0]]
     if isinstance(value, str) and NAME.fullmatch(value):
         return value
-    if value == "puppet" and names is IMAGES:
-        return "puppet"
+    if isinstance(value, str) and value in EMBEDDED_PICTURES and names is IMAGES:
+        return value
     said = f"'{value[:60]}'" if isinstance(value, str) else type(value).__name__
     mistakes.append(
         f"{found[0]}: got {said}, expected a file, the id of one (POST /v1/files), or a data URL; the server fetches nothing"

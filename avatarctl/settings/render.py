@@ -229,7 +229,7 @@ class WeightsSettings(Settings):
     weights: WeightsFolder = None
     """Folder of the weights (null: where `avatarctl fetch` puts them).
 
-    puppet stands for the embedded avatar's.
+    puppet, puppet-2 and puppet-3 stand for the embedded avatar's.
     """
     variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
     """Which released transformer: square, rec-vec (480x832, 832x480), or by size.

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+from drawn import Identity, Pose, draw
 from filmed_sound import RATE_HZ, music, open_at, shifted, voice
 from PIL import Image, ImageDraw, ImageFilter
 from scenes import DATA, photograph
 
 from avatarctl.faces.detect import detect
 from avatarctl.faces.landmarks import Landmarks, landmarks_of
-from avatarctl.puppet.draw import Identity, Pose, draw
-from avatarctl.puppet.world2 import identity as identity2
-from avatarctl.puppet.world2.portrait import Portrait
+from avatarctl.puppet.world import identity as identity2
+from avatarctl.puppet.world.portrait import Portrait
 
 Picture = np.ndarray
 Show = Callable[[float], Picture]  # seconds -> what is to be seen, (height, width, 3)

@@ -15,8 +15,8 @@ from scenes import photograph
 from avatarctl.audio.source import ffmpeg
 from avatarctl.paths import embedded_avatar
 from avatarctl.puppet.mouth import mouth_from_audio
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.portrait import Portrait
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.portrait import Portrait
 
 RATE = 16_000
 FPS = Fraction(25)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from avatarctl.evaluation.identity import colour_distance, drift, nearest
+from avatarctl.evaluation.identity import colour_distance, nearest
 from avatarctl.evaluation.sync import best_lag, correlation, shuffled, sync
 from avatarctl.evaluation.windows import border_jumps, border_pictures
 from avatarctl.sampling.windows import plan_windows
@@ -71,17 +71,6 @@ def test_colour_distance_counts_what_the_mask_shows_alone() -> None:
     assert nearest(frames, others, mask) == 1
 
 
-def test_drift_tells_wandering_from_swaying() -> None:
-    seconds = np.arange(300 * 25) / 25
-    swaying = 5 + np.sin(seconds)
-    assert drift(swaying, 60 * 25, 25).within
-    wandering = swaying + seconds / 60
-    found = drift(wandering, 60 * 25, 25)
-    assert found.moved == pytest.approx(4, abs=0.1) and not found.within
-    with pytest.raises(ValueError, match="two minutes"):
-        drift(swaying[:2000], 60 * 25, 25)
-
-
 @pytest.mark.parametrize("tail", ["full", "reference"])
 def test_borders_are_both_ends_of_every_overlap(tail: str) -> None:
     plan = plan_windows(16000 * 7, Fraction(25), 21, 5, tail)
@@ -106,8 +95,5 @@ def test_a_jump_at_a_border_is_seen_and_one_elsewhere_is_not() -> None:
     assert border_jumps(video(), plan).ratio == pytest.approx(1)
     steps[np.array(border_pictures(plan)) - 1] = 3
     assert border_jumps(video(), plan).ratio == pytest.approx(3)
-    mask = np.zeros((4, 4), bool)
-    mask[0] = True
-    assert border_jumps(video(), plan, mask).ratio == pytest.approx(3)
     with pytest.raises(ValueError, match="got 1 window"):
         border_jumps(video()[:20], plan_windows(16000, Fraction(25), 21, 5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +23,25 @@ from avatarctl.networks.checkpoints import (
 from avatarctl.networks.conditions import image_tokens, prompt_states
 from avatarctl.progress import Progress
 from avatarctl.puppet import train_vae as puppet_vae
-from avatarctl.puppet.dataset import FPS, FRAMES, write_clip
-from avatarctl.puppet.draw import Identity
 from avatarctl.puppet.encoders import TEXT_LEN, write_encoders
-from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio
+from avatarctl.puppet.folders import TRUTH
 from avatarctl.puppet.pictures import Pictures, to_tensor
-from avatarctl.puppet.train_speech import load_voices, probe, train_speech
+from avatarctl.puppet.train_speech import load_voices, probe, read_voices, train_speech
 from avatarctl.puppet.train_vae import train_decoder, train_vae
-from avatarctl.puppet.vae import at_once, decode_at_once, encode_at_once, new_vae
-from avatarctl.puppet.vae_recipes import WORLD_1, batch_of
+from avatarctl.puppet.vae import DIMS, at_once, decode_at_once, encode_at_once, new_vae
+from avatarctl.puppet.vae_recipes import RECIPE, Batch, Stage
 from avatarctl.settings.render import RenderSettings
 from avatarctl.training.log import read
+
+# The recipe at a size that tests have time for.
+TINY = replace(
+    RECIPE, dims=DIMS.with_(base_dim=4), stages=(Stage(0.6, (Batch(5, 2, 16), Batch(1, 2))), Stage(1.0, (Batch(9, 2),)))
+)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quiet(*_: Any, **__: Any) -> None:
     """Show nothing."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums of one thread are the same sums every time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips of humming faces."""
-    folder = tmp_path_factory.mktemp("clips")
-    time_s = np.arange(round(FRAMES / FPS * RATE_HZ)) / RATE_HZ
-    for number in range(6):
-        hum = np.sin(2 * np.pi * (140 + 30 * number) * time_s) * np.clip(np.sin(2.1 * time_s + number), 0, 1)
-        hum += np.random.default_rng(number).normal(0, 0.002, len(time_s))
-        write_clip(
-            folder / "square" / "speech" / f"{number:05d}", Identity.of(number), (0.6 * hum).astype(np.float32), number
-        )
-    return folder
 
 
 @torch.no_grad()
@@ -82,7 +63,7 @@ def test_whole_clips_at_once_are_what_the_stream_gives() -> None:
 
 
 def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight = train_vae(clips, tmp_path / "straight", 6, 0, quiet)
+    straight = train_vae(clips, tmp_path / "straight", 6, 0, quiet, TINY)
 
     def stop_at(step: int) -> Progress:
         def show(done: int, total: int, **_: Any) -> None:
@@ -94,42 +75,35 @@ def test_the_vae_learns_and_resumes_to_the_bit(clips: Path, tmp_path: Path, monk
     monkeypatch.setattr(puppet_vae, "SAVE_EVERY_S", 0.0)
     for step in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            train_vae(clips, tmp_path / "stopped", 6, 0, stop_at(step))
-    stopped = train_vae(clips, tmp_path / "stopped", 6, 0, quiet)
+            train_vae(clips, tmp_path / "stopped", 6, 0, stop_at(step), TINY)
+    stopped = train_vae(clips, tmp_path / "stopped", 6, 0, quiet, TINY)
     assert [line["step"] for line in read(tmp_path / "stopped" / "vae")] == [1, 2, 3, 4, 5, 6]
     first, second = load_file(straight), load_file(stopped)
     assert all(torch.equal(first[name], second[name]) for name in first)
     model = load_vae(straight)
     pictures = Pictures(clips)
     latents = vae.encode(model, to_tensor(np.stack([pictures.stretch(clip, 0, 9) for clip in (0, 1)])))
-    assert latents.shape == (2, 16, 3, 8, 8)
+    assert latents.shape == (2, 16, 3, 4, 4)
     assert 0.3 < float(latents.std()) < 3  # its configuration has the statistics
     assert (tmp_path / "straight" / "vae" / "pictures.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_vae_sees_short_clips_first_and_whole_ones_last(clips: Path) -> None:
-    chance, pictures = np.random.default_rng(0), Pictures(clips)
-    batches = [WORLD_1.batch(round(stage.until * 100) - 1, 100) for stage in WORLD_1.stages]
-    shapes = [batch_of(pictures, batch, WORLD_1, chance)[0].shape for batch in batches]
-    assert shapes == [(2, 3, 9, 64, 64), (2, 3, 17, 64, 64), (1, 3, 33, 64, 64), (1, 3, FRAMES, 64, 64)]
-
-
 def test_the_decoder_learns_looks_and_leaves_latents_alone(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="got no trained VAE"):
-        train_decoder(clips, clips, tmp_path, 1, 0, quiet)
-    before = load_file(train_vae(clips, tmp_path, 2, 0, quiet))
-    after = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet))
+        train_decoder(clips, clips, tmp_path, 1, 0, quiet, TINY)
+    before = load_file(train_vae(clips, tmp_path, 2, 0, quiet, TINY))
+    after = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet, TINY))
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert all(name in same for name in before if name.startswith(("encoder.", "quant_conv.")))
     assert sum(name not in same for name in before) > 20
-    again = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet))  # done already
+    again = load_file(train_decoder(clips, clips, tmp_path, 3, 0, quiet, TINY))  # done already
     assert all(torch.equal(after[name], again[name]) for name in after)
 
 
 def test_a_run_of_other_steps_is_refused(clips: Path, tmp_path: Path) -> None:
-    train_vae(clips, tmp_path, 1, 0, quiet)
+    train_vae(clips, tmp_path, 1, 0, quiet, TINY)
     with pytest.raises(ChangedError, match="'total': 1"):
-        train_vae(clips, tmp_path, 2, 0, quiet)
+        train_vae(clips, tmp_path, 2, 0, quiet, TINY)
 
 
 @pytest.mark.long
@@ -142,7 +116,7 @@ def test_the_vae_rebuilds_better_with_time(clips: Path, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_vae(clips, tmp_path, 400, 0, note)
+        train_vae(clips, tmp_path, 400, 0, note, TINY)
     assert sum(losses[50:]) < 0.8 * sum(losses[:10])
 
 
@@ -150,8 +124,8 @@ def test_the_speech_encoder_hears_what_drives_the_mouth(clips: Path, tmp_path: P
     path, share = train_speech(clips, tmp_path, 60, 0, quiet)
     assert share > 0.1
     voices = load_voices(clips)
-    openings = [mouth_from_audio(voice, FRAMES, FPS)[0] for voice in voices]
-    assert probe(load_speech_encoder(path), voices, openings) > 0.4  # fitted on four voices
+    openings = [np.load(folder / TRUTH)["opening"] for folder, _ in read_voices(clips)]
+    assert probe(load_speech_encoder(path), voices, openings) > 0.4  # fitted on two voices
 
 
 def test_fixed_encoders_tell_prompts_and_pictures_apart(tmp_path: Path) -> None:

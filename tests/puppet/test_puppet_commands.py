@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from avatarctl.puppet.dataset import EVALUATION_SEED
+from avatarctl.puppet.folders import EVALUATION_SEED
 
 MISTAKES = {
     "a look that is none": (("data", "--output", "clips", "--look", "scarf"), 2, "--look: got scarf", ""),
@@ -35,7 +35,19 @@ MISTAKES = {
     "weights to begin with for another network": (
         ("train", "speech", "--data", "clips", "--output", "nets", "--rate", "0.5"),
         2,
-        "--start, --begin, --rate: got one of them for speech",
+        "--start, --begin, --rate, --times: got one of them for speech",
+        "--start FILE",
+    ),
+    "a GPU for what a core does in minutes": (
+        ("train", "speech", "--data", "clips", "--output", "nets", "--device", "cuda"),
+        2,
+        "--device: got cuda for speech",
+        "leave it out",
+    ),
+    "larger batches for another network": (
+        ("train", "decoder", "--data", "clips", "--looks", "clips", "--output", "nets", "--times", "4"),
+        2,
+        "--start, --begin, --rate, --times: got one of them for decoder",
         "--start FILE",
     ),
     "steps behind no weights": (

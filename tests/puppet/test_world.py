@@ -1,10 +1,11 @@
-"""Tests with seeds: faces and voices depend on them alone and the mouth is measured as it was drawn."""
+"""The drawn world of 128 pixels: faces and voices depend on seeds alone, lips close where phonemes say so, eyes blink."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.data.discover import discover
-from avatarctl.errors import UsageError
-from avatarctl.puppet import voice
-from avatarctl.puppet.dataset import FPS, FRAMES, make_dataset, poses, write_clip
-from avatarctl.puppet.draw import LIP_LUMA, SIZE, Identity, Pose, draw, luma
 from avatarctl.puppet.folders import TRUTH
-from avatarctl.puppet.mouth import RATE_HZ, mouth_from_audio, mouth_from_frames
+from avatarctl.puppet.voice import make_pause
+from avatarctl.puppet.world.clips import FRAMES, Scene, curves, make_clips, region_mask, write_clip
+from avatarctl.puppet.world.drive import FPS, closures, drive
+from avatarctl.puppet.world.identity import IRISES, Identity, Pose
+from avatarctl.puppet.world.life import blinks, poses
+from avatarctl.puppet.world.portrait import SIZE, Portrait, draw
+from avatarctl.puppet.world.shapes import Canvas, rgb
+from avatarctl.puppet.world.voice import Voice, make_voice
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
 
@@ -27,140 +32,231 @@ def quiet(*_: Any, **__: Any) -> None:
     """Show nothing."""
 
 
-def tone(seconds: float, hz: float, level: float = 0.5) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)).astype(np.float32)
+def hum(seconds: float, level: float = 0.5) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * 220 * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)).astype(np.float32)
+
+
+# -- Shapes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pixel_is_covered_by_as_much_as_the_shape_fills_of_it() -> None:
+    canvas = Canvas.of(64, 1.0, (0.5, 0.5))
+    for radius in (0.1, 0.23, 0.31):
+        covered = canvas.edge(canvas.oval(0.5, 0.5, radius, radius)).sum() / 64**2
+        assert covered == pytest.approx(np.pi * radius**2, rel=4e-3)
+    covered = canvas.edge(canvas.box(0.5, 0.5, 0.2, 0.1)).sum() / 64**2
+    assert covered == pytest.approx(0.4 * 0.2, rel=1e-2)
+
+
+def test_a_part_paints_what_the_whole_would() -> None:
+    whole, parts = Canvas.of(48, 0.9, (0.5, 0.51)), Canvas.of(48, 0.9, (0.5, 0.51))
+    whole.paint(whole.edge(whole.oval(0.3, 0.4, 0.1, 0.05)), rgb(200, 100, 50))
+    part = parts.turned(0.03, (0.5, 0.9)).part(0.2, 0.35, 0.4, 0.45)
+    assert part.pixels.size < parts.pixels.size / 4
+    part = parts.part(0.2, 0.35, 0.4, 0.45)
+    part.paint(part.edge(part.oval(0.3, 0.4, 0.1, 0.05)), rgb(200, 100, 50))
+    assert np.array_equal(whole.pixels, parts.pixels)
+
+
+def test_a_layer_lies_over_pixels_as_if_painted_there() -> None:
+    direct, layered, layer = (Canvas.of(32, 1, (0.5, 0.5), channels) for channels in (3, 3, 4))
+    for canvas in (direct, layered):
+        canvas.pixels[:] = rgb(10, 200, 90)
+    for canvas in (direct, layer):
+        canvas.paint(0.7 * canvas.edge(canvas.oval(0.4, 0.5, 0.3, 0.2)), rgb(250, 40, 0))
+        canvas.paint(canvas.soft(canvas.oval(0.6, 0.5, 0.2, 0.2), 0.1), rgb(0, 0, 255))
+    layered.put(layer)
+    assert np.abs(direct.pixels - layered.pixels).max() < 1e-2
 
 
 # -- Faces ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_face_depends_on_its_seed_alone() -> None:
-    pose = Pose(opening=0.5)
+    pose = Pose(opening=0.5, roll=0.01)
     assert np.array_equal(draw(Identity.of(3), pose), draw(Identity.of(3), pose))
     faces = [draw(Identity.of(seed), pose).astype(float) for seed in range(12)]
-    distances = [np.abs(a - b).mean() for i, a in enumerate(faces) for b in faces[:i]]
-    assert min(distances) > 4
+    distances = [np.abs(a - b).mean() for a, b in itertools.combinations(faces, 2)]
+    assert min(distances) > 8
 
 
-def test_lips_of_all_are_equally_bright() -> None:
-    assert all(abs(luma(Identity.of(seed).lips) - LIP_LUMA) < 1.5 for seed in range(200))
+def test_a_portrait_draws_every_pose_as_if_it_were_its_first() -> None:
+    portrait = Portrait.of(Identity.of(5), 64)
+    first = portrait.picture(Pose())
+    other = portrait.picture(Pose(opening=1, x=0.01, roll=0.02))
+    assert np.array_equal(portrait.picture(Pose()), first) and not np.array_equal(first, other)
+
+
+def test_what_moves_lies_in_the_regions_that_count_more() -> None:
+    regions = region_mask(SIZE, [*_regions()]) > 0
+    assert 0.05 < regions.mean() < 0.25
+    for seed in range(6):
+        portrait = Portrait.of(Identity.of(seed))
+        rest = portrait.picture(Pose()).astype(int)
+        for pose in (Pose(blink=1), Pose(press=1), Pose(opening=0.9, width=0.9), Pose(width=0)):
+            moved = np.abs(portrait.picture(pose) - rest).max(2) > 24
+            assert (moved & regions).sum() >= 0.88 * moved.sum(), (seed, pose)  # the rest is the jaw's edge
+
+
+def test_skin_stays_skin() -> None:
+    for seed in range(300):
+        red, green, blue = Identity.of(seed).skin
+        assert red > green > blue and green - blue < 1.6 * (red - green), seed  # not yellow
+
+
+def test_irises_are_easy_to_tell_apart() -> None:
+    assert min(np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(IRISES, 2)) >= 24
 
 
 def test_a_look_is_seen() -> None:
-    plain, dressed = (draw(Identity.of(5, look), Pose()).astype(float) for look in ((), ("hat", "glasses")))
+    plain, dressed = (draw(Identity.of(5, look), Pose()).astype(float) for look in ((), ("bowler", "glasses")))
     assert np.abs(plain - dressed).mean() > 8
 
 
-@pytest.mark.parametrize("size", [64, 96, 128])
-def test_the_mouth_is_measured_as_it_was_drawn(size: int) -> None:
-    chance = np.random.default_rng(0)
-    errors = []
-    for seed in range(40):
-        who = Identity.of(seed + 500, ("hat", "glasses") if seed % 5 == 0 else ())
-        openings, widths = np.array([0, 1, 0.5, *chance.random(6)]), np.array([1, 0, 0.5, *chance.random(6)])
-        sways = chance.uniform(-0.012, 0.012, (len(openings), 2))
-        faces = [draw(who, Pose(o, w, 0, *sway), size) for o, w, sway in zip(openings, widths, sways, strict=True)]
-        opening, width = mouth_from_frames(np.stack(faces))
-        errors.append([np.abs(opening - openings), np.abs(width - widths)])
-    worst = np.array(errors).max(axis=(0, 2))
-    assert worst[0] <= 0.05 and worst[1] <= 0.05
+def _regions() -> Sequence[tuple[float, float, float, float]]:
+    from avatarctl.puppet.world.clips import EYE_REGIONS, MOUTH_REGION
+
+    return [MOUTH_REGION, *EYE_REGIONS]
 
 
 # -- The mouth's drive --------------------------------------------------------------------------------------------------
 
 
-def test_silence_shuts_the_mouth_and_a_voice_opens_it() -> None:
-    hum = tone(1.5, 220)
-    sound = np.concatenate([np.zeros(RATE_HZ, np.float32), hum, np.zeros(RATE_HZ, np.float32)])
-    opening, width = mouth_from_audio(sound, 87)
-    assert opening[:15].max() < 0.1 and opening[-15:].max() < 0.1
-    assert opening[32:55].min() > 0.6
-    assert np.all((width >= 0) & (width <= 1))
-    silent, at_rest = mouth_from_audio(np.zeros(RATE_HZ, np.float32), 25)
-    assert np.all(silent == 0) and np.allclose(at_rest, 0.5, atol=1e-3)
+def test_lips_are_shut_at_m_b_p_and_nearly_at_f_v() -> None:
+    sound = hum(2.0)
+    phonemes = [
+        Phoneme(0.40, 0.50, "m"),
+        Phoneme(0.80, 0.86, "b"),
+        Phoneme(1.20, 1.40, "p"),  # the hold lies before the burst: at its beginning
+        Phoneme(1.60, 1.70, "v"),
+    ]
+    made = drive(sound, phonemes, 50)
+    assert closures(phonemes, 50) == [11, 20, 30]
+    for frame in (11, 20, 30):
+        assert made.opening[frame] < 0.02 and made.press[frame] > 0.95
+        assert np.sum(made.opening[frame - 2 : frame + 3] < 0.15) >= 2  # shut for 80 ms, as lips are
+        assert max(made.opening[frame - 4], made.opening[frame + 4]) > 0.4
+    assert 0.1 < made.opening[41] < 0.45 and made.press[41] == 0
+    assert made.opening[35] > 0.4 and made.press[35] == 0
 
 
-def test_loudness_of_the_recording_does_not_matter() -> None:
-    chance = np.random.default_rng(0)
-    sound = (tone(3.0, 200) * np.repeat(chance.random(30), RATE_HZ // 10)).astype(np.float32)
-    loud, soft = (mouth_from_audio(sound * level, 75) for level in (1.0, 0.05))
-    assert np.allclose(loud[0], soft[0], atol=0.02)
+def test_width_follows_the_vowel_and_a_diphthong_moves() -> None:
+    phonemes = [Phoneme(0.2, 0.5, "i:"), Phoneme(0.6, 0.9, "u:"), Phoneme(1.0, 1.4, "aU")]
+    width = drive(hum(1.6), phonemes, 40).width
+    assert width[8] > 0.8 and width[18] < 0.25
+    assert width[26] > width[33] + 0.3
+    assert drive(np.zeros(RATE_HZ, np.float32), phonemes, 25).width == pytest.approx(0.5)
 
 
-def test_bright_vowels_are_wide() -> None:
-    dark, bright = (mouth_from_audio(tone(2, 200) + tone(2, hz, 0.4), 50)[1] for hz in (400, 2200))
-    assert bright[25] > dark[25] + 0.3
+def test_silence_is_a_shut_mouth_that_is_not_pressed() -> None:
+    made = drive(make_pause(1, 2.0) * 0, [], 50)
+    assert made.opening.max() == 0 and made.press.max() == 0
 
 
-def test_frames_follow_their_rate() -> None:
-    sound = np.concatenate([np.zeros(RATE_HZ, np.float32), tone(1, 220)])
-    for fps in (20, 25, 30):
-        opening, _ = mouth_from_audio(sound, 2 * fps, FPS * fps / 25)
-        assert len(opening) == 2 * fps
-        assert np.argmax(opening > 0.4) == pytest.approx(fps, abs=4)
+# -- Life -------------------------------------------------------------------------------------------------------------------
 
 
-# -- Voices and clips -------------------------------------------------------------------------------------------------------
+def test_blinks_last_six_or_seven_pictures_and_shut_the_eyes() -> None:
+    minutes, found = 0.0, 0
+    for seed in range(40):
+        chance = np.random.default_rng(seed)
+        ends = list(chance.uniform(0, 750, 12))
+        shut = blinks(750, ends, chance)
+        minutes += 750 / 25 / 60
+        inside = np.flatnonzero(shut > 0)
+        runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+        whole = [run for run in runs if run[0] > 0 and run[-1] < 749]
+        assert all(len(run) in (6, 7) for run in whole)
+        assert all(shut[run].max() >= 0.8 for run in whole)
+        assert shut[:3].max() == 0
+        found += len(runs)
+    assert 14 < found / minutes < 26
+
+
+def test_a_clip_begins_at_rest_and_moves_with_the_sound() -> None:
+    sound = np.concatenate([hum(1.0), np.zeros(RATE_HZ, np.float32), hum(1.4)])
+    for lead in (0, 25):
+        heard = drive(sound, [], 81)
+        made = poses(heard, [1.0], 3, lead)
+        assert len(made) == 81 - lead and made[0] == Pose()
+    made = curves(poses(drive(sound, [], 81), [1.0], 3))
+    assert np.corrcoef(made["nod"][12:], heard.opening[12:])[0, 1] > 0.5
+    assert np.abs(made["x"]).max() * SIZE / 0.9 < 1.5 and np.abs(made["roll"]).max() < 0.03
+    again = curves(poses(drive(sound, [], 81), [1.0], 3))
+    assert all(np.array_equal(made[name], again[name]) for name in made)
+
+
+# -- Voices and clips ---------------------------------------------------------------------------------------------------------
 
 
 @needs_espeak
-def test_voices_depend_on_their_seed_and_have_the_length_asked_for() -> None:
-    for kind in ("speech", "singing"):
-        first, again, other = (voice.make_voice(seed, 2.0, kind) for seed in (1, 1, 2))
-        assert len(first) == 2 * RATE_HZ
-        assert np.array_equal(first, again) and not np.array_equal(first, other)
-        assert 0.05 < np.abs(first).max() <= 1
-
-
-def test_no_language_is_trained_and_evaluated() -> None:
-    assert not set(voice.TRAINING) & set(voice.EVALUATION)
-
-
-def test_without_espeak_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UsageError, match="espeak-ng: not found") as caught:
-        voice.say("hello")
-    assert "apt-get install espeak-ng" in caught.value.hint
+def test_voices_depend_on_their_seed_alone_and_know_their_phonemes() -> None:
+    first, again, other = (make_voice(seed, 3.0) for seed in (1, 1, 2))
+    assert len(first.samples) == 3 * RATE_HZ
+    assert np.array_equal(first.samples, again.samples) and first.phonemes == again.phonemes
+    assert not np.array_equal(first.samples, other.samples)
+    assert all(0 <= each.start_s < 3.0 for each in first.phonemes) and first.ends_s[0] > 0.3
+    sung = make_voice(1, 3.0, "singing")
+    assert len(sung.phonemes) >= 3 and {each.name for each in sung.phonemes} <= set("aeiou")
 
 
 @needs_espeak
-def test_a_voice_that_is_none_is_said() -> None:
-    with pytest.raises(UsageError, match="voice klingon-of-the-moon"):
-        voice.say("hello", "klingon-of-the-moon")
+def test_lips_close_between_the_vowels_of_real_speech() -> None:
+    found = total = 0
+    for seed in range(6):
+        voice = make_voice(seed, 4.0)
+        made = drive(voice.samples, voice.phonemes, 100)
+        for frame in closures(voice.phonemes, 100):
+            total += 1
+            found += made.opening[max(frame - 1, 0) : frame + 2].min() < 0.1
+    assert total >= 12 and found == total
 
 
 @needs_espeak
-def test_clips_are_made_once_and_show_what_they_sound(tmp_path: Path) -> None:
-    assert make_dataset(tmp_path, 3, 0, quiet) == 3
-    assert make_dataset(tmp_path, 4, 0, quiet) == 1
+def test_half_of_the_clips_begin_amid_speech() -> None:
+    openings = [curves(Scene.of(seed, "speech").poses)["opening"] for seed in range(24)]
+    assert all(opening[0] == 0 for opening in openings)
+    assert 5 <= sum(opening[1] > 0.25 for opening in openings) <= 16
+
+
+@needs_espeak
+def test_clips_are_made_once_and_hold_their_truth(tmp_path: Path) -> None:
+    assert make_clips(tmp_path, 1, 0, quiet, size=32) == 1
+    assert make_clips(tmp_path, 2, 0, quiet, size=32) == 1
     folders = sorted(tmp_path.glob("square/*/*"))
-    assert len(folders) == 4
-    for folder in folders:
-        truth = np.load(folder / TRUTH)
-        frames = np.stack([np.asarray(Image.open(folder / "images" / f"frame_{i}.png")) for i in range(FRAMES)])
-        opening, _ = mouth_from_frames(frames)
-        assert np.abs(opening - truth["opening"]).max() < 0.05
-        mask = np.asarray(Image.open(folder / "lip_masks" / "frame_0.png"))
-        assert mask.shape == (SIZE, SIZE) and 0.03 < (mask > 0).mean() < 0.3
-    assert len(discover(tmp_path)) == 4
+    assert len(folders) == 2 and len(discover(tmp_path)) == 2
+    truth = np.load(folders[0] / TRUTH)
+    assert all(len(truth[name]) == FRAMES for name in ("opening", "width", "press", "blink", "nod"))
+    frames = [np.asarray(Image.open(folders[0] / "images" / f"frame_{i}.png")) for i in range(FRAMES)]
+    who = Identity.of(int(folders[0].name))
+    index = int(truth["opening"].argmax())
+    pose = Pose(**{name: float(truth[name][index]) for name in truth.files if name != "closures"})
+    assert np.array_equal(frames[index], draw(who, pose, 32))
+
+
+@needs_espeak
+def test_nobody_speaks_in_a_pause(tmp_path: Path) -> None:
+    scene = Scene.of(4, "speech", pause=True)
+    assert len(scene.poses) == FRAMES and len(scene.waveform) == round(FRAMES / FPS * RATE_HZ)
+    assert np.sqrt((scene.waveform**2).mean()) < 0.01
+    assert curves(scene.poses)["opening"].max() < 0.05
 
 
 def test_a_clip_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene.spoken(Voice(hum(float(FRAMES / FPS))), FRAMES, 0)
+
     def broken(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez", broken)
     with pytest.raises(KeyboardInterrupt):
-        write_clip(tmp_path / "00000", Identity.of(0), tone(float(FRAMES / FPS), 200), 0)
+        write_clip(tmp_path / "00000", Identity.of(0), scene, 16)
     assert not (tmp_path / "00000").exists()
     monkeypatch.undo()
-    write_clip(tmp_path / "00000", Identity.of(0), tone(float(FRAMES / FPS), 200), 0)
+    write_clip(tmp_path / "00000", Identity.of(0), scene, 16, first=Identity.of(0, ("bowler",)))
+    first, second = (
+        np.asarray(Image.open(tmp_path / "00000" / "images" / f"frame_{i}.png")).astype(int) for i in (0, 1)
+    )
+    assert np.abs(first - second)[:5].mean() > 10  # the first picture wears another look
     with wave.open(str(tmp_path / "00000" / "audio.wav")) as file:
         assert file.getnframes() == round(FRAMES / FPS * RATE_HZ)
-
-
-def test_heads_sway_by_less_than_a_pixel_and_eyes_blink() -> None:
-    for seed in range(10):
-        made = poses(np.zeros(300), np.zeros(300), seed)
-        assert max(abs(pose.sway_x) for pose in made) * SIZE < 1
-        assert 1 <= sum(a.blink < 0.5 <= b.blink for a, b in itertools.pairwise(made)) <= 7

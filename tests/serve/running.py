@@ -20,7 +20,7 @@ from avatarctl.paths import embedded_avatar
 ROOT = Path(__file__).parents[2]
 SAMPLES = embedded_avatar() / "samples"
 PICTURE, VOICE = SAMPLES / "picture.png", SAMPLES / "voice.wav"
-QUICK = {"model": "puppet", "seconds": "0.4", "steps": "1"}
+QUICK = {"model": "puppet", "seconds": "0.4", "steps": "1", "size": "64x64"}
 
 
 def quick(**more: str) -> dict[str, str]:

@@ -51,8 +51,20 @@ def check(server: Running, wanted: dict[str, bytes]) -> None:
 
 def words(seconds: str, steps: int, seed: int) -> tuple[dict[str, str], list[str]]:
     """Return the fields of a video, and the words by which `generate` makes the same."""
-    fields = {"seconds": seconds, "steps": str(steps), "seed": str(seed), "checkpoint_every": "0", "model": "puppet"}
-    argv = ["--duration", seconds, "--steps", str(steps), "--seed", str(seed), "--checkpoint-every", "0"]
+    fields = {"seconds": seconds, "steps": str(steps), "seed": str(seed), "checkpoint_every": "0"}
+    fields |= {"model": "puppet", "size": "64x64"}
+    argv = [
+        "--duration",
+        seconds,
+        "--steps",
+        str(steps),
+        "--seed",
+        str(seed),
+        "--checkpoint-every",
+        "0",
+        "--size",
+        "64x64",
+    ]
     return fields, ["-a", str(VOICE), *argv]
 
 

@@ -134,7 +134,7 @@ def test_a_video_is_queued_watched_and_played(page: Any, server: Running) -> Non
     mine.get_by_role("button", name="Play").click()
     until(page, "document.querySelector('video').currentTime > 0.3")
     facts = page.eval_on_selector("video", "v => [v.duration, v.videoWidth, v.webkitAudioDecodedByteCount]")
-    assert facts[0] == pytest.approx(2, abs=0.1) and facts[1] == 256 and facts[2] > 0  # the sound is decoded
+    assert facts[0] == pytest.approx(2, abs=0.1) and facts[1] == 512 and facts[2] > 0  # the sound is decoded
     with page.expect_download() as download:
         mine.get_by_role("link", name="Download").click()
     assert Path(download.value.path()).read_bytes() == server.content(name)
@@ -148,7 +148,14 @@ def test_what_is_finished_plays_while_the_rest_is_rendered(page: Any, server: Ru
     with wave.open(str(VOICE)) as read, wave.open(str(tmp_path / "long.wav"), "wb") as written:
         written.setparams(read.getparams())
         written.writeframes(5 * read.readframes(read.getnframes()))
-    fields = {"segment_latent_frames": "4", "checkpoint_every": "0", "steps": "8", "window": "9", "overlap": "2"}
+    fields = {
+        "size": "64x64",
+        "segment_latent_frames": "4",
+        "checkpoint_every": "0",
+        "steps": "8",
+        "window": "9",
+        "overlap": "2",
+    }
     name = server.create(voice=tmp_path / "long.wav", model="puppet", **fields)["id"]
     mine = row(page, name)
     mine.get_by_role("button", name="Watch what is finished").click(timeout=150_000)

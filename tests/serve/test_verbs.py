@@ -35,7 +35,7 @@ def made(desk: Running) -> dict[str, Any]:
 def test_a_video_is_that_of_generate(
     desk: Running, made: dict[str, Any], straight: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    wanted = straight(tmp_path / "v.mp4", "-a", str(VOICE), "--duration", "0.8", "--steps", "2")
+    wanted = straight(tmp_path / "v.mp4", "-a", str(VOICE), "--duration", "0.8", "--steps", "2", "--size", "64x64")
     assert desk.content(made["id"]) == wanted
 
 
@@ -43,7 +43,7 @@ def test_the_object_says_what_was_asked_and_what_came_out(made: dict[str, Any]) 
     assert made["object"] == "video" and made["model"] == "puppet" and made["progress"] == 100
     assert made["seconds"] == "0.8" and made["size"] == "64x64" and made["error"] is None
     detail = made["detail"]
-    assert detail["user"] == "ada" and detail["settings"] == {"duration": "0.8", "steps": "2"}
+    assert detail["user"] == "ada" and detail["settings"] == {"duration": "0.8", "steps": "2", "size": "64x64"}
     assert detail["names"] == {"image": "picture.png", "audio": "voice.wav"}
     assert detail["notes"] == [] and detail["video_size"] == "256x256" and detail["wall_s"] > 0
     assert made["created_at"] <= made["completed_at"]

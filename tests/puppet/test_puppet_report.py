@@ -1,4 +1,4 @@
-"""Measurements of the second world become goals that are reached by perfect ones, and missed by each that is not."""
+"""Measurements of drawn persons become goals that are reached by perfect ones, and missed by each that is not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from avatarctl.puppet.evaluate import judge_of
-from avatarctl.puppet.world2 import report as second
+from avatarctl.puppet.world import report as judge
 
 PERFECT: dict[str, Any] = {
     "correlation": 0.95,
@@ -23,9 +22,11 @@ PERFECT: dict[str, Any] = {
     "blink_pictures": 5.0,
     "saturation_first": 0.99,
     "flash": 0.8,
+    "first_change": 1.2,
     "own_iris": True,
     "nearest_of_20_faces": True,
     "distance": 3.0,
+    "look": 40.0,
     "drift": {"colour": (-0.1, 0.1), "face": (-0.2, 0.1)},
     "borders": {"count": 4, "whole": 1.1},
     "opening": [0.0, 0.5, 0.9, 0.1] * 30,
@@ -35,7 +36,6 @@ PERFECT: dict[str, Any] = {
 
 
 def report_of(**changed: Any) -> dict[str, Any]:
-    judge = judge_of(2)
     found = {**PERFECT, **changed}
     report: dict[str, Any] = {
         "held_out": judge.of_pairs([found] * 4),
@@ -64,7 +64,7 @@ def test_perfect_videos_reach_every_goal() -> None:
         ({"openings": 6}, "mouth: openings for every vowel"),
         ({"onset_lag": -3}, "mouth: lag of the onset, pictures (median)"),
         ({"saturation_first": 0.9}, "first picture: saturation, of the reference's"),
-        ({"flash": 2.0}, "first picture: flash, of later changes (median)"),
+        ({"flash": 2.0}, "first pictures: distance in colour, of later spread (median)"),
         ({"own_iris": False}, "eyes: share of irises nearest to their own colour"),
         ({"blinks_per_minute": 3.0}, "eyes: blinks a minute, least"),
         ({"blinks_per_minute": 50.0}, "eyes: blinks a minute, most"),
@@ -86,10 +86,19 @@ def test_a_video_that_never_closes_reaches_no_precision() -> None:
     }
 
 
+def test_a_look_has_goals_of_its_own() -> None:
+    report = report_of()
+    for after, correlation, reached in ((10.0, 0.8, [True, True]), (30.0, 0.7, [False, False])):
+        dressed = [{**PERFECT, "look": after, "correlation": correlation}] * 4
+        report["lora"] = judge.of_lora([{**PERFECT, "look": 40.0}] * 4, dressed)
+        assert report["lora"]["ratio"] == after / 40
+        assert [goal.reached for goal in judge.goals_of(report)][-2:] == reached
+
+
 def test_the_report_reads_as_tables_and_diagrams() -> None:
     report = report_of()
-    text = second.to_markdown(report)
+    text = judge.to_markdown(report)
     assert "| mouth: correlation of the opening | 0.95 | at least 0.8 | yes |" in text
     assert "4 of 4" in text and "| 4 | 0.95 |" in text
-    titles = [panel.title for panel in second.panels_of(report, [PERFECT] * 4)]
+    titles = [panel.title for panel in judge.panels_of(report, [PERFECT] * 4)]
     assert titles[0] == "held-out pair 0: correlation 0.95" and len(titles) == 4

@@ -12,7 +12,6 @@ Triple = tuple[float, float, float]
 Hair = Literal["short", "side", "fringe", "bob", "long", "buns", "curly", "bald"]
 Collar = Literal["round", "v", "shirt", "turtle"]
 Room = Literal["plain", "lights", "window", "panel"]
-LOOKS = ("hat", "bowler", "glasses")
 
 SKINS: tuple[Triple, ...] = (
     (250, 216, 200),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from avatarctl.puppet.world2.identity import Identity
-from avatarctl.puppet.world2.scene import Tones
-from avatarctl.puppet.world2.shapes import BLACK, Canvas, Plane, joined, mixed, rgb, shaded
+from avatarctl.puppet.world.identity import Identity
+from avatarctl.puppet.world.scene import Tones
+from avatarctl.puppet.world.shapes import BLACK, Canvas, Plane, joined, mixed, rgb, shaded
 
 BOWLER = rgb(48, 48, 124)
 

@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from avatarctl.puppet.dataset import EVALUATION_SEED
-from avatarctl.puppet.world2.clips import Scene
-from avatarctl.puppet.world2.identity import Identity
-from avatarctl.puppet.world2.measure import measure
-from avatarctl.puppet.world2.portrait import Portrait
-from avatarctl.puppet.world2.voice import Voice, make_voice
+from avatarctl.puppet.folders import EVALUATION_SEED
+from avatarctl.puppet.world.clips import Scene
+from avatarctl.puppet.world.identity import Identity
+from avatarctl.puppet.world.measure import measure
+from avatarctl.puppet.world.portrait import Portrait
+from avatarctl.puppet.world.voice import Voice, make_voice
 
 pytestmark = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
 SEED = EVALUATION_SEED + 4

@@ -1,4 +1,4 @@
-"""From measurements of the second world's videos to a report: goals, tables, diagrams."""
+"""From measurements of drawn persons' videos to a report: goals, tables, diagrams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from avatarctl.evaluation.report import Goal, Panel, markdown_table
 from avatarctl.evaluation.sync import shuffled
-from avatarctl.puppet.world2.drive import FPS
+from avatarctl.puppet.world.drive import FPS
 
 Found = Mapping[str, Any]
 ONSET = 25  # pictures: all voices begin within them, so that there any voice agrees with any other
@@ -34,6 +34,7 @@ def of_pairs(pairs: Sequence[Found]) -> dict[str, Any]:
         "blink_pictures": round(float(np.mean(blinking)), 2) if blinking else 0.0,
         "saturation_first": _mean(pairs, "saturation_first"),
         "flash": _median(pairs, "flash"),
+        "first_change": _median(pairs, "first_change"),
         "own_iris": round(sum(pair["own_iris"] for pair in pairs) / len(pairs), 4),
         "nearest_of_20_faces": sum(pair["nearest_of_20_faces"] for pair in pairs),
         "wall_s": _mean(pairs, "wall_s"),
@@ -50,6 +51,19 @@ def of_long(found: Found, minutes: int) -> dict[str, Any]:
         "borders": {name: round(value, 4) for name, value in found["borders"].items()},
         "drift": {name: [round(bound, 4) for bound in bounds] for name, bounds in found["drift"].items()},
         "wall_s": found["wall_s"],
+    }
+
+
+def of_lora(base: Sequence[Found], dressed: Sequence[Found]) -> dict[str, Any]:
+    """Return what a LoRA of the look does to the same pairs."""
+    before, after = _mean(base, "look"), _mean(dressed, "look")
+    return {
+        "pairs": len(dressed),
+        "look_before": before,
+        "look_after": after,
+        "ratio": round(after / before, 4),
+        **_means(dressed),
+        "largest_lag": max(abs(pair["lag"]) for pair in dressed),
     }
 
 
@@ -73,7 +87,7 @@ def goals_of(report: Found) -> list[Goal]:
         Goal("mouth: openings for every vowel", pairs["openings_per_vowel"], "at least", 0.6),
         Goal("mouth: lag of the onset, pictures (median)", abs(pairs["onset_lag"]), "at most", 1),
         Goal("first picture: saturation, of the reference's", pairs["saturation_first"], "at least", 0.97),
-        Goal("first picture: flash, of later changes (median)", pairs["flash"], "at most", 1.0),
+        Goal("first pictures: distance in colour, of later spread (median)", pairs["flash"], "at most", 1.0),
         Goal("eyes: share of irises nearest to their own colour", pairs["own_iris"], "at least", 0.9),
         Goal("eyes: pictures of a blink", pairs["blink_pictures"], "at least", 3),
         Goal("eyes: blinks a minute, least", pairs["blinks_per_minute"], "at least", 8),
@@ -87,6 +101,9 @@ def goals_of(report: Found) -> list[Goal]:
             # How far 0 lies outside of the interval.
             goals.append(Goal(f"drift of {name}: slope's interval misses 0 by", max(low, -high, 0.0), "at most", 0.0))
         goals.append(Goal("windows: difference at borders", long["borders"]["whole"], "at most", 1.5))
+    if lora := report.get("lora"):
+        goals.append(Goal("LoRA: distance to the look, of the base's", lora["ratio"], "at most", 0.5))
+        goals.append(Goal("LoRA: correlation of the opening", lora["correlation"], "at least", 0.75))
     return goals
 
 
@@ -109,6 +126,7 @@ def to_markdown(report: Found) -> str:
         ("amplitude of the opening (1: as driven)", pairs["amplitude"]),
         ("openings for every vowel, as driven", pairs["openings_per_vowel_driven"]),
         ("largest lag, pictures", pairs["largest_lag"]),
+        ("change among the first pictures, of later ones (median)", pairs["first_change"]),
         ("distance of the face to the reference, grey levels", pairs["distance"]),
         ("faces nearest to their own reference among 20", f"{pairs['nearest_of_20_faces']} of {pairs['pairs']}"),
         ("seconds a render", pairs["wall_s"]),

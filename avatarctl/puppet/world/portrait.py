@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from avatarctl.puppet.world2.face import paint_ears, paint_eyes, paint_face, paint_neck, paint_nose
-from avatarctl.puppet.world2.hair import paint_back_hair, paint_front_hair, paint_look
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.mouth import paint_mouth
-from avatarctl.puppet.world2.scene import Tones, paint_body, paint_room
-from avatarctl.puppet.world2.shapes import Canvas
+from avatarctl.puppet.world.face import paint_ears, paint_eyes, paint_face, paint_neck, paint_nose
+from avatarctl.puppet.world.hair import paint_back_hair, paint_front_hair, paint_look
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.mouth import paint_mouth
+from avatarctl.puppet.world.scene import Tones, paint_body, paint_room
+from avatarctl.puppet.world.shapes import Canvas
 
 SIZE = 128
 VIEW, CENTRE = 0.90, (0.5, 0.512)  # what the picture shows of the unit square

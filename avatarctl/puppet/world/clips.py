@@ -14,13 +14,13 @@ from avatarctl.audio.speak import RATE_HZ, Phoneme
 from avatarctl.progress import Progress
 from avatarctl.puppet.folders import missing_clips, writable, write_folder
 from avatarctl.puppet.voice import Kind
-from avatarctl.puppet.world2.drive import FPS, closures, drive
-from avatarctl.puppet.world2.face import EYE_Y
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.life import poses
-from avatarctl.puppet.world2.mouth import X, Y
-from avatarctl.puppet.world2.portrait import SIZE, VIEW, Portrait, in_picture
-from avatarctl.puppet.world2.voice import Voice, after, make_voice
+from avatarctl.puppet.world.drive import FPS, closures, drive
+from avatarctl.puppet.world.face import EYE_Y
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.life import poses
+from avatarctl.puppet.world.mouth import X, Y
+from avatarctl.puppet.world.portrait import SIZE, VIEW, Portrait, in_picture
+from avatarctl.puppet.world.voice import Voice, after, make_voice
 
 FRAMES = 81
 SINGING = (8003, 0.12)  # number of the draw, share
@@ -30,6 +30,7 @@ BEFORE_PAUSE = (80, 20)  # pictures of a voice and of quiet before a clip of a p
 # Where eyes and mouth move, as ellipses (x, y, rx, ry) of the drawing: what counts more in training, and is measured.
 MOUTH_REGION = (X, Y + 0.045, 0.180, 0.118)
 EYE_REGIONS = ((0.5 - 0.125, EYE_Y - 0.018, 0.110, 0.085), (0.5 + 0.125, EYE_Y - 0.018, 0.110, 0.085))
+IRIS_REGIONS = ((0.5 - 0.125, EYE_Y, 0.050, 0.045), (0.5 + 0.125, EYE_Y, 0.050, 0.045))
 HEAD_REGION = (0.5, 0.46, 0.36, 0.42)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.scene import Tones
-from avatarctl.puppet.world2.shapes import BLACK, WHITE, Canvas, mixed, rgb
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.scene import Tones
+from avatarctl.puppet.world.shapes import BLACK, WHITE, Canvas, mixed, rgb
 
 X, Y = 0.5, 0.705  # of the line between the lips, in a head that looks straight ahead
 GAP = 0.110  # height of the gap, wide open

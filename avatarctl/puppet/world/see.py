@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatarctl.evaluation.colour import lab
-from avatarctl.puppet.world2.clips import MOUTH_REGION, region_mask
-from avatarctl.puppet.world2.face import EYE_Y
-from avatarctl.puppet.world2.identity import IRISES, Identity, Pose
-from avatarctl.puppet.world2.mouth import X, Y
-from avatarctl.puppet.world2.portrait import VIEW, Portrait, in_picture
+from avatarctl.puppet.world.clips import MOUTH_REGION, region_mask
+from avatarctl.puppet.world.face import EYE_Y
+from avatarctl.puppet.world.identity import IRISES, Identity, Pose
+from avatarctl.puppet.world.mouth import X, Y
+from avatarctl.puppet.world.portrait import VIEW, Portrait, in_picture
 
 SHIFTS = [(dx, dy) for dy in range(-2, 3) for dx in range(-2, 3)]  # pixels at 128
 OPENINGS, WIDTHS, LIDS = np.linspace(0, 1, 21), np.linspace(0, 1, 5), np.linspace(0, 1, 11)
 CHUNK = 64
+JUST_VISIBLE = 1.0  # a difference of colours in Lab
 # Boxes of the drawing: left, top, right, bottom.
 MOUTH_BOX = (X - 0.16, Y - 0.06, X + 0.16, Y + 0.13)
 EYES_BOX = (0.5 - 0.21, EYE_Y - 0.035, 0.5 + 0.21, EYE_Y + 0.045)
@@ -110,11 +111,19 @@ def saturation(frames_THWC: NDArray[np.uint8]) -> NDArray[np.float64]:
     return (pixels.max(3) - pixels.min(3)).mean((1, 2))
 
 
-def flash(frames_THWC: NDArray[np.uint8], mask_HW: NDArray[np.bool_], first: int = 6) -> float:
-    """Return the largest change from picture to picture among the first ones, of the largest but a hundredth later on.
+def flash(frames_THWC: NDArray[np.uint8], mask_HW: NDArray[np.bool_], first: int = 7) -> float:
+    """Return how far the first pictures' mean colour is from the later ones', of their spread (or of a visible difference).
 
-    Above 1 the beginning flickers more than the rest. ``mask``: where nothing speaks or blinks.
+    Distances are in Lab; the spread is the largest distance but a hundredth later on, at least ``JUST_VISIBLE``. Above 1
+    the beginning flashes. ``mask``: where nothing speaks or blinks.
     """
+    colours = np.array([lab(frame[mask_HW].astype(np.float64).mean(0)) for frame in frames_THWC])
+    away = np.linalg.norm(colours - np.median(colours[first:], axis=0), axis=1)
+    return float(away[:first].max() / max(np.quantile(away[first:], 0.99), JUST_VISIBLE))
+
+
+def first_change(frames_THWC: NDArray[np.uint8], mask_HW: NDArray[np.bool_], first: int = 6) -> float:
+    """Return the largest change from picture to picture among the first ones, of the largest but a hundredth later on."""
     pixels = frames_THWC[:, mask_HW].astype(np.float64)
     changes = np.abs(np.diff(pixels, axis=0)).mean((1, 2))
     return float(changes[:first].max() / max(np.quantile(changes[first:], 0.99), 1e-9))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avatarctl.puppet.world2.identity import Identity
-from avatarctl.puppet.world2.shapes import BLACK, WHITE, Canvas, Colour, Plane, joined, mixed, rgb
+from avatarctl.puppet.world.identity import Identity
+from avatarctl.puppet.world.shapes import BLACK, WHITE, Canvas, Colour, Plane, joined, mixed, rgb
 
 
 @dataclass(frozen=True)

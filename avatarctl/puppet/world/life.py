@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatarctl.puppet.mouth import smooth
-from avatarctl.puppet.world2.drive import FPS, Drive
-from avatarctl.puppet.world2.identity import Pose
+from avatarctl.puppet.world.drive import FPS, Drive
+from avatarctl.puppet.world.identity import Pose
 
 CLOSING, OPENING = 2.5, 4.0  # pictures of a blink: six or seven in all
 # Pictures from blink to blink: at least, when one comes at the end of a phrase; else a wait by chance.
-APART, WAIT = 18, (60, 120)
+APART, WAIT = 36, (60, 120)
 FIRST = 6  # the first picture is at rest, eyes open
-AT_AN_END = 0.6  # share of phrases that end with a blink
+AFTER_AN_END = (
+    2.0  # pictures from a phrase's end to the blink: each comes where it can be heard, so that it can be learnt
+)
 STRESS_FRAMES, TILT_FRAMES = 6.0, 10.0  # deviations of Gaussians: slow sound
 FROM_REST = {True: 2.0, False: 6.0}  # pictures in which two thirds of a motion are there: amid speech, else
 
@@ -55,7 +57,7 @@ def poses(heard: Drive, ends_s: Sequence[float], seed: int, lead: int = 0) -> li
 
 def blinks(count: int, ends: Sequence[float], chance: np.random.Generator) -> NDArray[np.float64]:
     """Return how far lids are shut (count,), 0 … 1. ``ends``: pictures at which a phrase ends, when many people blink."""
-    wanted = sorted(end + chance.uniform(0, 4) for end in ends if end > 0 and chance.random() < AT_AN_END)
+    wanted = sorted(end + AFTER_AN_END for end in ends if end > 0)
     moments: list[float] = []
     by_chance = chance.uniform(12, WAIT[1])
     for end in [*wanted, np.inf]:

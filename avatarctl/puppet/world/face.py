@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from avatarctl.puppet.world2.identity import Identity, Pose
-from avatarctl.puppet.world2.scene import Tones
-from avatarctl.puppet.world2.shapes import BLACK, WHITE, Canvas, Plane, joined, mixed, rgb, shaded
+from avatarctl.puppet.world.identity import Identity, Pose
+from avatarctl.puppet.world.scene import Tones
+from avatarctl.puppet.world.shapes import BLACK, WHITE, Canvas, Plane, joined, mixed, rgb, shaded
 
 EYE_Y = 0.425
 LID_REACH = 1.42  # of an eye's height: how far the upper lid comes down

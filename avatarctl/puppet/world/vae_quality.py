@@ -15,8 +15,8 @@ from avatarctl.evaluation.sync import correlation
 from avatarctl.progress import Progress
 from avatarctl.puppet.pictures import Pictures, to_tensor
 from avatarctl.puppet.vae import at_once, decode_at_once, encode_at_once
-from avatarctl.puppet.world2.clips import EYE_REGIONS, MOUTH_REGION, region_mask
-from avatarctl.puppet.world2.see import gap_area, saturation
+from avatarctl.puppet.world.clips import EYE_REGIONS, MOUTH_REGION, region_mask
+from avatarctl.puppet.world.see import gap_area, saturation
 
 # Pictures of a clip, from and up to: what decays shows in the later ones.
 BANDS = ((0, 1), (1, 5), (5, 9), (9, 17), (17, 33), (33, 81))
