@@ -201,7 +201,7 @@ def _from_folder(row: Row, folder: Path) -> Row:
     values = dict(row.values)
     for name in ("audio", "image", "weights"):
         own = EMBEDDED_PICTURES if name == "image" else (str(EMBEDDED),)
-        if isinstance(values.get(name), str) and values[name].strip() and values[name] not in own:
+        if isinstance(values.get(name), str) and values[name].strip() and str(Path(values[name])) not in own:
             values[name] = str(folder / values[name])
     loras = values.get("lora")
     if isinstance(loras, str | list):

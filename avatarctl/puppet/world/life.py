@@ -15,9 +15,8 @@ CLOSING, OPENING = 2.5, 4.0  # pictures of a blink: six or seven in all
 # Pictures from blink to blink: at least, when one comes at the end of a phrase; else a wait by chance.
 APART, WAIT = 36, (60, 120)
 FIRST = 6  # the first picture is at rest, eyes open
-AFTER_AN_END = (
-    2.0  # pictures from a phrase's end to the blink: each comes where it can be heard, so that it can be learnt
-)
+# Pictures from a phrase's end to the blink: each comes where it can be heard, so that it can be learnt.
+AFTER_AN_END = 2.0
 STRESS_FRAMES, TILT_FRAMES = 6.0, 10.0  # deviations of Gaussians: slow sound
 FROM_REST = {True: 2.0, False: 6.0}  # pictures in which two thirds of a motion are there: amid speech, else
 
