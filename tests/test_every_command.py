@@ -170,7 +170,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("puppet train brain --data empty -o nets", 2, "brain", "--help"),
     ("puppet pack --weights nowhere -o packed", 5, "nowhere: got no such folder", ""),
     ("puppet pack --weights weights -o packed --report novels", 4, "novels: got no report.md", "puppet evaluate"),
-    ("puppet evaluate -o report --minutes 1", 2, "--minutes: got 1", "first minute"),
+    ("puppet evaluate -o report --minutes 1", 2, "--minutes: got 1", "a minute is too short"),
     # the queue
     ("serve --preset puppet --host 0.0.0.0", 2, "--host: got 0.0.0.0, which others can reach, without a token", "--token-file"),
     ("serve --preset pupet", 2, "preset 'pupet': not found", "did you mean puppet?"),

@@ -126,6 +126,7 @@ def run_follower(checked: Checked, folder: RenderFolder, processes: Processes) -
     """Run this process's windows of a render that process 0 leads, from the files that it laid ready, to the end."""
     job = checked.job
     if not folder.exists():
+        processes.check_late()  # process 0 may have failed since, and a start that fails leaves no folder
         raise InputFileError(
             f"process {processes.rank}: {folder.path} is not to be seen here, expected the folder of process 0",
             "put it on a disk that all machines share: --work-dir",

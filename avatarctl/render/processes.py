@@ -192,6 +192,11 @@ class Processes:
         if (told := self._told()) is not None and told["rank"] != self.rank:
             raise self._heard(told)
 
+    def check_late(self) -> None:
+        """Do as :meth:`check` once process 0 has had the time to tell of an end: it clears away before it does."""
+        self._await_end(LEADER_TELLS_WITHIN_S)
+        self.check()
+
     def end(self, code: int = 0) -> None:
         """Tell the others that this process ends, and with which exit code; the first one that does is heard.
 

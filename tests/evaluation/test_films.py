@@ -96,7 +96,8 @@ def test_another_person_is_told_and_nothing_else(tmp_path: Path) -> None:
     assert found.row["face"]["persons"] == 2 and found.row["identity"]["worst"] > 0.6
 
 
-@pytest.mark.parametrize("percent", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("percent", [1, 0])
 def test_colours_that_drift_are_told_and_nothing_else(tmp_path: Path, percent: int) -> None:
     """1 % a minute, over two and a half minutes; the same video without it has nothing remarkable."""
     fps, seconds = Fraction(1), 150  # a picture a second is enough

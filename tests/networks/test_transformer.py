@@ -145,6 +145,7 @@ def test_offloading_to_disk_changes_nothing(tmp_path: Path, expected: torch.Tens
     assert torch.allclose(run(model), expected, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs g++")
 def test_compiled_blocks_are_equal(expected: torch.Tensor) -> None:
     torch._dynamo.reset()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gpu import CUDA, Bytes, pretended
 from setting import MODES, Steps, loaded, placement
+from variants import some
 
 from avatarctl.networks import kinds, memory
 from avatarctl.networks import vae as V
@@ -84,12 +85,14 @@ def check(
     assert found["decode to device"] < 2 * MB + 1.1 * cache / V.TOGETHER, found["decode to device"] / MB
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", some(MODES, "full", "group"))
 def test_two_layers_at_full_width(mode: str) -> None:
     check(TRANSFORMER_1_3B.with_(layers=2), mode, False, (512, 512))
 
 
-@pytest.mark.parametrize(("mode", "vae_dtype"), [("group", torch.bfloat16), ("full", torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    ("mode", "vae_dtype"), some([("group", torch.bfloat16), ("full", torch.float32)], ("full", torch.float32)), ids=str
+)
 def test_tiles_at_full_width(mode: str, vae_dtype: torch.dtype) -> None:
     check(TRANSFORMER_1_3B.with_(layers=2), mode, False, (512, 512), vae_dtype, small_tiling(512, 512))
 

@@ -11,6 +11,7 @@ import torch
 from gpu import CUDA, pretended
 from safetensors.torch import save_file
 from setting import MODES, TINY, Steps, loaded, placement
+from variants import some
 
 from avatarctl.networks import kinds
 from avatarctl.networks import vae as V
@@ -50,7 +51,7 @@ def test_window_steps(memory: str, float8: bool) -> None:
         assert steps.transformer.device.type == "cuda"
 
 
-@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("memory", some(MODES, "full", "group"))
 @pytest.mark.parametrize("float8", [False, True], ids=["same", "float8"])
 def test_native_guidance(memory: str, float8: bool) -> None:
     with pretended():
@@ -75,7 +76,7 @@ def test_a_transformer_with_a_lora(memory: str, float8: bool, tmp_path: Path) ->
         assert velocity.device.type == "cpu" and counted.peak > 0
 
 
-@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("memory", some(MODES, "group"))
 def test_what_a_team_passes_on_lies_in_main_memory(memory: str) -> None:
     """Windows after a step, with all that the solver and reused guidance keep, go over gloo to the other processes."""
     levels = schedule(4)
@@ -118,7 +119,12 @@ TILES = V.Tiling(64, 16)
 
 @pytest.mark.parametrize(
     ("memory", "tiling", "folded"),
-    [*((mode, None, False) for mode in MODES), ("full", TILES, False), ("group", TILES, False), ("model", None, True)],
+    [
+        *((mode, None, False) for mode in MODES),
+        ("full", TILES, False),
+        ("model", None, True),
+        pytest.param("group", TILES, False, marks=pytest.mark.long),
+    ],
 )
 def test_vae(memory: str, tiling: V.Tiling | None, folded: bool) -> None:
     with pretended():
@@ -135,7 +141,7 @@ def test_vae(memory: str, tiling: V.Tiling | None, folded: bool) -> None:
         assert condition.device == CUDA and condition.shape == (1, 20, 6, 16, 16)
 
 
-@pytest.mark.parametrize("memory", MODES)
+@pytest.mark.parametrize("memory", some(MODES, "full", "group"))
 @pytest.mark.parametrize("tiling", [None, TILES], ids=["whole", "tiles"])
 def test_the_trial_before_the_first_step(memory: str, tiling: V.Tiling | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two latent frames are decoded with the transformer, the speech encoder and the texts' keys where they will be."""

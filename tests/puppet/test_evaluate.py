@@ -61,6 +61,7 @@ def test_lips_of_the_shipped_avatar_follow_and_are_measured_once(server: Server,
     assert kept[0].stat().st_mtime_ns != stamps[0] and kept[1].stat().st_mtime_ns == stamps[1], "a damaged one is"
 
 
+@pytest.mark.long
 @needs_espeak
 def test_the_gate_closes_before_lips_that_follow_nothing(server: Server, tmp_path: Path) -> None:
     weights = tmp_path / "weights"

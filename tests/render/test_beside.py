@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from variants import some
 
 from avatarctl import threads
 from avatarctl.errors import DeviceError, Interrupted
@@ -197,7 +198,7 @@ def test_an_error_of_the_encoder_is_the_render_s(
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", some([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
 def test_a_stop_in_the_middle_of_a_latent_frame_is_heard_there(
     studio: Path, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch, spare: int, number: signal.Signals
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from variants import some
 from workshop import Case, Server, signal_at, straight
 
 from avatarctl.errors import Interrupted
@@ -27,7 +28,7 @@ def expected(studio: Path, server: Server, tmp_path_factory: pytest.TempPathFact
     return straight(Case(studio, server, tmp_path_factory.mktemp("straight") / "case", "long.wav"), *STEPS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", some([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_a_signal_stops_after_the_window_step_and_says_how_to_go_on(
     new_case: NewCase, expected: bytes, number: signal.Signals
 ) -> None:

@@ -148,8 +148,8 @@ def test_what_names_no_language_is_refused(given: str) -> None:
     ("suffix", "codec", "wanted"),
     [
         (".mp4", "mov_text", ["und", "und", "deu", "eng"]),
-        (".mov", "mov_text", ["", "", "deu", "eng"]),
-        (".mkv", "subrip", ["und", "und", "ger", "eng"]),
+        pytest.param(".mov", "mov_text", ["", "", "deu", "eng"], marks=pytest.mark.long),
+        pytest.param(".mkv", "subrip", ["und", "und", "ger", "eng"], marks=pytest.mark.long),
         (".webm", "webvtt", ["und", "und", "ger", "eng"]),
     ],
 )

@@ -210,6 +210,40 @@ def test_an_error_of_any_process_ends_all(new_case: NewCase, team_studio: Path) 
     assert "error: " in attempts[0].told
 
 
+@pytest.mark.parametrize(("fails", "status", "told"), [(True, 5, ""), (False, 4, "--work-dir")])
+def test_a_folder_that_is_gone_is_not_one_that_was_never_shared(
+    tmp_path: Path, fails: bool, status: int, told: str
+) -> None:
+    """Process 1 looks when process 0's start has failed and its folder is cleared away, but before it tells so."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from avatarctl.errors import AvatarError, Ended, WeightsError
+from avatarctl.render import processes
+from avatarctl.render.engine import run_follower
+from avatarctl.render.folder import RenderFolder
+processes.LEADER_TELLS_WITHIN_S = 3 if {fails} else 0.2
+path = Path("talk.render")
+try:
+    with processes.Processes(path) as own:
+        if own.rank:
+            run_follower(SimpleNamespace(job=None), RenderFolder(path), own)
+        time.sleep(1)
+        if {fails}:
+            raise WeightsError("of another network", "")
+        own.hear("never")
+except Ended as ended:
+    sys.exit(ended.exit_code)
+except AvatarError as error:
+    print(error, error.hint)
+    sys.exit(error.exit_code)
+"""
+    done = script_of_two(tmp_path, script)
+    assert [code for code, _ in done] == [status, status], done
+    assert (told in done[1][1]) if told else not done[1][1], done
+
+
 def other_lora(folder: Path) -> Path:
     """Write a LoRA of another network."""
     import torch
@@ -262,21 +296,21 @@ with processes.Processes(Path("talk.render")) as own:
     assert team.agree(0) == 0
 print("together")
 """
+    for code, out in script_of_two(tmp_path, script):
+        assert code == 0 and "together" in out, out[-3000:]
+
+
+def script_of_two(folder: Path, script: str) -> list[tuple[int, str]]:
+    """Run a script in two processes of one render; return how each ended and what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
-            env={**environment, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        subprocess.Popen([sys.executable, "-c", script], cwd=folder, env={**environment, "RANK": str(rank)}, **pipes)
         for rank in range(2)
     ]
-    for process in started:
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and "together" in out, out[-3000:]
+    outs = [process.communicate(timeout=60)[0] for process in started]
+    return [(process.returncode, out) for process, out in zip(started, outs, strict=True)]
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ import pytest
 import torch
 from sampling.chaos import advance, join
 from tiny import COLUMNS, FRAMES, ROWS, TINY, tiny_inputs, tiny_transformer
+from variants import some
 
 from avatarctl.sampling import guidance
 from avatarctl.sampling.denoise import WindowRequest, schedule
@@ -359,7 +360,7 @@ def test_predictions_carry_no_gradient(model) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("changes", [{}, {"guidance_reuse": 2}, {"guidance_interval": (0.3, 0.9)}], ids=str)
-@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("batch", some([2, 3], 3))
 @pytest.mark.parametrize("precompute", [True, False])
 def test_windows_that_share_passes_give_what_they_give_alone(
     table: str, changes: dict, batch: int, precompute: bool

@@ -248,7 +248,7 @@ def kill_often(server: Server, cache: Path, base: Path, folder: Path, kills: int
 def test_exports_are_whole_after_kills_at_random_instants(
     server: Server, cache: Path, base: Path, tmp_path: Path
 ) -> None:
-    assert kill_often(server, cache, base, tmp_path, 8) == 8
+    assert kill_often(server, cache, base, tmp_path, 4) == 4
 
 
 @pytest.mark.long

@@ -174,7 +174,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param([], id="alone"),
+        pytest.param([], id="alone", marks=pytest.mark.long),
         pytest.param(TORCHRUN, id="torchrun"),
         pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.long),
     ],

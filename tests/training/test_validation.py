@@ -210,7 +210,9 @@ def test_conditions_are_computed_once(place: Path, tmp_path: Path, monkeypatch: 
     assert len(videos(made.output)) == 3
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["copies", "fsdp2"])
+@pytest.mark.parametrize(
+    "sharded", [pytest.param(False, id="copies"), pytest.param(True, id="fsdp2", marks=pytest.mark.long)]
+)
 def test_two_processes_render_the_videos(
     server: Server, place: Path, watched: Path, tmp_path: Path, sharded: bool
 ) -> None:
