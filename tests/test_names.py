@@ -17,6 +17,7 @@ from avatarctl import durable, jsontext
 from avatarctl.batch.items import Item
 from avatarctl.batch.worker import from_line, to_line
 from avatarctl.data.discover import discover
+from avatarctl.errors import UsageError
 from avatarctl.paths import LONGEST_NAME, as_spelled, derived, fitted
 from avatarctl.settings.render import RenderJob
 
@@ -172,3 +173,15 @@ def test_a_locale_without_letters_shows_names_as_they_are(tmp_path: Path) -> Non
 def test_json_in_ascii_is_json(tmp_path: Path) -> None:
     out = run(tmp_path, "generate", "-a", f"caf{COMPOSED} 😀.wav", "--preset", "puppet", "--json", **ASCII)
     assert f"caf{COMPOSED} 😀.wav" in json.loads(out.stdout.decode("ascii"))["errors"][0]["message"]
+
+
+def test_settings_in_python_have_the_names_of_files_and_of_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from avatarctl.settings.jobs import render_job
+
+    files = (tmp_path / "me.png", tmp_path / "talk.wav", tmp_path / "talk.mp4")
+    made = render_job(*files, settings={"duration": 3, "start_s": 1.0})
+    assert (made.render.duration_s, made.render.start_s) == (3, 1) and capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="'duration_s' stands there twice, as duration too"):
+        render_job(*files, settings={"duration": 3, "duration_s": 3})

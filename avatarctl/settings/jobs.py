@@ -12,6 +12,7 @@ from avatarctl.settings import presets
 from avatarctl.settings.check import make
 from avatarctl.settings.formats import named_after
 from avatarctl.settings.languages import parse_subtitles
+from avatarctl.settings.names import to_fields
 from avatarctl.settings.placement import PlacementSettings
 from avatarctl.settings.render import AllSettings, RenderJob, RenderSettings
 from avatarctl.settings.student import as_students_ask
@@ -29,10 +30,14 @@ def render_job(
     """Return the job that preset, environment and settings make together, in rising order of weight.
 
     ``image`` None: the picture that the preset (or ``AVATARCTL_IMAGE``) names. ``output`` None: named after the recording, in
-    the current folder. ``files``: ``work_dir``, ``frames``, ``keep``, ``accept_changes`` of the job. Raises ``UsageError``
-    with all mistakes at once, each with where its value came from.
+    the current folder. ``settings``: by their names in files (``duration``) or in Python (``duration_s``). ``files``:
+    ``work_dir``, ``frames``, ``keep``, ``accept_changes`` of the job. Raises ``UsageError`` with all mistakes at once, each
+    with where its value came from.
     """
-    values, places = presets.resolve(AllSettings.model_fields, preset, {**(settings or {}), "image": image})
+    given, _, twice = to_fields(settings or {}, {}, AllSettings.model_fields, note_old=False)
+    if twice:
+        raise UsageError("\n".join(twice), "leave one of them out")
+    values, places = presets.resolve(AllSettings.model_fields, preset, {**given, "image": image})
     values, places = as_students_ask(values, places)
     made = make(AllSettings, values, places, example=presets.example_of(preset))
     if made.image is None:

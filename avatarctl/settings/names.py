@@ -39,11 +39,11 @@ def flag_of(field: str, fields: Collection[str]) -> str:
 
 
 def to_fields(
-    values: Mapping[str, Any], places: Mapping[str, str], fields: Collection[str]
+    values: Mapping[str, Any], places: Mapping[str, str], fields: Collection[str], note_old: bool = True
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Return values and places by field, and what is there under two names; what is no setting keeps its name.
 
-    A name may have dashes, as flags have. The old one of a setting works, with a note.
+    A name may have dashes, as flags have. The old one of a setting works, with a note: in Python it is the field's.
     """
     known = keys_of(fields)
     found: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def to_fields(
         key = str(name).replace("-", "_")
         key = ALSO.get(key, key) if key not in known else key
         field = known.get(key, key if key in fields else name)
-        if field in fields and key == field and key_of(field, fields) != field:
+        if note_old and field in fields and key == field and key_of(field, fields) != field:
             place = places.get(str(name), "")
             note_old_name(key, key_of(field, fields), place.rpartition(", line ")[0] or place)
         if field in found:
