@@ -45,6 +45,7 @@ from avatarctl.settings.values import lora_file, parse_lora
 from avatarctl.training.checkpoints import load_tensors, save_tensors
 from avatarctl.training.conditions import Ready, Video, load_conditions, prepare_conditions
 from avatarctl.weights import checksum, find_weights
+from benchmarks import student_gates
 
 FIRST_PAIR = 6000  # of held-out faces and voices; others are measured by `avatarctl puppet evaluate`
 DRAWS = 2000  # of the bootstrap
@@ -66,11 +67,6 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 # (row, at most so many times the distance of, this row): at audio scales up to 3, and above.
 GOALS = (("ab2 25, interval [0, 0.9]", "Euler 50", 1.5, 1.6),)
-# The same of students by their steps; None: of every number of steps.
-STUDENT_GOALS = {
-    8: (("Euler 8, uniform", 0.95), ("unguided 8, uniform", 0.7)),
-    4: (("Euler 4, uniform", 0.85), ("Euler 8, uniform", 1.15)),
-}
 
 
 @dataclass(frozen=True)
@@ -215,13 +211,12 @@ def _cell(
 
 
 @torch.no_grad()
-def _measured(files: Any, latents: Tensor, who: Subject) -> dict[str, float]:
+def _measured(files: Any, latents: Tensor, who: Subject) -> dict[str, Any]:
     vae = checkpoints.load_vae(files.vae, dtype=torch.float32).eval()
     frames = np.concatenate([to_pictures(part) for part in decode_stream(vae, latents.split(1, dim=2))])
     frames = frames[: who.ready.plan.video_frames]
-    numbers = {name: value for name, value in who.measure(frames).items() if isinstance(value, float)}
     motion = float(np.sqrt((np.diff(frames.astype(np.float64), axis=0) ** 2).mean()))
-    return {**numbers, "motion": motion}
+    return {**who.measure(frames), "motion": motion}
 
 
 def interval(clusters: Sequence[Sequence[float]], below: Sequence[Sequence[float]] | None = None) -> list[float]:
@@ -255,38 +250,34 @@ def table(cells: Sequence[Mapping[str, Any]], scales: Sequence[float]) -> str:
             if "Euler 50" in windows:
                 ratio = "{:.2f} ({:.2f} to {:.2f})".format(*interval(windows[name], windows["Euler 50"]))
             lines.append(f"| {name} | {found[0]['passes']} | {middle:.4f} ({low:.4f} to {high:.4f}) | {ratio} |")
-        lines += ["", *_goals(scale, by_row, windows), *_measures([c for c in cells if c["scale"] == scale]), ""]
+        lines += [
+            "",
+            *_goals(scale, by_row, windows),
+            *student_gates.tables([c for c in cells if c["scale"] == scale]),
+            "",
+        ]
     return "\n".join(lines)
 
 
 def _goals(scale: float, by_row: Mapping[str, Any], windows: Mapping[str, Any]) -> list[str]:
-    wanted = [(name, other, low if scale <= 3 else high) for name, other, low, high in GOALS if name in windows]
+    asked: list[tuple[str, str, float, float | None]] = []
+    for name, other, low, high in GOALS:
+        if name in windows:
+            asked.append((name, other, low if scale <= 3 else high, None))
     for name, found in by_row.items():
-        wanted += [(name, other, most) for other, most in STUDENT_GOALS.get(found[0].get("student", 0), ())]
+        asked += [(name, *goal) for goal in student_gates.DISTANCES.get(found[0].get("student", 0), ())]
     lines = []
-    for name, other, most in wanted:
+    for name, other, most, most_of_each in asked:
         if other not in windows:
             continue
         middle, low, high = interval(windows[name], windows[other])
-        pairs = [float(np.mean(a) / np.mean(b)) for a, b in zip(windows[name], windows[other], strict=True)]
-        reached = "reached" if middle <= most else "NOT reached"
+        pairs = student_gates.by_pair(by_row[name], by_row[other])
+        reached = middle <= most and (most_of_each is None or max(pairs) <= most_of_each)
+        each = "" if most_of_each is None else f" (at most {most_of_each:g})"
         lines.append(
-            f"- {name}: {middle:.3f} ({low:.3f} to {high:.3f}) of {other}, at most {most:g}: {reached}; "
-            f"by render {min(pairs):.2f} to {max(pairs):.2f}"
+            f"- {name}: {middle:.3f} ({low:.3f} to {high:.3f}) of {other}, at most {most:g}: "
+            f"{'reached' if reached else 'NOT reached'}; by pair {min(pairs):.2f} to {max(pairs):.2f}{each}"
         )
-    return lines
-
-
-def _measures(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the means of what was measured of the pictures, row by row."""
-    seen = [cell for cell in cells if "measured" in cell]
-    if not seen:
-        return []
-    names = [name for name in seen[0]["measured"] if all(name in cell["measured"] for cell in seen)]
-    lines = ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for row in dict.fromkeys(str(cell["row"]) for cell in seen):
-        found = [cell["measured"] for cell in seen if cell["row"] == row]
-        lines.append(f"| {row} | {' | '.join(f'{np.mean([each[name] for each in found]):.3f}' for name in names)} |")
     return lines
 
 

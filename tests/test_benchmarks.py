@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from avatarctl.networks.memory import latent_tokens  # noqa: E402
 from benchmarks import bench as common  # noqa: E402
 from benchmarks import device as bench  # noqa: E402
-from benchmarks import fewer_steps  # noqa: E402
+from benchmarks import fewer_steps, student_gates  # noqa: E402
 from benchmarks import render_bookkeeping as bookkeeping  # noqa: E402
 
 
@@ -164,8 +164,42 @@ def test_the_table_of_few_steps_has_intervals_and_says_which_goals_are_reached()
     assert "| ab2 25, interval [0, 0.9] | 57 | 0.2100 (0.1200 to 0.3000) | 1.40 (1.20 to 1.50) |" in text
     assert "- ab2 25, interval [0, 0.9]: 1.400 (1.200 to 1.500) of Euler 50, at most 1.5: reached" in text
     assert (
-        "- student a: 0.778 (0.750 to 0.800) of Euler 8, uniform, at most 0.95: reached; by render 0.75 to 0.80" in text
+        "- student a: 0.778 (0.750 to 0.800) of Euler 8, uniform, at most 0.95: reached; "
+        "by pair 0.75 to 0.80 (at most 1)" in text
     )
+
+
+def shown(opening: list[float], found: int, motion: float, wide: float) -> dict[str, object]:
+    return {
+        "opening": opening,
+        "expected": [0.0, 1.0, 0.0, 1.0],
+        "correlation": 0.9,
+        "amplitude": 1.0,
+        "closures": {"wanted": 10, "found": found, "shown": 10, "right": 9},
+        "width_correlation": 0.8,
+        "width_amplitude": wide,
+        "motion": motion,
+        "borders": {"count": 2, "whole": 1.0},
+    }
+
+
+def test_students_are_judged_by_what_their_pictures_show() -> None:
+    def row(name: str, measured: dict[str, object], **more: object) -> list[dict[str, object]]:
+        made = cells(name, [0.1, 0.2], measured=measured, **more)
+        made[1]["measured"] = {**measured, "expected": [1.0, 0.0, 0.0, 1.0]}
+        return made
+
+    follows = [0.0, 1.0, 0.0, 1.0]
+    found = [*row("reference", shown(follows, 9, 4.0, 1.5)), *row("Euler 4, uniform", shown(follows, 9, 4.0, 1.5))]
+    found += row("student a", shown(follows, 8, 3.5, 1.4), student=4)
+    text = "\n".join(student_gates.tables(found))
+    # The first pair's opening against the second one's voice, and the other way round: 0 and 1.
+    assert "| student a | 0.900 | 1.000 | 0.800 | 0.900 | 0.800 | 1.400 | 3.500 | 1.000 | 0.500 |" in text
+    assert "- student a: closures found 0.800, at least 0.870: NOT reached" in text
+    assert "- student a: motion 3.500, at least 3.680: NOT reached" in text
+    assert "- student a: width's amplitude 1.400, at least 1.275: reached" in text
+    assert "- student a: wrong voice 0.500, at most 0.150: NOT reached" in text
+    assert "Euler 4, uniform: " not in text
 
 
 @pytest.mark.long

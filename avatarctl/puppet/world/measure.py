@@ -48,6 +48,7 @@ def measure(frames_THWC: NDArray[np.uint8], who: Identity, voice: Voice) -> dict
         "lag": follows.lag,
         "amplitude": follows.amplitude,
         "width_correlation": correlation(seen.width, expected.width),
+        "width_amplitude": float(seen.width.std() / max(expected.width.std(), 1e-9)),
         "closures": {"wanted": lips.wanted, "found": lips.found, "shown": lips.shown, "right": lips.right},
         "openings": openings(seen.opening),
         "openings_expected": openings(expected.opening),
