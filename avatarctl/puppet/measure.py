@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ def _render(bench: Bench, pair: Pair, settings: RenderSettings, key: str) -> dic
         render=settings,
         placement=bench.placement,
     )
-    with showing("none") as silent:
+    with showing("none") as silent, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*knows faces drawn in its own style alone")  # it is one
         done = render(job, force=(job.output.exists() and not job.folder.exists()), show=silent)
     assert done is not None, "no launcher"
     frames = read_pictures(work / "frames")
