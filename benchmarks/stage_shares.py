@@ -16,7 +16,6 @@ import json
 import os
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from avatarctl.networks.vae import DecodeStream
 from avatarctl.paths import embedded_avatar
 from avatarctl.render import render, segments
 from avatarctl.render.encoding import Encoding
+from avatarctl.render.inputs import Rendered
 from avatarctl.sampling.passes import passes_of
 from avatarctl.sampling.predict import Predictor
 from avatarctl.settings.jobs import render_job
@@ -46,9 +46,9 @@ PARTS = {"window steps": (Predictor, "__call__"), "decoding": (DecodeStream, "_p
 
 
 @contextmanager
-def timed() -> Iterator[Counter[str]]:
+def timed() -> Iterator[dict[str, float]]:
     """Yield the seconds that each part takes, by its calls; a GPU is waited for."""
-    spent: Counter[str] = Counter()
+    spent = dict.fromkeys(PARTS, 0.0)
 
     def around(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed_call(*arguments: Any, **named: Any) -> Any:
@@ -72,15 +72,22 @@ def now() -> float:
     return time.perf_counter()
 
 
+def rendered(job: RenderJob) -> Rendered:
+    """Render in this process alone."""
+    made = render(job)
+    assert made is not None, "no launcher"
+    return made
+
+
 def measure(job: RenderJob) -> dict[str, float]:
     """Render in turns and beside; return seconds for each second of video."""
     with timed() as spent, mock.patch.object(segments, "beside", lambda _: False):
-        made = render(job)
+        made = rendered(job)
     found = {f"{part}_s": spent[part] / made.video_s for part in PARTS}
     found["in_turns_s"] = made.wall_s / made.video_s
     again = job.model_copy(update={"output": job.output.with_name("beside.mp4")})
     with mock.patch.object(segments, "beside", lambda _: True):
-        found["beside_s"] = render(again).wall_s / made.video_s
+        found["beside_s"] = rendered(again).wall_s / made.video_s
     if again.output.read_bytes() != job.output.read_bytes():
         raise SystemExit("rendered in turns and beside, the videos differ")
     return found

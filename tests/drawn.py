@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -81,10 +81,6 @@ class Identity:
             look=look,
         )
 
-    def with_look(self, *look: str) -> Identity:
-        """Return the same person with a hat, a bowler or glasses."""
-        return replace(self, look=look)
-
 
 @dataclass(frozen=True)
 class Pose:
@@ -101,16 +97,6 @@ def mouth_half_axes(opening: float, width: float) -> tuple[float, float]:
     """Return half width and half height of the mouth's inside, in units of the side."""
     wide = HALF_WIDTH[0] + width * (HALF_WIDTH[1] - HALF_WIDTH[0])
     return wide, HALF_HEIGHT[0] + opening * (HALF_HEIGHT[1] - HALF_HEIGHT[0])
-
-
-def mouth_box(size: int = SIZE) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the box that holds the mouth in every pose, in pixels."""
-    return (
-        int((MOUTH_X - 0.26) * size),
-        int((MOUTH_Y - 0.17) * size),
-        int(np.ceil((MOUTH_X + 0.26) * size)),
-        int(np.ceil((MOUTH_Y + 0.19) * size)),
-    )
 
 
 def draw(identity: Identity, pose: Pose, size: int = SIZE) -> NDArray[np.uint8]:

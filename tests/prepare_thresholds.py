@@ -14,10 +14,11 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
+from voices import make_voice  # noqa: E402
+
 from avatarctl.audio.envelope import envelope  # noqa: E402 (found by the line above)
 from avatarctl.faces.lips import following  # noqa: E402
 from avatarctl.puppet.mouth import mouth_from_audio, smooth  # noqa: E402
-from avatarctl.puppet.voice import make_voice  # noqa: E402
 
 FPS, RATE, SECONDS, VOICES, TIMES = Fraction(25), 25.0, 30, 24, 3
 THRESHOLDS = ((0.25, 0.03), (0.25, 0.08), (0.3, 0.1), (0.35, 0.15))

@@ -7,7 +7,6 @@ import math
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +121,6 @@ def read_voices(data: Path) -> list[tuple[Path, NDArray[np.float32]]]:
     return voices
 
 
-def load_voices(data: Path) -> list[NDArray[np.float32]]:
-    """Return the voices of a folder of clips."""
-    return [samples for _, samples in read_voices(data)]
-
-
 def mouth_of(clip: Path, samples: int) -> NDArray[np.float32]:
     """Return a clip's mouth at the middle of every 20 ms (L, 3), each part about zero mean, unit variance."""
     count = samples // HOP
@@ -187,24 +181,3 @@ def _mel(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
     rise = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     return np.maximum(0, np.minimum(rise, fall))
-
-
-def probe(encoder: Wav2Vec2Model, voices: list[NDArray[np.float32]], openings: list[NDArray[np.float64]]) -> float:
-    """Return the correlation of a linear reading of the states with the mouth's opening, on voices it was not fitted on."""
-    rows, openings_of = [], []
-    with torch.no_grad():
-        for voice, opening in zip(voices, openings, strict=True):
-            states = encoder(torch.from_numpy(normalise(voice))[None]).last_hidden_state[0].numpy()
-            places = [min(int((frame + 0.5) * 50 / Fraction(25)), len(states) - 1) for frame in range(len(opening))]
-            rows.append(
-                np.concatenate(
-                    [states[np.clip(np.array(places) + o, 0, len(states) - 1)] for o in (-8, -4, 0, 4, 8)], axis=1
-                )
-            )
-            openings_of.append(opening)
-    fit = [i for i in range(len(rows)) if i % 3]
-    x = np.concatenate([rows[i] for i in fit])
-    y = np.concatenate([openings_of[i] for i in fit])
-    weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-    told = np.concatenate([np.c_[rows[i], np.ones(len(rows[i]))] @ weights for i in range(0, len(rows), 3)])
-    return float(np.corrcoef(told, np.concatenate([openings_of[i] for i in range(0, len(rows), 3)]))[0, 1])

@@ -30,30 +30,6 @@ def say(text: str, voice: str = "en-us", speed_wpm: int = 160, pitch: int = 50) 
     return speak(text, voice, speed_wpm, pitch)[0]
 
 
-def make_voice(seed: int, duration_s: float, kind: Kind = "speech", evaluation: bool = False) -> NDArray[np.float32]:
-    """Return a voice (T,) of exactly this length. The same seed gives the same voice (with the same espeak-ng).
-
-    ``evaluation``: a language that the training set never has, and other random numbers.
-    """
-    chance = np.random.default_rng([seed, 7002, int(evaluation)])
-    count = round(duration_s * RATE_HZ)
-    parts: list[NDArray[np.float32]] = [silence(chance, 0.0, 0.35)]
-    voice = f"{chance.choice(EVALUATION if evaluation else TRAINING)}+{chance.choice(VARIANTS)}"
-    speed, pitch = int(chance.integers(110, 210)), int(chance.integers(15, 90))
-    while sum(map(len, parts)) < count:
-        if kind == "singing":
-            parts.append(sing_phrase(chance)[0])
-        else:
-            words = [str(word) for word in chance.choice(WORDS, int(chance.integers(3, 9)))]
-            parts.append(_trimmed(say(" ".join(words), voice, speed, pitch)))
-        parts.append(silence(chance, 0.05, 1.1 if chance.random() < 0.25 else 0.35))
-    whole = np.concatenate(parts)[:count]
-    whole = levelled(whole, chance) * chance.uniform(0.25, 1.0)
-    noise = chance.normal(0, 1, count).astype(np.float32)
-    quiet = 10 ** (chance.uniform(-62, -38) / 20)
-    return np.clip(whole + noise * quiet, -1, 1).astype(np.float32)
-
-
 def make_pause(seed: int, duration_s: float) -> NDArray[np.float32]:
     """Return a stretch (T,) in which nobody speaks: hiss of some colour and level, at times with hum, at times nothing at all."""
     chance = np.random.default_rng([seed, 7005])
@@ -75,12 +51,6 @@ def make_pause(seed: int, duration_s: float) -> NDArray[np.float32]:
 def silence(chance: np.random.Generator, least_s: float, most_s: float) -> NDArray[np.float32]:
     """Return a pause (T,) of some length."""
     return np.zeros(round(chance.uniform(least_s, most_s) * RATE_HZ), np.float32)
-
-
-def _trimmed(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut off the silence at both ends."""
-    heard = np.flatnonzero(np.abs(samples) > 0.01)
-    return samples[heard[0] : heard[-1] + 1] if len(heard) else samples
 
 
 def levelled(samples: NDArray[np.float32], chance: np.random.Generator) -> NDArray[np.float32]:

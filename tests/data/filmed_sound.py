@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from voices import make_voice
 
 from avatarctl.puppet.mouth import mouth_from_audio
-from avatarctl.puppet.voice import make_voice
 
 RATE_HZ = 16_000
 

@@ -120,12 +120,10 @@ def test_closures_are_found_missed_and_invented() -> None:
     missing = wave(0.8, 0, 0.8, 0.4, 0.8, 0.5, 0.8)
     assert closures_shown(missing, expected, [6, 18]) == Closures(2, 1, 1, 1)
     invented = wave(0.8, 0, 0.8, 0, 0.8, 0, 0.8)
-    both = closures_shown(invented, expected, [6, 18])
-    assert both == Closures(2, 2, 3, 2) and both.precision == pytest.approx(2 / 3)
+    assert closures_shown(invented, expected, [6, 18]) == Closures(2, 2, 3, 2)
     late = np.roll(expected, 4)
     assert closures_shown(late, expected, [6, 18]).found == 0
     assert closures_shown(expected, wave(0.1, 0, 0.1, 0, 0.1, 0, 0.1), [6, 18]).wanted == 0  # nothing was open
-    assert (both + both).wanted == 4
 
 
 def test_openings_are_counted_by_their_rise() -> None:

@@ -23,22 +23,6 @@ class Closures:
     shown: int
     right: int
 
-    @property
-    def recall(self) -> float:
-        """Share of the wanted closures that are shown."""
-        return self.found / self.wanted if self.wanted else float("nan")
-
-    @property
-    def precision(self) -> float:
-        """Share of the shown closures that are wanted."""
-        return self.right / self.shown if self.shown else float("nan")
-
-    def __add__(self, other: Closures) -> Closures:
-        """Return the closures of two videos."""
-        return Closures(
-            self.wanted + other.wanted, self.found + other.found, self.shown + other.shown, self.right + other.right
-        )
-
 
 def closures_shown(measured_T: Curve, expected_T: Curve, moments: Sequence[int]) -> Closures:
     """Compare a measured opening with the expected one at closures, given by their pictures.
