@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,9 @@ from avatarctl.commands import options as o
 from avatarctl.errors import UsageError
 from avatarctl.paths import EMBEDDED
 from avatarctl.progress import showing
+
+if TYPE_CHECKING:
+    from avatarctl.settings.render import AllSettings
 
 app = typer.Typer(
     help="Rebuild the embedded avatar: draw its clips, train and measure its networks.",
@@ -240,6 +244,12 @@ def evaluate(
     lora: Annotated[
         str | None, typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the look: measure it, too.")
     ] = None,
+    student: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--student", metavar="FILE", help="Few-step student: measure it on the same pairs; several times."
+        ),
+    ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
     force: o.Force = False,
     device: o.Device = None,
@@ -276,8 +286,12 @@ def evaluate(
     if chosen and student_of(Path(chosen[0])):
         raise UsageError(
             f"--lora: got the student {chosen[0]}, expected a LoRA of a look: it would be guided twice",
-            f"python -m benchmarks.fewer_steps --output table --measure --lora {shlex.quote(chosen[0])}",
+            f"--student {shlex.quote(chosen[0])} measures it on the same pairs",
         )
+    students = [
+        (each, _as_student(each, preset, {**flags, "lora": (str(each),)}).part(RenderSettings))
+        for each in student or ()
+    ]
     _check_report(output, force)
     library()
     folder = find_weights(settings.weights, settings.size, "auto").folder
@@ -292,7 +306,7 @@ def evaluate(
     check_installed()
     torch.set_num_threads(threads)
     bench = Bench(output, folder, settings.part(PlacementSettings))
-    asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None)
+    asked = Asked(pairs, minutes, tables, (Path(chosen[0]), chosen[1]) if chosen else None, tuple(students))
     with console.warnings_as_notes(), _progress(quiet, progress, "renders") as show:
         report = run(bench, settings.part(RenderSettings), asked, show)
     missed = [goal["name"] for goal in report["goals"] if not goal["reached"]]
@@ -304,6 +318,23 @@ def evaluate(
         problem.data = data
         raise problem
     console.result("puppet evaluate", data, to_markdown(report).rstrip(), as_json)
+
+
+def _as_student(file: Path, preset: str | None, flags: Mapping[str, Any]) -> AllSettings:
+    """Return the preset's settings as a student asks for them; refuses what is none."""
+    from avatarctl.errors import InputFileError
+    from avatarctl.settings import presets
+    from avatarctl.settings.check import make
+    from avatarctl.settings.render import AllSettings
+    from avatarctl.settings.student import as_students_ask, student_of
+
+    if not file.is_file():
+        raise InputFileError(f"--student: got no such file: {file}, expected a LoRA", "name a .safetensors file")
+    if not student_of(file):
+        raise UsageError(
+            f"--student: got {file}, which was not distilled, expected a student", f"--lora {shlex.quote(str(file))}"
+        )
+    return make(AllSettings, *as_students_ask(*presets.resolve(AllSettings.model_fields, preset, flags)))
 
 
 def _check_networks(what: str, output: Path, force: bool, start: Path | None) -> None:

@@ -15,6 +15,7 @@ from avatarctl.progress import Progress
 from avatarctl.puppet.folders import EVALUATION_SEED
 from avatarctl.puppet.measure import Bench, Pair, for_tuning, held_out, measured
 from avatarctl.puppet.world import report as report_of
+from avatarctl.sampling.passes import passes_of
 from avatarctl.settings.render import RenderSettings
 
 REPORT, TABLES, CURVES = "report.json", "report.md", "report.png"
@@ -44,6 +45,7 @@ class Asked:
     minutes: int = 5  # of the long render; 0 leaves it out
     tables: bool = True
     lora: tuple[Path, float] | None = None
+    students: tuple[tuple[Path, RenderSettings], ...] = ()  # each with the settings that it asks for
 
 
 def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progress) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
     says what is reached. Raises ``UsageError`` without espeak-ng, which speaks the held-out voices.
     """
     rows = [(table, name, change) for table, rows in TABLE_ROWS.items() for name, change in rows.items()]
-    total = asked.pairs + bool(asked.minutes) + asked.tables * len(rows) * TUNING_PAIRS + LOOK_PAIRS * bool(asked.lora)
+    total = asked.pairs * (1 + len(asked.students)) + bool(asked.minutes)
+    total += asked.tables * len(rows) * TUNING_PAIRS + LOOK_PAIRS * bool(asked.lora)
     done = 0
 
     def measure(pair: Pair, settings: RenderSettings, bench: Bench = bench) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "settings": settings.model_dump(mode="json"),
         "weights": bench.made_with()["weights"],
-        "held_out": report_of.of_pairs(pairs),
+        "held_out": {"passes": passes_of(settings).total, **report_of.of_pairs(pairs)},
     }
     if asked.minutes:
         long = Pair("long", LONG_SEED, "speech", 60.0 * asked.minutes, True)
@@ -86,6 +89,10 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
         with_lora = replace(bench, lora=(asked.lora,))
         dressed = [measure(held_out(number), settings, with_lora) for number in range(min(LOOK_PAIRS, asked.pairs))]
         report["lora"] = report_of.of_lora(pairs[: len(dressed)], dressed)
+    for file, own in asked.students:
+        taught = [measure(held_out(number), own, replace(bench, lora=((file, 1.0),))) for number in range(asked.pairs)]
+        shown = {"passes": passes_of(own).total, **report_of.of_pairs(taught)}
+        report.setdefault("students", {})[f"student of {own.steps} steps"] = shown
     report["goals"] = [goal.to_json() for goal in report_of.goals_of(report)]
     durable.replace(bench.folder / REPORT, durable.to_json(report))
     durable.replace(bench.folder / TABLES, report_of.to_markdown(report).encode())

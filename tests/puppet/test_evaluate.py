@@ -37,6 +37,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.close()
 
 
+def student(folder: Path) -> str:
+    """Write a student of two steps that changes nothing; return its name."""
+    from avatarctl.networks.lora_formats import write_lora
+    from avatarctl.networks.lora_kinds import LowRank
+    from avatarctl.settings.student import STUDENT
+
+    facts = {"version": 1, "stage": "steps", "steps": 2, "schedule": "uniform", "solver": "euler", "guidance": "none"}
+    model = load_transformer(WEIGHTS / "transformer.safetensors")
+    factors = {"blocks.0.attn1.to_q": LowRank(torch.zeros(1, 128), torch.zeros(128, 1), 1.0)}
+    write_lora(folder / "two.safetensors", factors, {}, "diffusers", model, {STUDENT: json.dumps(facts)})
+    return "two.safetensors"
+
+
 @needs_espeak
 def test_lips_of_the_shipped_avatar_follow_and_are_measured_once(server: Server, tmp_path: Path) -> None:
     words = ["puppet", "evaluate", "--output", "report", *SHORT]
@@ -54,8 +67,12 @@ def test_lips_of_the_shipped_avatar_follow_and_are_measured_once(server: Server,
     kept = sorted((tmp_path / "report" / "measured").iterdir())
     stamps = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 2 and list((tmp_path / "report" / "work").iterdir()) == []
-    assert server.run(tmp_path, words).status == 0
+    assert server.run(tmp_path, [*words, "--student", student(tmp_path)]).status == 0
     assert [path.stat().st_mtime_ns for path in kept] == stamps, "nothing was measured again"
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["held_out"]["passes"] == 8 and report["students"]["student of 2 steps"]["passes"] == 2
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert "| as the preset has it | 8 |" in table and "| student of 2 steps | 2 |" in table
     kept[0].write_text(kept[0].read_text().replace("correlation", "corelation"))
     assert server.run(tmp_path, words).status == 0
     assert kept[0].stat().st_mtime_ns != stamps[0] and kept[1].stat().st_mtime_ns == stamps[1], "a damaged one is"
@@ -84,6 +101,9 @@ def test_the_gate_closes_before_lips_that_follow_nothing(server: Server, tmp_pat
     [
         (["--minutes", "1"], 2, "--minutes: got 1"),
         (["--lora", "none.safetensors"], 4, "got no such file: none.safetensors"),
+        (["--lora", "two.safetensors"], 2, "--student two.safetensors measures it"),
+        (["--student", "none.safetensors"], 4, "--student: got no such file: none.safetensors"),
+        (["--student", "bare.safetensors"], 2, "got bare.safetensors, which was not distilled, expected a student"),
         (["--weights", "nowhere"], 5, "nowhere: got no such folder"),
         (["--preset", "pupet"], 2, "did you mean puppet?"),
     ],
@@ -91,6 +111,8 @@ def test_the_gate_closes_before_lips_that_follow_nothing(server: Server, tmp_pat
 def test_mistakes_are_told_before_anything_is_made(
     server: Server, tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
+    student(tmp_path)
+    shutil.copy(WEIGHTS / "speech_encoder.safetensors", tmp_path / "bare.safetensors")
     done = server.run(tmp_path, ["puppet", "evaluate", "--output", "report", *words])
     assert done.status == code and message in done.log and "Traceback" not in done.log
     assert not (tmp_path / "report").exists()

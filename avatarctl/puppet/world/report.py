@@ -15,6 +15,21 @@ Found = Mapping[str, Any]
 ONSET = 25  # pictures: all voices begin within them, so that there any voice agrees with any other
 ENOUGH_PAIRS = 10  # of fewer voices some agree by chance
 SHOWN = ("correlation", "amplitude", "width_correlation", "recall", "precision", "openings_per_vowel", "distance")
+# Of students beside the base: what is shown, and its name.
+TAUGHT = {
+    "correlation": "opening corr.",
+    "recall": "closures found",
+    "precision": "right",
+    "openings_per_vowel": "openings per vowel",
+    "width_correlation": "width corr.",
+    "amplitude": "amplitude",
+    "shuffled": "other voices",
+    "own_iris": "irises",
+    "saturation_first": "saturation",
+    "blinks_per_minute": "blinks a minute",
+    "distance": "distance",
+    "wall_s": "seconds",
+}
 HEADERS = ("opening corr.", "amplitude", "width corr.", "closures found", "right", "openings per vowel", "distance")
 
 
@@ -135,6 +150,10 @@ def to_markdown(report: Found) -> str:
         markdown_table(("goal", "measured", "asked for", "reached"), goals),
         markdown_table(("held-out pairs", ""), facts),
     ]
+    if students := report.get("students"):
+        lines = {"as the preset has it": pairs, **students}
+        cells = [(name, line["passes"], *(line[key] for key in TAUGHT)) for name, line in lines.items()]
+        parts.append(markdown_table(("held-out pairs", "passes", *TAUGHT.values()), cells))
     for table, rows in report.get("tables", {}).items():
         cells = [(name, *(line[key] for key in (*SHOWN, "border_ratio", "wall_s"))) for name, line in rows.items()]
         parts.append(markdown_table((table, *HEADERS, "border ratio", "seconds"), cells))
