@@ -90,8 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = lora_file(Path(name))
         told = student_of(path) or {}
         own = {key: told[key] for key in FOLLOWED if told.get(key) is not None} | {"guidance_interval": None}
-        steps = told.get("steps") or 8
-        students[f"student {Path(name).name}" + (f":{scale:g}" if scale != 1 else "")] = (path, scale, own, steps)
+        shown = f"student {Path(name).name}" + (f":{scale:g}" if scale != 1 else "")
+        if shown in students:  # the same stage of another run
+            shown = f"student {name}" + (f":{scale:g}" if scale != 1 else "")
+        students[shown] = (path, scale, own, told.get("steps"))
     cells = []
     subjects = list(_subjects(asked, settings, files))
     models: dict[str, Any] = {}
@@ -110,10 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                     found = _latents(asked, files, models, who, changed, None)
                     cells.append(_cell(asked, files, name, changed, found, reference[0], who, cell))
                 for name, (path, weight, own, steps) in students.items():
-                    changed = base.model_copy(update={"steps": steps, "schedule": "uniform", **own})
+                    changed = base.model_copy(update={"steps": 8, "schedule": "uniform", **own})
                     found = _latents(asked, files, models, who, changed, (path, weight))
                     made = _cell(asked, files, name, changed, found, reference[0], who, cell)
-                    cells.append({**made, "student": steps})
+                    # One of guidance has no number of steps, and no goals of its own.
+                    cells.append({**made, "student": steps or 0})
                 print(f"audio scale {scale:g}, {who.name}, seed {seed}: done", flush=True)
     text = table(cells, asked.scales)
     durable.replace(asked.output / "table.json", durable.to_json({"cells": cells}))

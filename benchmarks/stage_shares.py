@@ -34,8 +34,8 @@ from avatarctl.sampling.predict import Predictor
 from avatarctl.settings.jobs import render_job
 from avatarctl.settings.render import RenderJob
 
-UNGUIDED = {"guidance": "none", "schedule": "uniform", "solver": "euler"}
-GUIDED = {"guidance": "cfg", "schedule": "released"}
+UNGUIDED = {"guidance": "none", "schedule": "uniform", "solver": "euler", "guidance_interval": None}
+GUIDED = {"guidance": "cfg", "schedule": "released", "guidance_interval": None}
 ROWS: dict[str, dict[str, Any]] = {
     "Euler, 50 steps": {**GUIDED, "steps": 50, "solver": "euler"},
     "ab2, 25 steps, interval [0, 0.9]": {**GUIDED, "steps": 25, "solver": "ab2", "guidance_interval": (0.0, 0.9)},

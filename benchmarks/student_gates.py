@@ -10,7 +10,7 @@ import numpy as np
 from avatarctl.evaluation.sync import correlation
 
 Cell = Mapping[str, Any]
-FINE = "reference"
+FINE, WRONG = "reference", "wrong voice"
 # Steps of a student -> the guided row with as many.
 GUIDED = {8: "Euler 8, uniform", 4: "Euler 4, uniform"}
 # Steps of a student -> (row, at most so many times its distance, and so many on each pair).
@@ -42,7 +42,7 @@ def summary(cells: Sequence[Cell], others: Mapping[str, Sequence[float]]) -> dic
     if borders := [each["borders"]["whole"] for each in seen if each["borders"]]:
         found["border"] = _mean(borders)
     if others:
-        found["wrong voice"] = _mean(
+        found[WRONG] = _mean(
             correlation(np.array(cell["measured"]["opening"]), np.array(others[cell["pair"]])) for cell in cells
         )
     return found
@@ -74,7 +74,7 @@ def limits(steps: int, rows: Mapping[str, Mapping[str, float]]) -> list[tuple[st
             ("width's amplitude", "at least", 0.85 * fine["width's amplitude"]),
             ("width's amplitude", "at most", 1.15 * fine["width's amplitude"]),
         ]
-    return [*asked, ("wrong voice", "at most", 0.15)]
+    return [*asked, (WRONG, "at most", 0.15)]
 
 
 def tables(cells: Sequence[Cell]) -> list[str]:
@@ -90,9 +90,11 @@ def tables(cells: Sequence[Cell]) -> list[str]:
     lines += [f"| {row} | {' | '.join(f'{found[name]:.3f}' for name in names)} |" for row, found in rows.items()]
     lines.append("")
     for row, found in rows.items():
-        for what, side, limit in limits(by_row[row][0].get("student", 0), rows) if "student" in by_row[row][0] else ():
+        steps = by_row[row][0].get("student", 0)
+        for what, side, limit in limits(steps, rows) if steps else ():
             if what in found:
-                reached = found[what] >= limit if side == "at least" else found[what] <= limit
+                value = abs(found[what]) if what == WRONG else found[what]
+                reached = value >= limit if side == "at least" else value <= limit
                 told = "reached" if reached else "NOT reached"
                 lines.append(f"- {row}: {what} {found[what]:.3f}, {side} {limit:.3f}: {told}")
     return lines

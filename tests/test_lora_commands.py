@@ -20,6 +20,7 @@ from avatarctl.networks.checkpoints import load_transformer, name_map, save_weig
 from avatarctl.networks.dims import TRANSFORMER_1_3B
 from avatarctl.networks.kinds import TRANSFORMER
 from avatarctl.networks.lora_formats import parse_lora, write_lora
+from avatarctl.settings.student import STUDENT
 from avatarctl.weights import find_weights
 
 
@@ -174,6 +175,19 @@ def test_merge_takes_a_file_and_a_number_format(folder: Path, tmp_path: Path) ->
     out("merge", folder / "kohya.safetensors", "--weights", narrow, "--output", again)
     assert load_file(again)["blocks.0.self_attn.q.weight"].dtype == torch.bfloat16
     assert load_file(again)["blocks.0.cross_attn.k_vocal.weight"].dtype == torch.bfloat16
+
+
+def test_a_merged_student_is_told_how_to_be_rendered(folder: Path, tmp_path: Path) -> None:
+    facts = {"steps": 8, "schedule": "uniform", "shift": 5.0, "solver": "euler", "guidance": "none", "window": 21}
+    path = tmp_path / "turbo.safetensors"
+    save_file(load_file(folder / "kohya.safetensors"), path, {STUDENT: json.dumps(facts)})
+    words = ["merge", path, "--weights", folder / "weights", "--output", tmp_path / "merged.safetensors"]
+    done = CliRunner().invoke(cli.app, ["lora", *map(str, words)], catch_exceptions=False)
+    flags = "--steps 8 --schedule uniform --shift 5 --solver euler --guidance none"
+    assert done.exit_code == 0 and flags in " ".join(done.stderr.split())
+    dry = ["generate", "--preset", "puppet", "--audio", "none.wav", *flags.split(), "--show-settings", "--json"]
+    shown = CliRunner().invoke(cli.app, dry, catch_exceptions=False)
+    assert json.loads(shown.stdout)["data"]["settings"]["shift"]["value"] == 5.0
 
 
 def test_merge_refuses_what_can_not_be(folder: Path, tmp_path: Path) -> None:

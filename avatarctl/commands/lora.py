@@ -71,6 +71,7 @@ def merge(
 
     Example: avatarctl lora merge person.safetensors style.safetensors:0.6 --output mine/transformer.safetensors
     """
+    from avatarctl.settings.student import flags_of, student_of
     from avatarctl.settings.values import lora_file, parse_lora
     from avatarctl.weights import find_transformer
 
@@ -99,6 +100,11 @@ def merge(
         "loras": [{"path": str(file), "scale": scale} for file, scale in parsed],
     }
     console.note(f"{layers} layers of {base} changed")
+    for file, _ in parsed:
+        if (student := student_of(file)) is not None:
+            console.note(
+                f"{file.name} was distilled, and merged weights can't say how they are rendered: {flags_of(student)}"
+            )
     console.result("lora merge", data, str(output), as_json)
 
 

@@ -247,7 +247,7 @@ def evaluate(
     student: Annotated[
         list[Path] | None,
         typer.Option(
-            "--student", metavar="FILE", help="Few-step student: measure it on the same pairs; several times."
+            "--student", metavar="FILE", help="Few-step student: its numbers on the same pairs, beside the goals."
         ),
     ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="End with exit code 9 when a goal is missed.")] = False,
@@ -274,7 +274,7 @@ def evaluate(
     from avatarctl.settings.placement import PlacementSettings
     from avatarctl.settings.render import AllSettings, RenderSettings
     from avatarctl.settings.student import student_of
-    from avatarctl.settings.values import parse_lora
+    from avatarctl.settings.values import lora_file, parse_lora
     from avatarctl.weights import find_weights
 
     flags = {"device": device, "weights": weights, "enlarge": 1, "lora": (lora,) if lora else None}
@@ -288,10 +288,10 @@ def evaluate(
             f"--lora: got the student {chosen[0]}, expected a LoRA of a look: it would be guided twice",
             f"--student {shlex.quote(chosen[0])} measures it on the same pairs",
         )
-    students = [
-        (each, _as_student(each, preset, {**flags, "lora": (str(each),)}).part(RenderSettings))
-        for each in student or ()
-    ]
+    students = []
+    for file in map(lora_file, dict.fromkeys(student or ())):
+        asked_for = _as_student(file, preset, {**flags, "lora": (str(file),)})
+        students.append((file, asked_for.part(RenderSettings)))
     _check_report(output, force)
     library()
     folder = find_weights(settings.weights, settings.size, "auto").folder

@@ -15,11 +15,11 @@ from avatarctl.commands import complete
 from avatarctl.commands import options as o
 from avatarctl.commands.pages import INPUT, MACHINE, OUTPUT, TRAINING
 from avatarctl.commands.shared import parsed_settings
+from avatarctl.commands.stages import one_student, refuse_of_stages
 from avatarctl.errors import AvatarError, Ended, Interrupted, UsageError
 from avatarctl.progress import showing
 
 if TYPE_CHECKING:
-    from avatarctl.settings.train import TrainSettings
     from avatarctl.training.plan import TrainingPlan
 
 # A launcher ends all processes when one has failed: by then the first has told what all of them met.
@@ -313,9 +313,9 @@ def _run(
     values |= {name: None for name, value in asked.items() if value is None}  # of flags, None says nothing
     if values.get("dims") is not None and places.get("weights") == "AVATARCTL_WEIGHTS":
         del values["weights"]  # where weights lie in general says nothing of this run
-    values = _one_student(values, flags)
+    values = one_student(values, flags)
     settings = make(TrainSettings, values, places, example=example_of(preset, kind))
-    _refuse_of_stages(settings, flags, places)
+    refuse_of_stages(settings, places)
     refuse_without_effect(settings, {name: places[name] for name in flags})
     if kind == "train" and (settings.is_student or settings.stages):
         raise UsageError("train: got distill, expected a LoRA for it", "use `avatarctl lora train`")
@@ -361,29 +361,12 @@ def _run(
     }
     made = done.steps - done.steps_before
     if not made:
-        console.note(f"{output}: all {done.steps} steps were done before, nothing to do; --steps trains further")
+        further = "their own steps in a preset of yours train further" if settings.stages else "--steps trains further"
+        console.note(f"{output}: all {done.steps} steps were done before, nothing to do; {further}")
     else:
         whole = f" (of {done.steps})" if done.steps_before else ""
         console.note(f"{made} steps{whole} in {console.clock(done.wall_s)}, loss {done.loss:.4f}")
     console.result(command, facts, str(done.weights), as_json)
-
-
-def _one_student(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the stages of a preset where one student is asked for: --distill trains it alone."""
-    if "distill" not in flags or not values.get("stages") or "stages" in flags:
-        return values
-    console.note(f"--distill {flags['distill']}: one student, without the stages of the preset")
-    return {**values, "stages": ()}
-
-
-def _refuse_of_stages(settings: TrainSettings, flags: dict[str, Any], places: dict[str, str]) -> None:
-    """Refuse what every stage says for itself: it would change nothing."""
-    for name in flags:
-        if settings.stages and all(name in stage.own for stage in settings.stages):
-            raise UsageError(
-                f"{name} ({places[name]}): has no effect: each of the {len(settings.stages)} stages has its own",
-                "train one student with --distill guidance or --distill steps, or give all with --set 'stages=[...]'",
-            )
 
 
 def _plan_text(planned: TrainingPlan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ class Asked:
     tables: bool = True
     lora: tuple[Path, float] | None = None
     students: tuple[tuple[Path, RenderSettings], ...] = ()  # each with the settings that it asks for
+
+
+def _title(file: Path, own: RenderSettings, taken: Mapping[str, Any]) -> str:
+    """Return what a student is called in the report: by its steps, and by its file where another has as many."""
+    title = f"student of {own.steps} steps"
+    return f"{title} ({file.parent.name}/{file.name})" if title in taken else title
 
 
 def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progress) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def evaluate(bench: Bench, settings: RenderSettings, asked: Asked, show: Progres
     for file, own in asked.students:
         taught = [measure(held_out(number), own, replace(bench, lora=((file, 1.0),))) for number in range(asked.pairs)]
         shown = {"passes": passes_of(own).total, **report_of.of_pairs(taught)}
-        report.setdefault("students", {})[f"student of {own.steps} steps"] = shown
+        report.setdefault("students", {})[_title(file, own, report.get("students", {}))] = shown
     report["goals"] = [goal.to_json() for goal in report_of.goals_of(report)]
     durable.replace(bench.folder / REPORT, durable.to_json(report))
     durable.replace(bench.folder / TABLES, report_of.to_markdown(report).encode())

@@ -98,7 +98,7 @@ def estimate(checked: Checked, samples: int | None = None, where: Card | Here | 
         cache_bytes=_cache_bytes(plan, settings) + track_bytes,
         least_bytes=plan.samples * 4 + track_bytes + plan.latent_frames * _frame_bytes(settings),
         in_flight=_windows_in_flight(plan, settings),
-        in_flight_bytes=_windows_in_flight(plan, settings) * plan.window * _frame_bytes(settings),
+        in_flight_bytes=_windows_in_flight(plan, settings) * plan.window * _frame_bytes(settings) * _kept(settings),
         memory_bytes=peak,
         memory_basis=f"calculated {basis}",
         time_s=time_s,
@@ -188,7 +188,12 @@ def _cache_bytes(plan: Plan, settings: RenderSettings) -> int:
     """Waveform, final latents, and three generations of the windows in flight (a third while it is written); no video."""
     frame = _frame_bytes(settings)
     in_flight = _windows_in_flight(plan, settings)
-    return plan.samples * 4 + plan.latent_frames * frame + 3 * in_flight * plan.window * frame
+    return plan.samples * 4 + plan.latent_frames * frame + 3 * in_flight * plan.window * frame * _kept(settings)
+
+
+def _kept(settings: RenderSettings) -> int:
+    """Count what a window in flight holds: its latents, the solver's velocity before, the guidance that is used again."""
+    return 1 + (settings.solver == "ab2") + (settings.guidance_reuse > 1)
 
 
 def _frame_bytes(settings: RenderSettings) -> int:

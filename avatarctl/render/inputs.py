@@ -101,7 +101,8 @@ def _students(job: RenderJob, weights: WeightFiles) -> list[str]:
     found = students(job.lora)
     if not found:
         return []
-    return notes_of(found, job.render.model_dump(mode="json"), checksum(Path(weights.transformer)))
+    merged = {checksum(path): scale for path, scale in job.lora}
+    return notes_of(found, job.render.model_dump(mode="json"), checksum(Path(weights.transformer)), merged)
 
 
 def check_lora(path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,10 +34,25 @@ class Stage(Settings):
     own_states: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the student's own paths in what it learns from."""
 
+    def uses(self, name: str) -> bool:
+        """Return whether a setting changes anything in this stage: guidance alone knows no steps."""
+        return self.distill == "steps" or name not in ("distill_steps", "teacher_evaluations")
+
     @property
     def own(self) -> dict[str, object]:
         """What the stage says of itself, by setting."""
         return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+# The LoRA of a stage, in a folder of its own: what the next one begins with, wherever the curriculum lies.
+STAGE = r"\d+-(guidance|steps-\d+)"
+BEGINNING = re.compile(rf"(?:.*/)?({STAGE}/lora\.safetensors)")
+
+
+def place_free(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, as JSON holds them, in which a LoRA of a stage before is named within its curriculum."""
+    begins = BEGINNING.fullmatch(Path(str(values.get("init_lora") or "")).as_posix())
+    return {**values, "init_lora": begins[1]} if begins else dict(values)
 
 
 def stage_settings(settings: TrainSettings) -> list[tuple[str, TrainSettings]]:
@@ -50,6 +68,11 @@ def stage_settings(settings: TrainSettings) -> list[tuple[str, TrainSettings]]:
 def check_student(settings: TrainSettings) -> None:
     """Raise ``ValueError``, beginning with the setting to change, for what can't be distilled so."""
     if settings.stages:
+        if len(settings.stages) > 1 and settings.lora_kind != "lora":
+            raise ValueError(
+                f"lora_kind: got {settings.lora_kind} with stages, expected lora: each stage begins with the factors of the one "
+                "before"
+            )
         stage_settings(settings)
         return
     if not settings.is_student:
@@ -82,9 +105,26 @@ def check_student(settings: TrainSettings) -> None:
         raise ValueError(
             "teacher_guidance: got native, expected cfg, or a table that says its passes and their weights"
         )
-    if settings.teacher_guidance == "none" and settings.distill == "guidance":
-        raise ValueError("teacher_guidance: got none with distill guidance, expected a guidance to learn")
+    if settings.distill == "guidance" and not _guides(settings):
+        told = settings.teacher_guidance if settings.teacher_guidance == "none" else "a single conditional pass"
+        raise ValueError(f"teacher_guidance: got {told} with distill guidance, expected a guidance to learn")
     _check_numbers(settings)
+
+
+def reads_negative(settings: TrainSettings) -> bool:
+    """Return whether a teacher reads the null text."""
+    if isinstance(settings.teacher_guidance, tuple):
+        return any(row.text == "negative" for row in settings.teacher_guidance)
+    return settings.teacher_guidance == "cfg" and _guides(settings)
+
+
+def _guides(settings: TrainSettings) -> bool:
+    """Return whether a teacher makes more than the one conditional pass."""
+    if isinstance(settings.teacher_guidance, tuple):
+        rows = [row for row in settings.teacher_guidance if row.weight]
+        return any((row.text, row.audio, row.tokens) != ("positive", "window", "adapter") for row in rows)
+    scales = (settings.teacher_audio_scale, settings.teacher_text_scale)
+    return settings.teacher_guidance == "cfg" and scales != (1, 1)
 
 
 def _check_numbers(settings: TrainSettings) -> None:

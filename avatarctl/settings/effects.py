@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from avatarctl.errors import UsageError
+from avatarctl.settings.distill import reads_negative
 from avatarctl.settings.train import TrainSettings
 
 Rule = tuple[Callable[[TrainSettings], bool], str]
 LORA: Rule = (lambda s: s.is_lora, "no group is trained by a LoRA")
-LOGIT: Rule = (lambda s: s.time == "logit-normal", "time is uniform")
+LOGIT: Rule = (lambda s: s.time == "logit-normal" and s.distill != "steps", "time is uniform, or distilled in steps")
 STUDENT: Rule = (lambda s: s.is_student or bool(s.stages), "distill is none")
 STEPS: Rule = (lambda s: s.distill == "steps" or bool(s.stages), "distill isn't steps")
 HOLDOUT: Rule = (lambda s: s.holdout > 0, "holdout is 0")
@@ -25,7 +26,13 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("face_weight", "lip_weight"), (lambda s: s.whole_probability > 0, "whole_probability is 0")),
     "normalise_masks": (lambda s: s.whole_probability < 1, "whole_probability is 1"),
     "motion_axis": (lambda s: s.motion_weight > 0, "motion_weight is 0"),
-    "null_text": (lambda s: s.drop_text > 0, "drop_text is 0"),
+    "null_text": (
+        lambda s: s.drop_text > 0 or ((s.is_student or bool(s.stages)) and reads_negative(s)),
+        "drop_text is 0, and no teacher reads it",
+    ),
+    **dict.fromkeys(
+        ("time", "stratify"), (lambda s: s.distill != "steps", "a student of steps learns at its own path's")
+    ),
     "clip_fall_steps": (lambda s: max(s.clip_start, s.clip_outliers) > 1, "clip_start and clip_outliers are 1"),
     "decay_floor": (lambda s: s.decay != "constant", "decay is constant"),
     "decay_cycles": (lambda s: s.decay == "cosine_with_restarts", "decay isn't cosine_with_restarts"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def as_students_ask(values: Mapping[str, Any], places: Mapping[str, str]) -> tup
         if asked.get("guidance") == "none":
             asked |= WITHOUT
         for name, value in asked.items():
-            if not _said(name, places) and not sources.get(name, "").startswith(SAYS):
+            if not said(name, places) and not sources.get(name, "").startswith(SAYS):
                 found[name], sources[name] = value, f"{SAYS}{path.name}"
     return found, sources
 
@@ -67,18 +67,22 @@ def students(given: Any) -> list[tuple[Path, float, dict[str, Any]]]:
     return found
 
 
-def _said(name: str, places: Mapping[str, str]) -> bool:
+def said(name: str, places: Mapping[str, str]) -> bool:
     """Return whether the user said a setting: by flag, variable or a preset of his own."""
     place = places.get(name)
     return place is not None and not place.startswith(str(shipped_presets()) + os.sep)
 
 
 def notes_of(
-    loras: list[tuple[Path, float, dict[str, Any]]], settings: Mapping[str, Any], base_sha256: str | None
+    loras: list[tuple[Path, float, dict[str, Any]]],
+    settings: Mapping[str, Any],
+    base_sha256: str | None,
+    merged: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Return what to warn of where a render is not what its students were made for.
 
     ``settings``: those of the render, as JSON holds them. ``base_sha256``: of its transformer (None: isn't known).
+    ``merged``: SHA-256 -> scale of all its LoRAs (None: they aren't known).
     """
     notes = []
     for path, scale, student in loras:
@@ -94,14 +98,35 @@ def notes_of(
         if scale != 1:
             weaker = "weaker" if scale < 1 else "stronger"
             notes.append(f"{path.name} at {scale:g}: the guidance that it stands for is {weaker}")
-        was = student.get("teacher", {}).get("base_sha256")
+        teacher = student.get("teacher") or {}
+        was = teacher.get("base_sha256")
         if was and base_sha256 and was != base_sha256:
             notes.append(
                 f"{path.name} was distilled on another transformer (sha256 {was[:12]}, this one is {base_sha256[:12]})"
             )
+        if merged is not None:
+            notes += [f"{path.name} was distilled over {each}" for each in _missing(teacher.get("loras") or (), merged)]
     if len(loras) > 1:
         notes.append(f"{' and '.join(path.name for path, _, _ in loras)} were both distilled: their guidance adds up")
     return notes
+
+
+def _missing(taught: Iterable[Mapping[str, Any]], merged: Mapping[str, float]) -> Iterator[str]:
+    """Tell of the LoRAs that a teacher was rendered with and a render hasn't, or at another scale."""
+    for lora in taught:
+        name, scale, here = lora["name"], float(lora["scale"]), merged.get(str(lora["sha256"]))
+        if here is None:
+            yield f"the LoRA {name} at {scale:g}, which this render lacks: --lora {name}:{scale:g}"
+        elif here != scale:
+            yield f"{name} at {scale:g}, and it is at {here:g}"
+
+
+def flags_of(student: Mapping[str, Any]) -> str:
+    """Return the flags of `generate` that say what a student's file does."""
+    told = {name: student[name] for name in FOLLOWED if student.get(name) is not None and name != "window"}
+    return " ".join(
+        f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}" for name, value in told.items()
+    )
 
 
 def in_words(path: Path, student: Mapping[str, Any]) -> str:
@@ -109,5 +134,6 @@ def in_words(path: Path, student: Mapping[str, Any]) -> str:
     steps = f"{student['steps']} " if student.get("steps") else "any number of "
     return (
         f"{path.name}, distilled: {steps}{student.get('solver')} steps, schedule {student.get('schedule')}, "
-        f"shift {student.get('shift'):g}, guidance {student.get('guidance')}"
+        + (f"shift {student['shift']:g}, " if student.get("shift") else "")
+        + f"guidance {student.get('guidance')}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from avatarctl.console import note
 from avatarctl.errors import ChangedError
+from avatarctl.settings.distill import place_free
 from avatarctl.settings.train import TrainJob
 from avatarctl.training import checkpoints
 
@@ -51,7 +53,7 @@ def agree_on_work(job: TrainJob, accelerator: Accelerator, data: str) -> None:
     """Raise ``ChangedError`` where processes have other samples (``data``: their hash) or other settings than the first."""
     if accelerator.num_processes == 1:
         return
-    settings = job.train.model_dump_json(exclude={"weights"})
+    settings = json.dumps(place_free(job.train.model_dump(mode="json", exclude={"weights"})))
     rows = gather_object([(accelerator.process_index, socket.gethostname(), data, settings)])
     first = rows[0]
     if others := [f"process {row[0]} on {row[1]}" for row in rows if row[2] != first[2]]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from avatarctl.errors import ChangedError
+from avatarctl.settings.distill import place_free
 from avatarctl.settings.train import FREE, SHAPE, TrainSettings
 
 
 def check_shape(was: Mapping[str, Any], now: Mapping[str, Any], base_was: str, base_now: str, run: Path) -> None:
     """Raise ``ChangedError`` that lists every setting of the shape that isn't what the run was begun with."""
+    was, now = place_free(was), place_free(now)
     wrong = [f"{name}: was {was[name]}, is {now[name]}" for name in SHAPE if name in was and was[name] != now[name]]
     if base_was != base_now:
         wrong.append(f"weights to start from: sha256 was {base_was[:12]}, is {base_now[:12]}")

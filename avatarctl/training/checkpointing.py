@@ -18,7 +18,7 @@ from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.distill_about import student_facts
 from avatarctl.training.export import MANIFEST, base_sum, export, metadata, prune, result_name, words_of
-from avatarctl.training.folder import guarded
+from avatarctl.training.folder import guarded, listening
 from avatarctl.training.held_out import as_exported
 from avatarctl.training.model import make_model
 from avatarctl.training.optimizer_state import optimizer_tensors, restore_optimizer
@@ -68,7 +68,8 @@ def save(state: RunState) -> None:
                 folder, {"trained": trained_state(state.bare), "optimizer": tensors, **_ema_tensors(state)}
             )
         checkpoints.finish(run, folder, facts, state.settings.keep_checkpoints)
-        (run / "save").unlink(missing_ok=True)
+        for place in listening(run):
+            (place / "save").unlink(missing_ok=True)
 
 
 def _optimizer_state(state: RunState) -> tuple[dict[str, Tensor], str]:
@@ -164,7 +165,7 @@ def export_result(state: RunState, path: Path) -> Path | None:
 
 def _student(state: RunState) -> dict[str, Any]:
     manifest = durable.unsealed(state.job.output / MANIFEST) or {}
-    return student_facts(state.job, state.samples, base_sum(manifest))
+    return student_facts(state.job, state.samples, manifest["base"])
 
 
 def _words(state: RunState) -> dict[str, int]:

@@ -6,7 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ from avatarctl import __version__, durable, ownership
 from avatarctl.console import note
 from avatarctl.errors import ChangedError, UsageError
 from avatarctl.progress import Progress
+from avatarctl.settings.distill import STAGE, place_free
 from avatarctl.settings.train import TrainJob
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.export import LORA, MANIFEST, STAGES
-from avatarctl.training.folder import clear, guarded, held
+from avatarctl.training.folder import LOCK, clear, forget_words, guarded, held, locked
 from avatarctl.training.loop import Trained, run_with
 from avatarctl.training.processes import accelerated, wait_for_all
 from avatarctl.training.stages import jobs_of
 from avatarctl.training.stopping import stopping
 from avatarctl.weights import checksum
-
-STAGE = re.compile(r"\d+-(guidance|steps-\d+)")
 
 
 def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
@@ -39,8 +38,11 @@ def run(job: TrainJob, show: Progress, force: bool) -> Trained | None:
     began, before, steps = time.monotonic(), 0, 0
     done: Trained | None = None
     stages = jobs_of(job)
-    with stopping() as stop, accelerated(stages[0].train) as accelerator:
+    with ExitStack() as stack:
+        stop, accelerator = stack.enter_context(stopping()), stack.enter_context(accelerated(stages[0].train))
         if accelerator.is_main_process:
+            check_ours(job.output)
+            stack.enter_context(locked(job.output, job.output / STAGES))
             prepare(job, stages, force)
         wait_for_all(accelerator)
         for number, stage in enumerate(stages, 1):
@@ -76,7 +78,7 @@ def finished(stage: TrainJob) -> bool:
     """Return whether a stage has done its steps with the settings that it is asked for."""
     manifest = durable.unsealed(stage.output / MANIFEST) or {}
     there = checkpoints.steps(stage.output)[-1:] == [stage.train.steps] and (stage.output / LORA).exists()
-    return there and manifest.get("train") == settings_of(stage.train)
+    return there and place_free(manifest.get("train", {})) == place_free(settings_of(stage.train))
 
 
 @contextmanager
@@ -98,55 +100,63 @@ def before_of(stage: TrainJob) -> Trained:
 
 def own(name: str) -> bool:
     """Return whether a curriculum writes this, or it lies in the folder of a stage, which looks after it."""
-    whole = name in (STAGES, LORA) or ownership.own_part(name, lambda each: each in (STAGES, LORA))
-    return whole or bool(STAGE.fullmatch(name.partition("/")[0]))
+    whole = name in (STAGES, LORA, LOCK) or ownership.own_part(name, lambda each: each in (STAGES, LORA))
+    return whole or bool(re.fullmatch(STAGE, name.partition("/")[0]))
+
+
+def check_ours(folder: Path) -> None:
+    """Raise ``UsageError`` for a folder that holds something and is no curriculum of ours."""
+    if durable.unsealed(folder / STAGES) is None and (strange := ownership.foreign(folder, own)):
+        raise UsageError(
+            f"{folder}: got a folder with other files ({ownership.listed(strange)}), expected an empty one or a "
+            "curriculum of students",
+            "choose another --output; nothing was touched",
+        )
 
 
 def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:
     """Check the folder of a curriculum, and that its stages are still those that it began with; write what it is."""
     folder = job.output
     with guarded(folder):
-        ownership.make_folder(folder)
-        strange = ownership.foreign(folder, own)
-        if strange:
-            raise UsageError(
-                f"{folder}: got a folder with other files ({ownership.listed(strange)}), expected an empty one or a "
-                "curriculum of students",
-                "choose another --output; nothing was touched",
-            )
+        forget_words(folder)
         if force:  # at once: a later stage must not outlive what it began with
             (folder / LORA).unlink(missing_ok=True)
             for path in sorted(folder.iterdir()):
-                if STAGE.fullmatch(path.name) and path.is_dir():
+                if re.fullmatch(STAGE, path.name) and path.is_dir():
                     with held(path):
                         clear(path)
         begun = {} if force else durable.unsealed(folder / STAGES) or {}
         names = [stage.output.name for stage in stages]
-        was = sorted(begun.get("stages", {}), key=lambda name: int(name.partition("-")[0]))
+        was = sorted(begun.get("stages", {}), key=_number)
         if was and was[: len(names)] != names[: len(was)] and _any_step(folder / name for name in was):
             raise ChangedError(
                 f"{folder}: it began with the stages {', '.join(was)}, and is asked for {', '.join(names)}",
                 "resume with the old ones, or train into another --output",
             )
-        content: dict[str, Any] = {"avatarctl": __version__, "train": settings_of(job.train), "stages": {}}
-        for number, stage in enumerate(stages):
+        # Later stages that aren't asked for now stay noted: what they began with is told when they are again.
+        noted = dict(begun.get("stages", {}))
+        content: dict[str, Any] = {"avatarctl": __version__, "train": settings_of(job.train), "stages": noted}
+        for stage in stages:
             known = begun.get("stages", {}).get(stage.output.name, {})
             content["stages"][stage.output.name] = known
-            if number and (sum_ := known.get("began_with")) and (file := stages[number - 1].output / LORA).exists():
-                _tell_of_another(stage, file, sum_)
         durable.replace(folder / STAGES, durable.sealed(content))
 
 
 def deliver(job: TrainJob, stage: TrainJob, stages: list[TrainJob]) -> None:
     """Make a stage's student the newest of the curriculum, and note it as what the next stage begins with."""
     folder, file = job.output, stage.output / LORA
-    following = stages[stages.index(stage) + 1 :][:1]
+    later = stages[stages.index(stage) + 1 :]
     with guarded(folder):
-        durable.same_file(file, folder / LORA)
         content: dict[str, Any] = durable.unsealed(folder / STAGES) or {}
-        for each in following:
+        newer = [name for name in content["stages"] if _number(name) > _number(stage.output.name)]
+        if not any((folder / name / LORA).exists() for name in newer):
+            durable.same_file(file, folder / LORA)
+        for each in later[:1]:
+            known = content["stages"].setdefault(each.output.name, {})
             if not _any_step([each.output]):
-                content["stages"][each.output.name] = {"began_with": checksum(file)}
+                known["began_with"] = checksum(file)
+            elif sum_ := known.get("began_with"):
+                _tell_of_another(each, file, sum_)
         durable.replace(folder / STAGES, durable.sealed(content))
 
 
@@ -154,6 +164,11 @@ def _tell_of_another(stage: TrainJob, file: Path, began_with: str) -> None:
     if _any_step([stage.output]) and checksum(file) != began_with:
         again = f"remove {shlex.quote(str(stage.output))} to train it again from there"
         note(f"warning: {stage.output.name} began with another LoRA than {file} is by now; {again}")
+
+
+def _number(stage: str) -> int:
+    """Return the place of a stage, which its name begins with."""
+    return int(stage.partition("-")[0])
 
 
 def _any_step(runs: Any) -> bool:

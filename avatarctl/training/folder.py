@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from avatarctl import __version__, durable, ownership, threads
 from avatarctl.errors import BusyError, InputFileError, UsageError
+from avatarctl.settings.distill import STAGE
 from avatarctl.settings.train import TrainJob
 from avatarctl.settings.values import EXPORTS
 from avatarctl.training import checkpoints, conditions, export, log
@@ -25,6 +26,7 @@ from avatarctl.training.model import base_file, base_files
 from avatarctl.weights import fingerprint
 
 LOCK = "lock"
+WORDS = ("save", "stop")
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 # What lies in the folders of a run; anything else there is the user's.
 OWN_BELOW = re.compile(
@@ -43,8 +45,7 @@ OWN = (
     log.TABLE,
     log.EVENTS,
     conditions.FOLDER,
-    "save",
-    "stop",
+    *WORDS,
 )
 
 
@@ -53,6 +54,14 @@ def held(run: Path) -> Iterator[None]:
     """Hold a run folder for this process; raises ``BusyError`` when another one does."""
     with guarded(run):
         check_ours(run)
+    with locked(run, run / MANIFEST):
+        yield
+
+
+@contextmanager
+def locked(run: Path, begun: Path) -> Iterator[None]:
+    """Hold a folder; raises ``BusyError`` when another process does. Without ``begun`` at the end it is left as it was."""
+    with guarded(run):
         made = ownership.make_folder(run)
         lock = FileLock(run / LOCK)
         try:
@@ -65,7 +74,7 @@ def held(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (run / MANIFEST).exists():  # a start that failed leaves nothing
+        if not begun.exists():  # a start that failed leaves nothing
             (run / LOCK).unlink(missing_ok=True)
             ownership.remove_made(made)
         lock.release()
@@ -87,8 +96,28 @@ def prepare_run(job: TrainJob, force: bool) -> None:
             for part in folder.glob(f".*{durable.PART}"):
                 if ownership.own_part(part.name, lambda whole: whole in OWN or whole.startswith("step-")):
                     part.unlink()
-        for name in ("save", "stop"):  # words to a run that is over
-            (run / name).unlink(missing_ok=True)
+        forget_words(run)
+
+
+def forget_words(run: Path) -> None:
+    """Remove words to a run that is over."""
+    for name in WORDS:
+        (run / name).unlink(missing_ok=True)
+
+
+def said(run: Path, word: str) -> bool:
+    """Return whether somebody has put a word (one of ``WORDS``) into a run's folder, or into its curriculum's."""
+    return any((folder / word).exists() for folder in listening(run))
+
+
+def listening(run: Path) -> list[Path]:
+    """Return the folders in which words to a run may lie: its own, and that of a curriculum that it is a stage of."""
+    return [run, run.parent] if is_stage(run) else [run]
+
+
+def is_stage(run: Path) -> bool:
+    """Return whether a run is a stage of a curriculum, which lies in its own folder."""
+    return bool(re.fullmatch(STAGE, run.name)) and (run.parent / export.STAGES).exists()
 
 
 def clear(run: Path) -> None:

@@ -29,7 +29,7 @@ from avatarctl.training.distill import Distiller
 from avatarctl.training.distill_about import check_students_run
 from avatarctl.training.draws import Draws, draw, seed_of
 from avatarctl.training.export import result_name
-from avatarctl.training.folder import held, note_run, prepare_run, threads_of
+from avatarctl.training.folder import WORDS, held, is_stage, listening, note_run, prepare_run, said, threads_of
 from avatarctl.training.held_out import held_out_imitation, held_out_loss
 from avatarctl.training.log import Log
 from avatarctl.training.loss import Batch, flow_loss
@@ -280,7 +280,7 @@ class Trainer:
     def _agree(self, metrics: StepMetrics) -> tuple[int, float]:
         """Return what all processes do after this step, and how many have a loss that isn't finite; before the step."""
         state, accelerator = self.state, self.state.accelerator
-        files = {name: state.leads and (state.job.output / name).exists() for name in ("save", "stop")}
+        files = {word: state.leads and said(state.job.output, word) for word in WORDS}
         late = state.leads and time.monotonic() - self.saved_at >= state.settings.checkpoint_every_s
         row = [
             metrics.loss,
@@ -337,7 +337,9 @@ class Trainer:
         words = f"step {state.step}: the {what} is not finite with sample {', '.join(keys)}"
         note(f"{words}; the step was skipped")
         if state.bad_steps >= most:
-            rate = f"--learning-rate {state.settings.learning_rate / 10:g}"
+            lower = f"{state.settings.learning_rate / 10:g}"
+            own = f"learning_rate {lower} in this stage: copy the preset (avatarctl presets copy) and change it there"
+            rate = own if is_stage(state.job.output) else f"--learning-rate {lower}"
             narrow = is_narrow(state.settings, state.accelerator.device)
             raise QualityError(
                 f"{words}, and so it was with the {most} steps up to it: the run ends here",
@@ -381,7 +383,8 @@ class Trainer:
     def _leave(self) -> None:
         state = self.state
         if state.leads:
-            (state.job.output / "stop").unlink(missing_ok=True)
+            for folder in listening(state.job.output):
+                (folder / "stop").unlink(missing_ok=True)
         wait_for_all(state.accelerator)
         words = f"stopped; step {state.step} of {state.settings.steps} is saved"
         raise Interrupted(words, self._hint(), self.stop.signal or 2)

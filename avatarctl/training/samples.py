@@ -38,6 +38,7 @@ class Samples:
                 f"{self.cache}: got no samples, expected encoded clips", f"avatarctl data check {self.cache}"
             )
         sources.check_patterns(settings, entries)
+        entries = [entry for entry in entries if sources.matching(settings.repeats, entry, 1.0) > 0]
         parts = split(entries, settings.holdout)
         self.train, self.held_out, self.left_out = list(parts.train), list(parts.held_out), list(parts.left_out)
         self._order: tuple[int, list[list[SampleEntry]]] = (-1, [])
@@ -57,9 +58,18 @@ class Samples:
         return {"condition": condition, **first, "text": (longest, first["text"][1])}
 
     @property
+    def pictures(self) -> list[SampleEntry]:
+        """The samples that are pictures without sound, held-out ones among them."""
+        return [entry for entry in [*self.train, *self.held_out] if "speech" not in entry.shapes]
+
+    @property
     def has_pictures(self) -> bool:
-        """Whether some samples are pictures without sound."""
+        """Whether some samples to train on are pictures without sound."""
         return any("speech" not in entry.shapes for entry in self.train)
+
+    def without_pictures(self) -> str:
+        """Return what leaves the pictures out: a hint for those who can't use them."""
+        return sources.without(self.pictures, [entry for entry in self.train if "speech" in entry.shapes])
 
     def fingerprint(self) -> str:
         """Return a hash of what is trained on: a resumed run has to find the same."""

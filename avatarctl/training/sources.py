@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -72,6 +73,15 @@ def check_patterns(settings: TrainSettings, entries: Sequence[SampleEntry]) -> N
                 )
     if settings.repeats and not any(matching(settings.repeats, entry, 1.0) for entry in entries):
         raise UsageError("repeats: got 0 for every clip, expected some to train on", "--set repeats={}")
+
+
+def without(left: Sequence[SampleEntry], kept: Sequence[SampleEntry]) -> str:
+    """Return the flag that leaves samples out and keeps others: by their folders, where these hold none of the others."""
+    names, others = ([str(entry.meta.get("source", "")) for entry in entries] for entries in (left, kept))
+    folders = {name.rpartition("/")[0] for name in names} - {""}
+    whole = {folder for folder in folders if not any(name.startswith(f"{folder}/") for name in others)}
+    patterns = [f"{name.rpartition('/')[0]}/*" if name.rpartition("/")[0] in whole else name for name in names]
+    return "--set " + shlex.quote(f"repeats={{{', '.join(f'{each}: 0' for each in sorted(set(patterns)))}}}")
 
 
 def repeated(

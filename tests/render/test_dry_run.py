@@ -134,3 +134,16 @@ def test_needs_of_one_disk_are_added_up(tmp_path: Path) -> None:
     room.check_room([Disk(tmp_path, tuple(needs), 150)])
     tight = room.in_words([Disk(tmp_path, tuple(needs), 150)])
     assert tight == f"about 1.5 kB of 150 bytes free in {tmp_path}: this may not be enough"
+
+
+@pytest.mark.parametrize(
+    ("flags", "tensors"),
+    [(("--solver", "ab2"), 2), (("--guidance-reuse", "2"), 2), (("--solver", "ab2", "--guidance-reuse", "2"), 3)],
+)
+def test_windows_in_flight_are_counted_with_all_that_they_keep(
+    case: Case, flags: tuple[str, ...], tensors: int
+) -> None:
+    """As a checkpoint of such a render holds it: latents, the velocity before, the guidance that is used again."""
+    dry = case.generate("--dry-run", "--json", *flags)
+    data = json.JSONDecoder().raw_decode(dry.log[dry.log.index("{\n") :])[0]["data"]
+    assert data["in_flight_bytes"] == tensors * 3 * 3 * 16 * 8 * 8 * 4

@@ -18,7 +18,7 @@ from avatarctl.networks.checkpoints import load_transformer
 from avatarctl.networks.lora_formats import write_lora
 from avatarctl.networks.lora_kinds import LowRank
 from avatarctl.settings.jobs import render_job
-from avatarctl.settings.student import STUDENT, as_students_ask, notes_of, student_of, students
+from avatarctl.settings.student import STUDENT, as_students_ask, in_words, notes_of, student_of, students
 from avatarctl.weights import checksum
 
 NewCase = Callable[..., Case]
@@ -109,6 +109,20 @@ def test_notes(turbo: Path, studio: Path, tmp_path: Path) -> None:
         f"turbo.safetensors was distilled on another transformer (sha256 {own[:12]}, this one is fff"
     )
     assert "both distilled" in notes_of(found * 2, settings, own)[-1]
+    path, scale, facts = found[0]
+    person = {"name": "person.safetensors", "sha256": "a" * 64, "scale": 0.8}
+    of_person = [(path, scale, {**facts, "teacher": {**facts["teacher"], "loras": [person]}})]
+    assert notes_of(of_person, settings, own, {"a" * 64: 0.8}) == []
+    assert notes_of(of_person, settings, own, {}) == [
+        "turbo.safetensors was distilled over the LoRA person.safetensors at 0.8, which this render lacks: "
+        "--lora person.safetensors:0.8"
+    ]
+    assert notes_of(of_person, settings, own, {"a" * 64: 0.5}) == [
+        "turbo.safetensors was distilled over person.safetensors at 0.8, and it is at 0.5"
+    ]
+    bare = {name: value for name, value in facts.items() if name != "shift"} | {"teacher": None}
+    assert notes_of([(path, scale, bare)], settings, own, {}) == []
+    assert in_words(path, bare).endswith("schedule uniform, guidance none")
     assert student_of(studio / "weights" / "vae.safetensors") is None and student_of(tmp_path / "none") is None
     values, places = as_students_ask({"lora": "no:such:file", "steps": 4}, {"steps": "--steps"})
     assert (values, places) == ({"lora": "no:such:file", "steps": 4}, {"steps": "--steps"})

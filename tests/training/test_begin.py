@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY, tiny_inputs, tiny_transformer
+from training.test_distill import STUDENT
 from training.test_loop import LORA as LORA_SETTINGS
 from training.test_loop import losses
 
+from avatarctl.commands.stages import refuse_of_stages
 from avatarctl.errors import UsageError, WeightsError
 from avatarctl.networks.adapters import load_merged, merge_lora
 from avatarctl.networks.checkpoints import load_transformer, released_state
 from avatarctl.networks.names import is_audio
 from avatarctl.networks.weight_dims import has_audio, transformer_dims
+from avatarctl.settings.check import make
 from avatarctl.settings.effects import refuse_without_effect
+from avatarctl.settings.presets import find, resolve
 from avatarctl.settings.train import TrainJob, TrainSettings
 from avatarctl.training import train
 from avatarctl.training.model import make_model
@@ -228,6 +233,21 @@ def test_weights_beside_random_ones_are_a_contradiction(base: Path) -> None:
         ("logit_mean", {}),
         ("motion_axis", {}),
         ("null_text", {"drop_text": 0.0}),
+        (
+            "null_text",
+            {
+                **STUDENT,
+                "distill": "guidance",
+                "teacher_text_scale": 1.0,
+                "teacher_audio_scale": 1.0,
+                "teacher_guidance": [
+                    {"text": "positive", "audio": "zero", "tokens": "zero", "weight": -1.0},
+                    {"text": "positive", "audio": "window", "tokens": "adapter", "weight": 2.0},
+                ],
+            },
+        ),
+        ("time", {**STUDENT, "distill": "steps"}),
+        ("stratify", {**STUDENT, "distill": "steps"}),
         ("variant", {"dims": {"dim": 48, "heads": 4, "layers": 1, "ffn": 64}}),
         ("holdout_every", {}),
         ("clip_fall_steps", {}),
@@ -240,3 +260,38 @@ def test_what_was_given_and_changes_nothing_is_refused(given: str, others: dict[
         refuse_without_effect(settings, {given: f"--set {given}"})
     assert f"leave out --set {given}" in str(caught.value.hint)
     refuse_without_effect(settings, {})
+
+
+def test_the_null_text_of_a_teacher_that_reads_it_has_an_effect() -> None:
+    refuse_without_effect(TrainSettings(**STUDENT, distill="guidance"), {"null_text": "--set null_text"})
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"steps": 9}, "steps .*each of the 3 stages that use it has its own"),
+        ({"teacher_evaluations": 7}, "teacher_evaluations .*each of the 2 stages that use it has its own"),
+        ({"distill_steps": 6}, "distill_steps .*each of the 2 stages that use it has its own"),
+        ({"distill": "steps"}, "distill .*each of the 3 stages"),
+        ({"own_states": 0.5}, None),
+    ],
+)
+@pytest.mark.parametrize("in_a_preset", [False, True])
+def test_what_every_stage_says_for_itself_is_refused_wherever_it_was_given(
+    tmp_path: Path, given: dict[str, Any], why: str | None, in_a_preset: bool
+) -> None:
+    preset = "distill-puppet"
+    if in_a_preset:
+        preset = str(tmp_path / "mine.yaml")
+        lines = [f"{name}: {value}" for name, value in given.items()]
+        Path(preset).write_text("\n".join(["extends: distill-puppet", *lines]) + "\n")
+    flags = {} if in_a_preset else given
+    values, places = resolve(TrainSettings.model_fields, preset, flags, "lora")
+    settings = make(TrainSettings, values, places)
+    copied = resolve(TrainSettings.model_fields, str(shutil.copy(find("distill-puppet", "lora"), tmp_path)), {}, "lora")
+    refuse_of_stages(make(TrainSettings, *copied), copied[1])  # what stands beside the stages is a single student's
+    if why is None:
+        refuse_of_stages(settings, places)
+        return
+    with pytest.raises(UsageError, match=why):
+        refuse_of_stages(settings, places)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors import safe_open
 from tiny import tiny_transformer
 from training.conftest import SMALL, make_cache, random_sample
 from training.test_loop import same_weights, stop_after, without_times
 
+from avatarctl.commands.shared import parsed_settings
 from avatarctl.errors import AvatarError, ChangedError, Interrupted, QualityError, UsageError
 from avatarctl.networks.attach import attach, lora_layers
 from avatarctl.networks.checkpoints import load_transformer
@@ -26,13 +31,15 @@ from avatarctl.sampling.guidance import CONDITIONAL, Inputs
 from avatarctl.settings.check import make
 from avatarctl.settings.presets import load
 from avatarctl.settings.train import TrainJob, TrainSettings
-from avatarctl.training import distill, train
+from avatarctl.training import distill, distill_about, train
 from avatarctl.training.distill import by_segment
+from avatarctl.training.distill_about import check_students_run, student_facts
 from avatarctl.training.distill_cost import passes_of_state
 from avatarctl.training.distill_draws import draw_path
 from avatarctl.training.distill_teacher import Scene, Teacher, level, time_of, walk
 from avatarctl.training.log import read
 from avatarctl.training.loss import Batch
+from avatarctl.training.state import find_samples
 
 Maker = Callable[..., TrainJob]
 GROUPS = {"attention": "lora", "feed_forward": "lora", "audio": "lora", "embeddings": "lora", "norms": "frozen"}
@@ -84,14 +91,14 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
     )  # fmt: skip
 
 
-def with_lora(float8: bool = False) -> Any:
+def with_lora(float8: bool = False, kind: str = "lora") -> Any:
     """Return a tiny transformer with a LoRA that changes it."""
     model = tiny_transformer()
-    attach(model, {**GROUPS, "norms": "frozen"}, 4, 4.0, 0.0)  # type: ignore[arg-type]
+    attach(model, {**GROUPS, "norms": "frozen"}, 4, 4.0, 0.0, kind)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + 0.3 * torch.randn(parameter.shape, generator=generator)
     if float8:
         to_float8(model)
     return model.train()
@@ -100,9 +107,11 @@ def with_lora(float8: bool = False) -> Any:
 # -- The teacher --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_the_teacher_is_the_bare_network_to_the_bit(ahead: bool) -> None:
-    batch, model, bare = batch_of(2), with_lora(), tiny_transformer()
+@pytest.mark.parametrize(
+    ("ahead", "kind"), [(True, "lora"), (False, "lora"), (True, "dora"), (True, "lokr"), (True, "loha")]
+)
+def test_the_teacher_is_the_bare_network_to_the_bit(ahead: bool, kind: str) -> None:
+    batch, model, bare = batch_of(2), with_lora(kind=kind), tiny_transformer()
     noise, sigma = batch.latents, torch.tensor([1.0, 0.4])
     with torch.no_grad():
         wanted, _ = Scene(bare, batch, ahead).predict(noise, sigma, CONDITIONAL)
@@ -306,6 +315,11 @@ def test_a_teacher_that_is_none_ends_the_run_before_it_is_saved(
         ({"compile": True}, "compile: got true with distill"),
         ({"teacher_guidance": "native"}, "teacher_guidance: got native"),
         ({"teacher_guidance": "none"}, "teacher_guidance: got none with distill guidance"),
+        ({"teacher_audio_scale": 1.0, "teacher_text_scale": 1.0}, "teacher_guidance: got a single conditional pass"),
+        (
+            {"stages": [{"distill": "guidance"}, {"distill": "steps"}], "lora_kind": "dora"},
+            "lora_kind: got dora with stages",
+        ),
         ({"teacher_interval": (0.9, 0.1)}, "teacher_interval: got"),
         ({**STEPS, "rollout_states": 3}, "rollout_states: got 3 with a batch_size of 2"),
         ({**STEPS, "rollout_states": 8}, "accumulate: got 2 passes of 2"),
@@ -328,8 +342,39 @@ def test_pictures_are_refused(student: Maker, tmp_path: Path) -> None:
     samples = [random_sample("clip0-0"), random_sample("picture0-0")]
     del samples[1].tensors["speech"]  # type: ignore[attr-defined]
     made = student(distill="guidance").model_copy(update={"data": make_cache(tmp_path / "mixed", samples)})
-    with pytest.raises(AvatarError, match="distill: got pictures among the samples"):
+    with pytest.raises(AvatarError, match="distill: got pictures among the samples") as caught:
         train(made)
+    # The hint does what it says, also where a picture would be held out.
+    flag = shlex.split(caught.value.hint.partition(": ")[2])
+    assert flag[0] == "--set"
+    repeats = parsed_settings([flag[1]], {}, "")["repeats"]
+    for changes in ({}, {"holdout": 1}):
+        assert train(made.model_copy(update={
+            "output": tmp_path / f"without-{len(changes)}",
+            "train": TrainSettings(**{**made.train.model_dump(), "repeats": repeats, "steps": 1}),
+        })) is not None  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_spread_weights_are_refused(student: Maker, kind: DistributedType) -> None:
+    made = student(distill="guidance")
+    spread: Any = SimpleNamespace(distributed_type=kind)
+    with pytest.raises(UsageError, match="got weights or states spread over processes") as caught:
+        check_students_run(made, find_samples(made), spread)
+    assert "avatarctl presets copy several-gpus" in caught.value.hint
+
+
+def test_a_held_out_picture_is_refused_too(student: Maker, tmp_path: Path) -> None:
+    samples = [*(random_sample(f"clip{i}-0") for i in range(3)), random_sample("picture0-0")]
+    del samples[3].tensors["speech"]  # type: ignore[attr-defined]
+    cache = make_cache(tmp_path / "mixed", samples)
+    found = 0
+    for holdout in (1, 2, 3):
+        made = student(f"run{holdout}", distill="guidance", holdout=holdout).model_copy(update={"data": cache})
+        found += any("speech" not in entry.shapes for entry in find_samples(made).held_out)
+        with pytest.raises(UsageError, match="got pictures among the samples"):
+            train(made)
+    assert found, "at one of these numbers it is held out"
 
 
 def test_the_file_tells_how_it_is_rendered_and_who_taught_it(student: Maker, base: Path) -> None:
@@ -350,6 +395,14 @@ def test_the_file_tells_how_it_is_rendered_and_who_taught_it(student: Maker, bas
     manifest = json.loads((made.output / "run.json").read_text())
     assert manifest["base"]["transformer"]["sha256"] == teacher["base_sha256"]
     assert manifest["base"]["teacher_lora 1"]["sha256"] == lora["sha256"]
+    # Whatever became of that file since: the run says who taught.
+    (student("person").output / "lora.safetensors").unlink()
+    assert student_facts(made, find_samples(made), manifest["base"])["teacher"]["loras"] == [lora]
+    for null_text, told in (("negative", "worse"), ("empty", "")):
+        asked = made.model_copy(update={"train": made.train.model_copy(update={"null_text": null_text})})
+        with mock.patch.object(distill_about, "read_about", lambda _: {"settings": {"negative_prompt": "worse"}}):
+            facts = student_facts(asked, find_samples(asked), manifest["base"])
+        assert facts["teacher"]["negative_prompt"] == told
 
 
 def test_the_teacher_of_a_person_s_student_is_the_base_with_the_person(student: Maker, base: Path) -> None:
