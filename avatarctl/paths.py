@@ -56,6 +56,10 @@ EMBEDDED = Path("puppet")
 EMBEDDED_PICTURES = {"puppet": "picture.png", "puppet-2": "picture-2.png", "puppet-3": "picture-3.png"}
 
 
+# The word that means the embedded avatar's few-step student where a LoRA is asked for, and its file beside the weights.
+EMBEDDED_STUDENT, STUDENT_FILE = Path("puppet-student"), "student.safetensors"
+
+
 def weights_place(given: Path | None) -> Path | None:
     """Return the folder of weights that is meant: ``puppet`` is the embedded avatar's, anything else itself."""
     return embedded_avatar() / "weights" if given == EMBEDDED else given
@@ -65,6 +69,11 @@ def picture_place(given: Path | None) -> Path | None:
     """Return the picture that is meant: ``puppet``, ``puppet-2`` and ``puppet-3`` are the embedded avatar's, else itself."""
     name = EMBEDDED_PICTURES.get(str(given))
     return embedded_avatar() / "samples" / name if name else given
+
+
+def student_place(given: Path) -> Path:
+    """Return the LoRA that is meant: ``puppet-student`` is the embedded avatar's, anything else itself."""
+    return embedded_avatar() / "weights" / STUDENT_FILE if given == EMBEDDED_STUDENT else given
 
 
 def embedded_avatar() -> Path:

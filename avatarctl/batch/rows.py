@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatarctl.errors import UsageError
-from avatarctl.paths import EMBEDDED, EMBEDDED_PICTURES
+from avatarctl.paths import EMBEDDED, EMBEDDED_PICTURES, EMBEDDED_STUDENT
 from avatarctl.settings.check import did_you_mean
 from avatarctl.settings.names import keys_of, to_fields
 from avatarctl.settings.presets import TEXT
@@ -225,4 +225,6 @@ def _near(lora: Any, folder: Path) -> Any:
         file, _ = parse_lora(lora)
     except ValueError:
         return lora  # the settings say what is wrong
+    if Path(file) == EMBEDDED_STUDENT:
+        return lora
     return str(folder / file) + lora[len(file) :]

@@ -198,6 +198,9 @@ def pack(
     transformer: Annotated[
         Path | None, typer.Option("--transformer", help="Transformer that `avatarctl train` wrote (else the folder's).")
     ] = None,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="Few-step student of this transformer, which `demo` renders with.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Folder that `puppet evaluate` wrote: a model card of it, too.")
     ] = None,
@@ -216,8 +219,9 @@ def pack(
 
         check_report(report, weights)
     from avatarctl.puppet.pack import make_samples, pack_weights
+    from avatarctl.settings.values import lora_file
 
-    written = pack_weights(weights, output / "weights", transformer)
+    written = pack_weights(weights, output / "weights", transformer, lora_file(student) if student else None)
     if samples:
         written += make_samples(output / "samples")
     if report is not None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from avatarctl import durable
 from avatarctl.errors import InputFileError
 from avatarctl.networks.header import read_header
+from avatarctl.paths import STUDENT_FILE
 from avatarctl.puppet.evaluate import CURVES, TABLES
 from avatarctl.puppet.voice import EVALUATION, TRAINING
+from avatarctl.settings.student import student_of
 
 CARD = "README.md"
 TEXT = """---
@@ -30,8 +32,9 @@ real portrait becomes a smear.
 |---|---|---|
 {sizes}
 
-Text and image encoder are fixed random codes of the full model's classes. No person, no recording of a person and no downloaded
-weights are in it: faces are drawn from random numbers, training voices are made by espeak-ng and by a formant synthesiser.
+{student}Text and image encoder are fixed random codes of the full model's classes. No person, no recording of a person and
+no downloaded weights are in it: faces are drawn from random numbers, training voices are made by espeak-ng and by a formant
+synthesiser.
 
 ## How it was trained
 
@@ -51,7 +54,7 @@ its faces come from seeds that no training set reaches.
 ## How good it is
 
 Measured on rendered pictures by comparison with drawn poses (`avatarctl.puppet.world.see`), with float16 weights as shipped, by
-the last of these commands (held-out pairs; tables over settings on other pairs, eight seconds each, by which the preset
+the command that evaluates (held-out pairs; tables over settings on other pairs, eight seconds each, by which the preset
 was chosen):
 
 {report}
@@ -69,6 +72,10 @@ clips is a bowler hat and round glasses; its distance counts where they change t
 
 Apache-2.0, like the program; drawings, voices and weights were made for it.
 """
+STUDENT = """The student is a LoRA (`--lora puppet-student`) that renders in {steps} steps, of one prediction each, what
+the network does with guidance at audio scale 3: `avatarctl demo` renders with it.
+
+"""
 COMMANDS = """avatarctl puppet data --output drawn/a --clips 300 --seed 0
 avatarctl puppet data --output drawn/b --clips 300 --seed 1
 avatarctl puppet data --output drawn/pauses --pauses --clips 60 --seed 3
@@ -85,7 +92,11 @@ avatarctl puppet pack --weights nets --transformer run-128/transformer.safetenso
 avatarctl puppet data --output dressed --look bowler --look glasses --bare-first --seed 2 --clips 20
 avatarctl data encode dressed --output dressed-cache --weights puppet --preset puppet
 avatarctl lora train --data dressed-cache --output look --preset puppet-look
-avatarctl puppet evaluate --output report --minutes 10 --lora look/lora.safetensors"""
+avatarctl lora train --data cache-128 --output students --preset distill-puppet --weights packed/weights
+avatarctl puppet evaluate --output report --minutes 10 --lora look/lora.safetensors \\
+  --student students/2-steps-8 --student students/3-steps-4
+avatarctl puppet pack --weights nets --transformer run-128/transformer.safetensors \\
+  --student students/3-steps-4 --report report --output packed"""
 
 
 def check_report(report: Path, weights: Path) -> Path:
@@ -111,7 +122,9 @@ def write_card(weights: Path, report: Path, notes: str = "") -> Path:
         rows.append(
             f"| {path.stem.replace('_', ' ')} | {head.parameters / 1e6:.2f} | {path.stat().st_size / 1e6:.1f} |"
         )
+    taught = student_of(weights / STUDENT_FILE)
     text = TEXT.format(
+        student=STUDENT.format(steps=taught["steps"]) if taught else "",
         sizes="\n".join(rows),
         commands=COMMANDS,
         training=", ".join(TRAINING),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 import wave
 from collections.abc import Callable
@@ -16,15 +17,16 @@ from torch import nn
 
 from avatarctl import durable
 from avatarctl.audio.speak import RATE_HZ
-from avatarctl.errors import QualityError
+from avatarctl.errors import QualityError, WeightsError
 from avatarctl.networks import checkpoints
-from avatarctl.paths import EMBEDDED_PICTURES
+from avatarctl.paths import EMBEDDED_PICTURES, STUDENT_FILE
 from avatarctl.puppet.folders import EVALUATION_SEED
 from avatarctl.puppet.voice import say
 from avatarctl.puppet.world.identity import Identity, Pose
 from avatarctl.puppet.world.portrait import draw
 from avatarctl.puppet.world.voice import make_voice
-from avatarctl.weights import find_weights
+from avatarctl.settings.student import student_of
+from avatarctl.weights import checksum, find_weights
 
 MOST_BYTES = 12_000_000
 LOADERS: dict[str, Callable[..., nn.Module]] = {
@@ -44,10 +46,13 @@ SPOKEN: dict[str, tuple[str, str, int, int]] = {
 }
 
 
-def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -> list[Path]:
+def pack_weights(
+    weights: Path, output: Path, transformer: Path | None = None, student: Path | None = None
+) -> list[Path]:
     """Write every network of a folder of weights in float16, and the tokenizer, into ``output``.
 
-    ``transformer``: taken instead of the folder's. Raises ``QualityError`` when the whole is larger than the package holds.
+    ``transformer``: taken instead of the folder's. ``student``: a few-step student of it. Raises ``WeightsError`` for a
+    student of another transformer, ``QualityError`` when the whole is larger than the package holds.
     """
     files = find_weights(weights, (128, 128), "auto", transformer)
     written = []
@@ -56,6 +61,8 @@ def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -
         written.append(checkpoints.save_weights(model, output / f"{name}.safetensors"))
     if files.tokenizer.resolve() != (output / "tokenizer").resolve():  # packing in place is fine
         shutil.copytree(files.tokenizer, output / "tokenizer", dirs_exist_ok=True)
+    if student is not None:
+        written.append(_pack_student(student, output))
     total = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     if total > MOST_BYTES:
         raise QualityError(
@@ -63,6 +70,20 @@ def pack_weights(weights: Path, output: Path, transformer: Path | None = None) -
             "train smaller networks: --set dims in `avatarctl train --preset puppet`",
         )
     return [*written, output / "tokenizer"]
+
+
+def _pack_student(student: Path, output: Path) -> Path:
+    """Put a student beside the packed transformer that it was distilled on."""
+    taught = (student_of(student) or {}).get("teacher") or {}
+    base = checksum(output / "transformer.safetensors")
+    if taught.get("base_sha256") != base:
+        raise WeightsError(
+            f"{student}: got {'a student of another transformer' if taught else 'no student'} "
+            f"(sha256 {str(taught.get('base_sha256'))[:12]}), expected one of the packed transformer ({base[:12]})",
+            f"distil one on it: avatarctl lora train --preset distill-puppet --weights {shlex.quote(str(output))} …",
+        )
+    durable.replace(output / STUDENT_FILE, student.read_bytes())
+    return output / STUDENT_FILE
 
 
 def make_samples(output: Path) -> list[Path]:

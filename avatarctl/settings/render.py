@@ -229,7 +229,7 @@ class WeightsSettings(Settings):
     weights: WeightsFolder = None
     """Folder of the weights (null: where `avatarctl fetch` puts them).
 
-    puppet, puppet-2 and puppet-3 stand for the embedded avatar's.
+    puppet stands for the embedded avatar's.
     """
     variant: Literal["auto", "square", "rec-vec", "wan2.1-fun-1.3b", "wan2.1-i2v-14b"] = "auto"
     """Which released transformer: square, rec-vec (480x832, 832x480), or by size.
@@ -237,7 +237,10 @@ class WeightsSettings(Settings):
     Those of Wan2.1 have no audio layers: for a LoRA that brings them.
     """
     lora: Annotated[tuple[Annotated[str, AfterValidator(check_lora)], ...], BeforeValidator(one_or_more)] = ()
-    """LoRA files as FILE or FILE:SCALE, applied in this order."""
+    """LoRA files as FILE or FILE:SCALE, applied in this order.
+
+    puppet-student stands for the embedded avatar's few-step student.
+    """
 
 
 class InputSettings(Settings):
@@ -246,7 +249,7 @@ class InputSettings(Settings):
     image: Annotated[Path | None, AfterValidator(picture_place)] = None
     """Picture of the person, where a command names none.
 
-    puppet stands for the embedded avatar's.
+    puppet, puppet-2 and puppet-3 stand for the embedded avatar's.
     """
     subtitles: Annotated[tuple[Annotated[str, AfterValidator(check_subtitles)], ...], BeforeValidator(one_or_more)] = ()
     """Subtitles that can be switched on, as LANGUAGE:FILE, such as de:talk.srt.

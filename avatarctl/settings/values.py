@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from avatarctl.errors import UsageError
-from avatarctl.paths import weights_folder
+from avatarctl.paths import student_place, weights_folder
 
 # Rates that decimals only approximate (SMPTE 1001 family).
 NTSC = {"23.976": "24000/1001", "23.98": "24000/1001", "29.97": "30000/1001", "59.94": "60000/1001"}
@@ -157,8 +157,10 @@ def fetched_lora(text: str) -> Path:
 def lora_file(path: Path) -> Path:
     """Return the LoRA that a path means: of a run folder the newest, of RUN@500 that of a step, else itself.
 
-    Of hf://USER/REPO[/FILE] it is what was fetched. Raises ``UsageError`` when that wasn't.
+    ``puppet-student`` is the embedded avatar's. Of hf://USER/REPO[/FILE] it is what was fetched. Raises ``UsageError`` when
+    that wasn't.
     """
+    path = student_place(path)
     if (text := path.as_posix()).startswith(f"{HUB[:-2]}/"):  # a path has no empty parts
         return fetched_lora(text.replace(HUB[:-1], HUB, 1))
     run, step = split_run(path)

@@ -25,14 +25,16 @@ from served import Server, kill_after
 
 from avatarctl.audio.decode import read_blocks
 from avatarctl.audio.source import ffmpeg
+from avatarctl.errors import WeightsError
 from avatarctl.evaluation.findings import findings
 from avatarctl.evaluation.reference import of_picture
 from avatarctl.evaluation.score import score
 from avatarctl.evaluation.source import opened
 from avatarctl.evaluation.sync import sync
 from avatarctl.evaluation.watch import watch
+from avatarctl.networks.checkpoints import load_transformer, save_weights
 from avatarctl.networks.header import read_header
-from avatarctl.paths import EMBEDDED_PICTURES, embedded_avatar
+from avatarctl.paths import EMBEDDED_PICTURES, STUDENT_FILE, embedded_avatar
 from avatarctl.puppet.folders import EVALUATION_SEED
 from avatarctl.puppet.measure import read_pictures
 from avatarctl.puppet.mouth import RATE_HZ
@@ -43,8 +45,12 @@ from avatarctl.puppet.world.identity import Identity, Pose
 from avatarctl.puppet.world.portrait import draw
 from avatarctl.puppet.world.see import see
 from avatarctl.render.video import inspect
+from avatarctl.settings.student import student_of
+from avatarctl.weights import checksum
 
 WEIGHTS, SAMPLES = embedded_avatar() / "weights", embedded_avatar() / "samples"
+STUDENT = WEIGHTS / STUDENT_FILE
+FACTS = student_of(STUDENT) or {}
 ROOT = Path(__file__).parents[2]
 MISSED = ["eyes: share of irises nearest to their own colour"]
 
@@ -92,7 +98,7 @@ def test_what_is_shipped_is_small_and_described() -> None:
 
 
 def test_demo_ends_in_a_watchable_video_whose_lips_follow(server: Server, tmp_path: Path) -> None:
-    done = server.run(tmp_path, ["demo", "--output", "first.mp4", "--json"])
+    done = server.run(tmp_path, ["demo", "--output", "first.mp4", "--json", "--keep"])
     assert done.status == 0, done.log
     video = inspect(tmp_path / "first.mp4")
     assert (video.width, video.height, video.fps) == (512, 512, Fraction(25))
@@ -103,8 +109,36 @@ def test_demo_ends_in_a_watchable_video_whose_lips_follow(server: Server, tmp_pa
     assert len(opening) == int(np.ceil(len(voice) / RATE_HZ * 25))
     follows = sync(opening, asked_for(voice, len(opening)))
     assert follows.correlation >= 0.7 and abs(follows.lag) <= 1
-    assert {path.name for path in tmp_path.iterdir()} == {"first.mp4", "attempt.log"}
+    assert {path.name for path in tmp_path.iterdir()} == {"first.mp4", "first.mp4.render", "attempt.log"}
+    made = json.loads((tmp_path / "first.mp4.render" / "render.json").read_text())["job"]
+    assert made["lora"] == [[str(STUDENT), 1.0]] and made["render"]["steps"] == FACTS["steps"]
     _evaluated(tmp_path / "first.mp4")
+
+
+def test_the_student_is_one_of_the_shipped_transformer(server: Server, tmp_path: Path) -> None:
+    assert FACTS["steps"] in (4, 8) and FACTS["teacher"]["base_sha256"] == checksum(WEIGHTS / "transformer.safetensors")
+    words = ["generate", "--preset", "puppet", "-a", str(SAMPLES / "song.wav"), "--dry-run", "--json"]
+    for flags, steps in (((), 8), (("--lora", "puppet-student"), FACTS["steps"])):
+        log = server.run(tmp_path, [*words, *flags]).log
+        told = json.JSONDecoder().raw_decode(log[log.index("{\n") :])[0]["data"]
+        assert told["passes"] == steps * told["windows"]
+    # In a manifest, too, whose files lie beside it.
+    (tmp_path / "jobs").mkdir()
+    shutil.copy(SAMPLES / "song.wav", tmp_path / "jobs")
+    (tmp_path / "jobs" / "jobs.yaml").write_text("- {audio: song.wav, lora: puppet-student}\n")
+    planned = server.run(tmp_path, ["batch", "jobs/jobs.yaml", "--preset", "puppet", "--output", "v", "--dry-run"])
+    assert planned.status == 0, planned.log
+
+
+def test_a_student_of_another_transformer_is_not_packed(tmp_path: Path) -> None:
+    model = load_transformer(WEIGHTS / "transformer.safetensors")
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    other = save_weights(model, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="got a student of another transformer"):
+        pack_weights(WEIGHTS, tmp_path / "packed", other, STUDENT)
+    with pytest.raises(WeightsError, match="got no student"):
+        pack_weights(WEIGHTS, tmp_path / "packed", student=WEIGHTS / "vae.safetensors")
 
 
 def _evaluated(video: Path) -> None:
@@ -281,8 +315,9 @@ def test_kills_cost_no_bit(server: Server, tmp_path: Path) -> None:
 
 
 def test_packing_what_is_packed_changes_no_number(tmp_path: Path) -> None:
-    pack_weights(WEIGHTS, tmp_path)
-    for path in sorted(WEIGHTS.glob("*.safetensors")):
+    pack_weights(WEIGHTS, tmp_path, student=STUDENT)
+    assert (tmp_path / STUDENT.name).read_bytes() == STUDENT.read_bytes()
+    for path in sorted(set(WEIGHTS.glob("*.safetensors")) - {STUDENT}):
         before, after = load_file(path), load_file(tmp_path / path.name)
         assert before.keys() == after.keys()
         halves = sum(tensor.numel() for tensor in after.values() if tensor.dtype == torch.float16)
