@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ from avatarctl.commands.generate import run_job, write_crop
 from avatarctl.commands.pages import INPUT, LOOK, OUTPUT
 from avatarctl.errors import AvatarError, InputFileError, UsageError
 from avatarctl.interrupts import undoing
-from avatarctl.paths import EMBEDDED_STUDENT, derived, embedded_avatar
+from avatarctl.paths import derived, embedded_avatar
 
 PRESET = "puppet"
 VOICE = "en-us+f3"
@@ -75,10 +75,7 @@ def demo(
     steps: Annotated[
         int | None,
         typer.Option(
-            "--steps",
-            help="Denoising steps of the network itself, 4 to 10, without its student.",
-            show_default="4, the student's",
-            rich_help_panel=LOOK,
+            "--steps", help="Denoising steps; 4 to 10 are enough here.", show_default="8", rich_help_panel=LOOK
         ),
     ] = None,
     enlarge: Annotated[
@@ -110,8 +107,7 @@ def demo(
 ) -> None:
     """Make a first video with the small network that comes with the program: the whole pipeline, in seconds, on any machine.
 
-    The same as `generate --preset puppet --lora puppet-student`, with a voice of its own. `--image puppet-2` and
-    `--image puppet-3` are other people.
+    The same as `generate --preset puppet`, with a voice of its own. `--image puppet-2` and `--image puppet-3` are other people.
 
     Example: avatarctl demo --say "Good morning" --output morning.mp4
     """
@@ -131,8 +127,7 @@ def demo(
 
     samples = embedded_avatar() / "samples"
     heard = spoken or audio or samples / ("song.wav" if sing else VOICES.get(str(image), "voice.wav"))
-    flags: dict[str, Any] = {"seed": seed, "steps": steps, "enlarge": enlarge, "fit": fit, "face": face}
-    flags["lora"] = (str(EMBEDDED_STUDENT),) if steps is None else None
+    flags = {"seed": seed, "steps": steps, "enlarge": enlarge, "fit": fit, "face": face}
     job = render_job(image, heard, output, PRESET, flags, keep=keep)
     if show_crop is not None:
         write_crop(job, show_crop, force, "demo", as_json)

@@ -199,7 +199,7 @@ def pack(
         Path | None, typer.Option("--transformer", help="Transformer that `avatarctl train` wrote (else the folder's).")
     ] = None,
     student: Annotated[
-        Path | None, typer.Option("--student", help="Few-step student of this transformer, which `demo` renders with.")
+        Path | None, typer.Option("--student", help="Few-step student of this transformer: `--lora puppet-student`.")
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Folder that `puppet evaluate` wrote: a model card of it, too.")

@@ -72,8 +72,8 @@ clips is a bowler hat and round glasses; its distance counts where they change t
 
 Apache-2.0, like the program; drawings, voices and weights were made for it.
 """
-STUDENT = """The student is a LoRA (`--lora puppet-student`) that renders in {steps} steps, of one prediction each, what
-the network does with guidance at audio scale 3: `avatarctl demo` renders with it.
+STUDENT = """The student is a LoRA that renders in {steps} steps, of one prediction each, what the network does with guidance
+at audio scale 3: `avatarctl generate --preset puppet --lora puppet-student`.
 
 """
 COMMANDS = """avatarctl puppet data --output drawn/a --clips 300 --seed 0
