@@ -228,3 +228,12 @@ def test_the_table_of_few_steps_is_made_and_not_made_again(tmp_path: Path) -> No
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").iterdir()}
     fewer_steps.main(argv)
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").iterdir()}
+
+
+@pytest.mark.long
+def test_the_shares_of_stages_are_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.stage_shares", "--seconds", "1", "--rows", "3", "--json"]
+    subprocess.run([*command, str(tmp_path / "s.json")], cwd=ROOT, check=True, capture_output=True)
+    [(name, row)] = json.loads((tmp_path / "s.json").read_text())["rows"].items()
+    assert name == "4 steps without guidance" and row["passes"] == 4
+    assert 0 < row["decoding_share"] < 1 and row["in_turns_s"] > row["window steps_s"] + row["decoding_s"]
