@@ -90,9 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = lora_file(Path(name))
         told = student_of(path) or {}
         own = {key: told[key] for key in FOLLOWED if told.get(key) is not None} | {"guidance_interval": None}
-        shown = f"student {Path(name).name}" + (f":{scale:g}" if scale != 1 else "")
+        strength = f":{scale:g}" if scale != 1 else ""
+        shown = f"student {Path(name).name}{strength}"
         if shown in students:  # the same stage of another run
-            shown = f"student {name}" + (f":{scale:g}" if scale != 1 else "")
+            shown = f"student {name}{strength}"
         students[shown] = (path, scale, own, told.get("steps"))
     cells = []
     subjects = list(_subjects(asked, settings, files))

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,7 +32,9 @@ from avatarctl.sampling.passes import passes_of
 from avatarctl.sampling.predict import Predictor
 from avatarctl.settings.jobs import render_job
 from avatarctl.settings.render import RenderJob
+from benchmarks.window_step import now
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 UNGUIDED = {"guidance": "none", "schedule": "uniform", "solver": "euler", "guidance_interval": None}
 GUIDED = {"guidance": "cfg", "schedule": "released", "guidance_interval": None}
 ROWS: dict[str, dict[str, Any]] = {
@@ -52,9 +53,9 @@ def timed() -> Iterator[dict[str, float]]:
 
     def around(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed_call(*arguments: Any, **named: Any) -> Any:
-            began = now()
+            began = now(DEVICE)
             result = call(*arguments, **named)
-            spent[part] += now() - began
+            spent[part] += now(DEVICE) - began
             return result
 
         return timed_call
@@ -63,13 +64,6 @@ def timed() -> Iterator[dict[str, float]]:
         for part, (owner, name) in PARTS.items():
             stack.enter_context(mock.patch.object(owner, name, around(part, getattr(owner, name))))
         yield spent
-
-
-def now() -> float:
-    """Return the time, once the GPU is through with its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def rendered(job: RenderJob) -> Rendered:

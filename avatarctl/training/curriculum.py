@@ -134,11 +134,8 @@ def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:
                 "resume with the old ones, or train into another --output",
             )
         # Later stages that aren't asked for now stay noted: what they began with is told when they are again.
-        noted = dict(begun.get("stages", {}))
+        noted = {name: {} for name in names} | begun.get("stages", {})
         content: dict[str, Any] = {"avatarctl": __version__, "train": settings_of(job.train), "stages": noted}
-        for stage in stages:
-            known = begun.get("stages", {}).get(stage.output.name, {})
-            content["stages"][stage.output.name] = known
         durable.replace(folder / STAGES, durable.sealed(content))
 
 
