@@ -15,14 +15,14 @@ from accelerate import Accelerator
 
 from avatarctl import __version__, durable, ownership
 from avatarctl.console import note
-from avatarctl.errors import ChangedError, UsageError
+from avatarctl.errors import ChangedError
 from avatarctl.progress import Progress
 from avatarctl.settings.distill import STAGE, place_free
 from avatarctl.settings.train import TrainJob
 from avatarctl.training import checkpoints
 from avatarctl.training.changes import settings_of
 from avatarctl.training.export import LORA, MANIFEST, STAGES
-from avatarctl.training.folder import LOCK, clear, forget_words, guarded, held, locked
+from avatarctl.training.folder import LOCK, clear, forget_words, guarded, held, locked, refuse_foreign
 from avatarctl.training.loop import Trained, run_with
 from avatarctl.training.processes import accelerated, wait_for_all
 from avatarctl.training.stages import jobs_of
@@ -106,12 +106,8 @@ def own(name: str) -> bool:
 
 def check_ours(folder: Path) -> None:
     """Raise ``UsageError`` for a folder that holds something and is no curriculum of ours."""
-    if durable.unsealed(folder / STAGES) is None and (strange := ownership.foreign(folder, own)):
-        raise UsageError(
-            f"{folder}: got a folder with other files ({ownership.listed(strange)}), expected an empty one or a "
-            "curriculum of students",
-            "choose another --output; nothing was touched",
-        )
+    if durable.unsealed(folder / STAGES) is None:
+        refuse_foreign(folder, own, "a curriculum of students")
 
 
 def prepare(job: TrainJob, stages: list[TrainJob], force: bool) -> None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,14 @@ def check_ours(run: Path) -> None:
         """Return whether a run that was killed before its manifest was there left this."""
         return (name == LOCK and not lock.stat().st_size) or ownership.own_part(name, lambda whole: whole == MANIFEST)
 
-    names = ownership.foreign(run, own)
-    if names:
+    refuse_foreign(run, own, "a run")
+
+
+def refuse_foreign(folder: Path, own: Callable[[str], bool], what: str) -> None:
+    """Raise ``UsageError`` for a folder that holds what isn't ours; ``own``: as :func:`ownership.foreign` takes it."""
+    if names := ownership.foreign(folder, own):
         raise UsageError(
-            f"{run}: got a folder with other files ({ownership.listed(names)}), expected an empty one or a run",
+            f"{folder}: got a folder with other files ({ownership.listed(names)}), expected an empty one or {what}",
             "choose another --output; nothing was touched",
         )
 
