@@ -109,4 +109,6 @@ def test_voices_are_offered_and_no_files(desk: Path) -> None:
 
 def test_presets_of_the_kind_that_a_command_reads() -> None:
     assert ("tiny" in dict(complete.train_presets("")), "tiny" in dict(complete.render_presets(""))) == (True, False)
-    assert list(dict(complete.lora_presets(""))) == [*("distill-1.3b", "distill-puppet", "person-1.3b", "puppet-look")]
+    assert list(dict(complete.lora_presets(""))) == [
+        *("distill-1.3b", "distill-person", "distill-puppet", "person-1.3b", "puppet-look")
+    ]

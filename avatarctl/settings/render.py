@@ -113,7 +113,8 @@ class RenderSettings(Settings):
     shift: Annotated[float, Field(gt=0)] = 5.0
     """Larger spends more steps on the coarse picture, smaller more on detail.
 
-    It shifts the schedule of noise levels; weights want the value that they were trained with (5 for the released ones).
+    It shifts the schedule of noise levels. 5 as released, for pictures of 512x512; on smaller ones less is nearer to the exact
+    result in as many steps (docs/make-a-video.md has it measured). LoRAs for few steps want theirs.
     """
     schedule: Literal["released", "textbook", "uniform"] = "released"
     """Noise levels of the steps: as published, as in the textbook, or equal steps.

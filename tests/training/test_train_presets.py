@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from avatarctl.errors import UsageError
 from avatarctl.networks.transformer import StableAvatarTransformer3DModel
-from avatarctl.paths import shipped_presets
+from avatarctl.paths import STUDENT_FILE, embedded_avatar, shipped_presets
 from avatarctl.settings.check import make
 from avatarctl.settings.distill import stage_settings
 from avatarctl.settings.encode import EncodeSettings
 from avatarctl.settings.presets import HEADER, load, read
 from avatarctl.settings.train import TrainSettings
 from avatarctl.training.distill_cost import passes_of_state
+from avatarctl.training.model import teacher_loras
 
 ACCELERATE = sorted((shipped_presets() / "train" / "accelerate").glob("*.yaml"))
 
@@ -87,7 +90,7 @@ def test_the_lora_preset_trains_little_on_a_small_base() -> None:
     assert settings.is_lora and settings.base_dtype == "float8"
 
 
-@pytest.mark.parametrize("name", ["distill-1.3b", "distill-puppet"])
+@pytest.mark.parametrize("name", ["distill-1.3b", "distill-person", "distill-puppet"])
 def test_presets_of_students(name: str) -> None:
     stages = stage_settings(make(TrainSettings, load(name, "lora").values))
     assert [folder for folder, _ in stages] == ["1-guidance", "2-steps-8", "3-steps-4"]
@@ -97,6 +100,17 @@ def test_presets_of_students(name: str) -> None:
         assert states == (4 if settings.distill == "steps" else 1)
         student, teacher, path = passes_of_state(settings.model_copy(update={"gradient_checkpointing": True}))
         assert (student + teacher + path) / student <= 4.5
+
+
+def test_students_for_a_person_ask_for_the_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = make(TrainSettings, load("distill-person", "lora").values)
+    with pytest.raises(UsageError, match="teacher_lora: got person, expected a LoRA") as told:
+        teacher_loras(settings)
+    assert told.value.hint == "--set teacher_lora=PERSON.safetensors"
+    (tmp_path / "person").mkdir()
+    shutil.copy(embedded_avatar() / "weights" / STUDENT_FILE, tmp_path / "person" / "lora.safetensors")
+    assert teacher_loras(settings) == [(Path("person/lora.safetensors"), 1.0)]
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
