@@ -62,6 +62,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "ab2 25": {"steps": 25, "solver": "ab2"},
     "ab2 25, interval [0, 0.9]": {"steps": 25, "solver": "ab2", **LATE},
     "ab2 16, interval [0, 0.9]": {"steps": 16, "solver": "ab2", **LATE},
+    "ab2 19": {"steps": 19, "solver": "ab2"},  # as many passes as 25 steps in that interval
     # Of the schedule alone: shift 1 spends as many steps at low noise as at high noise.
     "ab2 19, shift 1": {"steps": 19, "solver": "ab2", "shift": 1.0},
     "ab2 12, shift 1": {"steps": 12, "solver": "ab2", "shift": 1.0},

@@ -86,13 +86,15 @@ def parse_window_batch(value: Any) -> int | Literal["auto"]:
 
 
 def parse_interval(value: Any) -> Any:
-    """Return the pair of "0.2:0.9"; other values as they are. Raises ``ValueError`` for text that is no pair of numbers."""
+    """Return the pair of "0.2:0.9", None for "always"; other values as they are. Raises ``ValueError`` for other text."""
     if not isinstance(value, str):
         return value
+    if value.lower() in ("always", "null"):
+        return None
     try:
         low, high = (float(part) for part in value.split(":"))
     except ValueError as error:
-        raise ValueError(f"got '{value}', expected two noise levels such as 0.2:0.9") from error
+        raise ValueError(f"got '{value}', expected two noise levels such as 0.2:0.9, or always") from error
     return low, high
 
 

@@ -144,11 +144,18 @@ def test_passes_are_those_that_run(flags: tuple[str, ...], passes: int, case: Ca
     assert told["passes"] == passes * told["windows"] and told["window_steps"] == 2 * told["windows"]
 
 
+def test_a_flag_takes_away_what_else_narrows_guidance(case: Case) -> None:
+    narrow = {"AVATARCTL_GUIDANCE_INTERVAL": "0.95:1"}
+    for flags, passes in (((), 4), (("--guidance-interval", "always"), 6)):
+        told = planned(case, "--steps", "2", "--for", "H100", *flags, **narrow)
+        assert told["passes"] == passes * told["windows"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--guidance-interval", "0.9:0.2"), "expected 0 <= low < high <= 1"),
-        (("--guidance-interval", "half"), "expected two noise levels such as 0.2:0.9"),
+        (("--guidance-interval", "half"), "expected two noise levels such as 0.2:0.9, or always"),
         (("--guidance-reuse", "0"), "guidance_reuse"),
         (("--attention", "flsh", "--dtype", "float32"), "got 'flsh', expected auto or one of"),
         (("--matmul-dtype", "float8"), "got weights_dtype same, expected float8"),
