@@ -126,7 +126,7 @@ class RenderSettings(Settings):
     """How a step is taken: euler as published; ab2 needs fewer steps for the same.
 
     ab2 (Adams-Bashforth of second order) also looks at the step before: with 25 steps it comes as near to the exact result
-    as euler with 38. Under 16 steps it has no advantage.
+    as euler with 38. Under 16 steps of shift 5 it has no advantage.
     """
     order: Literal["wavefront", "steps"] = "wavefront"
     """Order of computation; both give the same video.

@@ -89,7 +89,7 @@ def parse_interval(value: Any) -> Any:
     """Return the pair of "0.2:0.9", None for "always"; other values as they are. Raises ``ValueError`` for other text."""
     if not isinstance(value, str):
         return value
-    if value.lower() in ("always", "null"):
+    if value.lower() == "always":
         return None
     try:
         low, high = (float(part) for part in value.split(":"))
